@@ -1,0 +1,73 @@
+//! Hostname patterns and their precedence: exact, then the longest wildcard, then any.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// `foo.example.com`, `*.example.com` or `*`. Lower case, without port or trailing dot.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum HostPattern {
+    Exact(String),
+    /// What follows the star, with its dot: `.example.com`.
+    Suffix(String),
+    Any,
+}
+
+impl HostPattern {
+    /// Empty means any.
+    pub fn parse(text: &str) -> Self {
+        let text = text.trim_end_matches('.').to_ascii_lowercase();
+        match text.strip_prefix('*') {
+            _ if text.is_empty() => Self::Any,
+            Some("") => Self::Any,
+            Some(suffix) => Self::Suffix(suffix.to_owned()),
+            None => Self::Exact(text),
+        }
+    }
+
+    /// `host` is lower case and has no port.
+    pub fn matches(&self, host: &str) -> bool {
+        match self {
+            Self::Exact(name) => name == host,
+            Self::Suffix(suffix) => host.len() > suffix.len() && host.ends_with(suffix.as_str()),
+            Self::Any => true,
+        }
+    }
+
+    /// Whether every host of `other` is a host of this pattern.
+    pub fn contains(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Any, _) => true,
+            (Self::Suffix(_), Self::Exact(name)) => self.matches(name),
+            (Self::Suffix(a), Self::Suffix(b)) => b.ends_with(a.as_str()),
+            (Self::Exact(a), Self::Exact(b)) => a == b,
+            (_, _) => false,
+        }
+    }
+
+    pub fn intersects(&self, other: &Self) -> bool {
+        self.contains(other) || other.contains(self)
+    }
+}
+
+impl From<String> for HostPattern {
+    fn from(text: String) -> Self {
+        Self::parse(&text)
+    }
+}
+
+impl From<HostPattern> for String {
+    fn from(pattern: HostPattern) -> Self {
+        pattern.to_string()
+    }
+}
+
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(name) => f.write_str(name),
+            Self::Suffix(suffix) => write!(f, "*{suffix}"),
+            Self::Any => f.write_str("*"),
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Resources: what users write, as plain typed values. Intake (`yaml`, `decode`, one file a kind) makes them; nothing
+//! here selects, allocates or compiles.
+
+mod kinds;
+
+pub use kinds::{
+    Admin, AvailableService, Backend, CaBackend, CaConf, DataSource, Dataplane, ExternalNetworking, ExternalService,
+    ExternalTls, Gateway, GatewayListener, GatewayProtocol, GatewayType, HeaderFilter, Health, HttpRule, Inbound,
+    InboundState, ListenerTls, Matcher, MatcherKind, Mesh, MeshGateway, MeshGatewayRoute, MeshNetworking, MeshOutbound,
+    Mirror, Modifier, Mtls, NameValue, Networking, Opaque, Outbound, Parameter, PathReplace, Redirect, Rewrite,
+    RouteConf, RouteFilter, RouteMatch, Routing, Secret, ServiceProbe, Tags, TlsMode, TrafficPermission,
+    TransparentProxying, VirtualOutbound, VirtualOutboundConf, Zone, ZoneEgress, ZoneIngress, ZoneNetworking,
+};
+
+use serde::{Deserialize, Serialize};
+
+/// Where in a user's file a thing stood: 1-based.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Place {
+    pub file: String,
+    pub line: usize,
+}
+
+/// One resource. The pair (kind, mesh, name) is its key.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Resource {
+    pub meta: Meta,
+    pub spec: Spec,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Meta {
+    /// Empty for global kinds (Mesh, Zone, ZoneIngress, ZoneEgress …).
+    pub mesh: String,
+    pub name: String,
+    pub labels: std::collections::BTreeMap<String, String>,
+    /// Milliseconds since 1970, set by the store; 0 before.
+    pub created_ms: u64,
+    pub modified_ms: u64,
+    /// Where it was read from, when that is known.
+    pub place: Option<Place>,
+}
+
+/// The kinds that have meaning here; every other known Kuma kind is kept as it was written.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Spec {
+    Mesh(Mesh),
+    Dataplane(Dataplane),
+    VirtualOutbound(VirtualOutbound),
+    MeshGateway(MeshGateway),
+    MeshGatewayRoute(MeshGatewayRoute),
+    ZoneEgress(ZoneEgress),
+    ZoneIngress(ZoneIngress),
+    ExternalService(ExternalService),
+    TrafficPermission(TrafficPermission),
+    Secret(Secret),
+    GlobalSecret(Secret),
+    Zone(Zone),
+    Opaque(Opaque),
+}
