@@ -69,8 +69,8 @@ pub struct Nack {
 pub struct Csr {
     #[prost(string, tag = "1")]
     pub mesh: ::prost::alloc::string::String,
-    #[prost(bytes = "vec", tag = "2")]
-    pub der: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, tag = "2")]
+    pub pem: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Status {
