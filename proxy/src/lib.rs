@@ -2,4 +2,5 @@
 #![deny(unsafe_code)]
 
 pub mod error;
-mod tls;
+pub mod identity;
+pub mod tls;
