@@ -3,4 +3,5 @@
 
 pub mod error;
 pub mod identity;
+pub mod socket;
 pub mod tls;
