@@ -4,4 +4,9 @@
 pub mod error;
 pub mod identity;
 pub mod socket;
+pub mod stream;
 pub mod tls;
+pub mod upstream;
+
+#[cfg(test)]
+mod test_ca;

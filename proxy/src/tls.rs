@@ -134,12 +134,16 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let handshake = TlsAcceptor::from(Arc::clone(config)).accept(io);
-    match tokio::time::timeout(Duration::from_millis(HANDSHAKE_TIMEOUT_MS), handshake).await {
+    within(HANDSHAKE_TIMEOUT_MS, handshake)
+        .await
+        .map_err(|problem| ConnError::new(Reason::DownstreamTls, format!("TLS handshake: {problem}")))
+}
+
+async fn within<T>(limit_ms: u64, handshake: impl Future<Output = io::Result<T>>) -> Result<T, String> {
+    match tokio::time::timeout(Duration::from_millis(limit_ms), handshake).await {
         Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(e)) => Err(ConnError::new(Reason::DownstreamTls, format!("TLS handshake: {}", explain(&e)))),
-        Err(_) => {
-            Err(ConnError::new(Reason::DownstreamTls, format!("no TLS handshake within {HANDSHAKE_TIMEOUT_MS} ms")))
-        }
+        Ok(Err(e)) => Err(explain(&e)),
+        Err(_) => Err(format!("not finished within {limit_ms} ms")),
     }
 }
 
@@ -166,12 +170,7 @@ pub async fn connect<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let handshake = TlsConnector::from(Arc::clone(config)).connect(name, io);
-    match tokio::time::timeout(Duration::from_millis(HANDSHAKE_TIMEOUT_MS), handshake).await {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(e)) => Err(explain(&e)),
-        Err(_) => Err(format!("no TLS handshake within {HANDSHAKE_TIMEOUT_MS} ms")),
-    }
+    within(HANDSHAKE_TIMEOUT_MS, TlsConnector::from(Arc::clone(config)).connect(name, io)).await
 }
 
 /// A resumed session shows no certificate: the remembered one may have expired since.

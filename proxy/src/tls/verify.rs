@@ -199,8 +199,11 @@ fn describe(error: &webpki::Error, mesh: &str) -> String {
             let ahead = not_before.as_secs().saturating_sub(time.as_secs());
             format!("becomes valid in {ahead} s: compare the clocks of both machines")
         }
-        E::UnknownIssuer if mesh.is_empty() => "isn't signed by the configured CA".to_owned(),
-        E::UnknownIssuer => format!("isn't signed by a CA of mesh {mesh}"),
+        // The second: a CA of the same name, but with another key.
+        E::UnknownIssuer | E::InvalidSignatureForPublicKey if mesh.is_empty() => {
+            "isn't signed by the configured CA".to_owned()
+        }
+        E::UnknownIssuer | E::InvalidSignatureForPublicKey => format!("isn't signed by a CA of mesh {mesh}"),
         E::RequiredEkuNotFoundContext(_) => "isn't meant for this side of a connection (extended key usage)".to_owned(),
         E::CaUsedAsEndEntity => "is a CA's own".to_owned(),
         other => format!("isn't acceptable: {other:?}"),

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 
-/// An answer is used this long; the system's resolver doesn't tell the record's own TTL.
+/// An answer, or a failure, holds this long; the system's resolver doesn't tell the record's own TTL.
 pub const FRESH_MS: u64 = 5_000;
 /// While lookups fail, the last answer serves this long.
 pub const STALE_MS: u64 = 300_000;
@@ -19,14 +19,16 @@ const NAMES_MAX: usize = 1_024;
 /// Addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 16;
 
-#[derive(Debug, Clone)]
-struct Answer {
-    addresses: Rc<[IpAddr]>,
-    at: Instant,
+/// What is known of one name. Failures are remembered too, or every connection would wait for a dead resolver.
+#[derive(Debug, Default)]
+struct Known {
+    asked: Option<Instant>,
+    good: Option<(Instant, Rc<[IpAddr]>)>,
+    problem: String,
 }
 
-/// One name: its last answer, behind a lock that lets one task ask while others wait for it.
-type Entry = Rc<Mutex<Option<Answer>>>;
+/// Behind a lock that lets one task ask while others wait for its answer.
+type Entry = Rc<Mutex<Known>>;
 
 #[derive(Debug, Default)]
 pub struct Resolver {
@@ -44,24 +46,19 @@ impl Resolver {
         F: Future<Output = Result<Vec<IpAddr>, String>>,
     {
         let entry = self.entry(name);
-        let mut answer = entry.lock().await;
-        let age = answer.as_ref().map(|known| known.at.elapsed());
-        if let Some(known) = answer.as_ref().filter(|_| age.is_some_and(|age| age < Duration::from_millis(FRESH_MS))) {
-            return Ok(Rc::clone(&known.addresses));
-        }
-        match ask.await {
-            Ok(addresses) => {
-                let addresses: Rc<[IpAddr]> = addresses.into();
-                *answer = Some(Answer { addresses: Rc::clone(&addresses), at: Instant::now() });
-                Ok(addresses)
+        let mut known = entry.lock().await;
+        if !is_younger(known.asked, FRESH_MS) {
+            let answer = ask.await;
+            let now = Instant::now();
+            known.asked = Some(now);
+            match answer {
+                Ok(addresses) => known.good = Some((now, addresses.into())),
+                Err(problem) => known.problem = problem,
             }
-            Err(problem) => match answer.as_ref() {
-                Some(known) if age.is_some_and(|age| age < Duration::from_millis(STALE_MS)) => {
-                    tracing::debug!(name, problem, "lookup failed, the last addresses serve on");
-                    Ok(Rc::clone(&known.addresses))
-                }
-                _ => Err(problem),
-            },
+        }
+        match &known.good {
+            Some((at, addresses)) if is_younger(Some(*at), STALE_MS) => Ok(Rc::clone(addresses)),
+            _ => Err(known.problem.clone()),
         }
     }
 
@@ -75,6 +72,10 @@ impl Resolver {
         }
         Rc::clone(names.entry(name.to_owned()).or_default())
     }
+}
+
+fn is_younger(at: Option<Instant>, limit_ms: u64) -> bool {
+    at.is_some_and(|at| at.elapsed() < Duration::from_millis(limit_ms))
 }
 
 async fn ask(name: &str) -> Result<Vec<IpAddr>, String> {
@@ -115,11 +116,13 @@ mod tests {
     async fn a_stale_answer_serves_while_lookups_fail() {
         let resolver = Resolver::default();
         let old = Instant::now().checked_sub(Duration::from_millis(FRESH_MS + 1)).unwrap();
-        *resolver.entry("a.test").lock().await = Some(Answer { addresses: addresses(1).into(), at: old });
+        let good = Some((old, addresses(1).into()));
+        *resolver.entry("a.test").lock().await = Known { asked: Some(old), good, problem: String::new() };
         let stale = resolver.lookup_with("a.test", async { Err("down".to_owned()) }).await.unwrap();
         assert_eq!(*stale, addresses(1));
-        let fresh = resolver.lookup_with("a.test", async { Ok(addresses(2)) }).await.unwrap();
-        assert_eq!(*fresh, addresses(2));
+        // The failure is as fresh as an answer would be.
+        let again = resolver.lookup_with("a.test", async { Ok(addresses(2)) }).await.unwrap();
+        assert_eq!(*again, addresses(1));
         assert_eq!(resolver.lookup_with("b.test", async { Err("down".to_owned()) }).await.unwrap_err(), "down");
     }
 
