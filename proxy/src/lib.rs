@@ -1,8 +1,11 @@
 //! The data plane: binds listeners, decides by the snapshot, moves bytes. Must not know YAML or policies.
 #![deny(unsafe_code)]
 
+pub mod accesslog;
+pub mod admin;
 pub mod error;
 pub mod identity;
+pub mod metrics;
 pub mod socket;
 pub mod stream;
 pub mod tls;
