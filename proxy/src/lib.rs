@@ -1,4 +1,15 @@
 //! The data plane: binds listeners, decides by the snapshot, moves bytes. Must not know YAML or policies.
 #![deny(unsafe_code)]
 
+pub mod accesslog;
+pub mod admin;
 pub mod error;
+pub mod identity;
+pub mod metrics;
+pub mod socket;
+pub mod stream;
+pub mod tls;
+pub mod upstream;
+
+#[cfg(test)]
+mod test_ca;
