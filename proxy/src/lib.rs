@@ -3,3 +3,6 @@
 
 pub mod error;
 pub mod socket;
+mod splice;
+pub mod stream;
+pub mod tcp;
