@@ -13,3 +13,6 @@ pub mod upstream;
 
 #[cfg(test)]
 mod test_ca;
+mod splice;
+pub mod stream;
+pub mod tcp;
