@@ -4,3 +4,6 @@
 pub mod names;
 pub mod resource;
 pub mod settings;
+pub mod select;
+pub mod template;
+pub mod vip;
