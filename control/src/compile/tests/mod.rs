@@ -1,0 +1,1 @@
+//! Compilation, asked as a table.
