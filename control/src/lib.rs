@@ -3,3 +3,6 @@
 
 pub mod names;
 pub mod resource;
+pub mod select;
+pub mod template;
+pub mod vip;
