@@ -92,11 +92,8 @@ impl Egress<'_> {
         let mut row = service_row(sni::zone_row_name(&mesh.name, tags), &mesh.name, name);
         row.protocol = dialled.protocol;
         row.origin = dialled.origin.clone();
-        let to = Reached {
-            name: row.name.clone(),
-            protocol: row.protocol,
-            named: external::is_named(&dialled.endpoints),
-        };
+        let to =
+            Reached { name: row.name.clone(), protocol: row.protocol, named: external::is_named(&dialled.endpoints) };
         row.tls = dialled.tls;
         row.endpoints = dialled.endpoints;
         self.rows.services.insert(row.name.clone(), row);

@@ -85,7 +85,8 @@ pub(super) fn remote_ingresses<'a>(
 ) -> impl Iterator<Item = (&'a PublicIngress, u32)> {
     world.ingresses.iter().filter(move |i| i.zone != zone).filter_map(move |ingress| {
         let sets = sets(ingress.offers.get(mesh)?, tags)?;
-        let instances = sets.iter().filter(|(have, _)| carries(have, tags)).fold(0_u32, |n, (_, k)| n.saturating_add(*k));
+        let instances =
+            sets.iter().filter(|(have, _)| carries(have, tags)).fold(0_u32, |n, (_, k)| n.saturating_add(*k));
         (instances > 0).then_some((ingress, instances))
     })
 }
@@ -110,7 +111,8 @@ impl Search<'_> {
     fn group(&self) -> Group {
         let mut list = Endpoints::default();
         let egresses = self.world.egresses.iter().filter(|e| e.zone == self.view.zone).count();
-        let remote: Vec<(&PublicIngress, u32)> = if self.mesh.has_mtls() { self.remote().collect() } else { Vec::new() };
+        let remote: Vec<(&PublicIngress, u32)> =
+            if self.mesh.has_mtls() { self.remote().collect() } else { Vec::new() };
         let remote_instances = self.by_zone(&remote).values().fold(0_u32, |n, k| n.saturating_add(*k));
         let far = u8::from(self.mesh.spec.routing.locality_aware_load_balancing);
         let weight = match (self.view.via_egress, remote.is_empty()) {
@@ -171,7 +173,8 @@ impl Search<'_> {
         }
         let here = instances(self.mesh, &self.view.tags).map(|i| i.tags.get(PROTOCOL));
         let elsewhere = self.world.ingresses.iter().filter_map(|i| i.offers.get(&self.mesh.name));
-        let elsewhere = elsewhere.filter_map(|o| sets(o, &self.view.tags)).flatten().map(|(tags, _)| tags.get(PROTOCOL));
+        let elsewhere =
+            elsewhere.filter_map(|o| sets(o, &self.view.tags)).flatten().map(|(tags, _)| tags.get(PROTOCOL));
         protocol::common(here.chain(elsewhere).map(|tag| tag.map(String::as_str)))
     }
 
@@ -186,7 +189,10 @@ impl Search<'_> {
         let offered = || self.remote().next().map(|(ingress, _)| ingress.zone.as_str());
         if let Some(other) = elsewhere.first().copied().or_else(offered) {
             return if !self.mesh.has_mtls() {
-                format!("{what} runs in {} only, and mTLS of mesh {mesh} is off: other zones are unreachable", zone_text(other))
+                format!(
+                    "{what} runs in {} only, and mTLS of mesh {mesh} is off: other zones are unreachable",
+                    zone_text(other)
+                )
             } else {
                 format!("{what} runs in {} only, which has no public ZoneIngress", zone_text(other))
             };

@@ -63,7 +63,8 @@ pub(super) fn dial<'a>(
         match &first {
             Some((_, same)) if *same == tls => {}
             Some((other, _)) => {
-                let text = format!("TLS settings differ from those of {other}, which has the same kuma.io/service: left out");
+                let text =
+                    format!("TLS settings differ from those of {other}, which has the same kuma.io/service: left out");
                 aside.problems.push(Problem::new(origin, text));
                 continue;
             }
@@ -95,10 +96,12 @@ fn tls_of(
 ) -> Result<UpstreamTls, String> {
     let Some(tls) = es.networking.tls.as_ref().filter(|tls| tls.enabled) else { return Ok(UpstreamTls::None) };
     let origin = Origin::new("ExternalService", &mesh.name, &meta.name);
-    let read = |source, field: &str| material::read(world, mesh, source).map_err(|e| format!("networking.tls.{field}: {e}"));
+    let read =
+        |source, field: &str| material::read(world, mesh, source).map_err(|e| format!("networking.tls.{field}: {e}"));
     let ca_pem = tls.ca_cert.as_ref().map(|s| read(s, "caCert")).transpose()?.unwrap_or_default();
     if ca_pem.is_empty() {
-        let text = "networking.tls has no caCert: the connection is encrypted, and the server is not verified".to_owned();
+        let text =
+            "networking.tls has no caCert: the connection is encrypted, and the server is not verified".to_owned();
         aside.problems.push(Problem::new(origin, text));
     }
     let mut secret = String::new();

@@ -120,7 +120,8 @@ impl<'a> Builtin<'a> {
             GatewayProtocol::Http if first.cross_mesh => {
                 let mesh = self.input.mesh;
                 if !mesh.has_mtls() {
-                    let text = format!("crossMesh listener on port {} needs mTLS in mesh {}: left out", first.port, mesh.name);
+                    let text =
+                        format!("crossMesh listener on port {} needs mTLS in mesh {}: left out", first.port, mesh.name);
                     self.rows.note(self.origin.clone(), text);
                     return None;
                 }
@@ -134,7 +135,10 @@ impl<'a> Builtin<'a> {
             }
             GatewayProtocol::Https => {
                 let secrets = self.certificates(subs)?;
-                Some((Handler::Http { hosts: gateway_routes::hosts(self, subs, first) }, GatewayTls::Terminate { secrets }))
+                Some((
+                    Handler::Http { hosts: gateway_routes::hosts(self, subs, first) },
+                    GatewayTls::Terminate { secrets },
+                ))
             }
             GatewayProtocol::Tcp => Some((self.tcp(subs), GatewayTls::None)),
             GatewayProtocol::Tls => {
@@ -223,7 +227,8 @@ impl<'a> Builtin<'a> {
         }
         for (name, _) in fits.into_iter().filter(|(_, fits)| !fits) {
             let origin = Origin::new("MeshGatewayRoute", &self.input.mesh.name, name);
-            let text = format!("its rules (http or tcp) don't fit the protocol of any listener of {} it selects", self.origin);
+            let text =
+                format!("its rules (http or tcp) don't fit the protocol of any listener of {} it selects", self.origin);
             self.rows.note(origin, text);
         }
     }

@@ -307,8 +307,8 @@ fn filters_of(gateway: &mut Builtin<'_>, rule: &HttpRule) -> Result<Filters, Str
         match filter {
             RouteFilter::RequestHeader(ops) => {
                 headers(&mut filters.request, ops);
-                let hosts = ops.set.iter().chain(&ops.add).filter(|h| is_host(&h.name));
-                if let Some(host) = hosts.last() {
+                let mut hosts = ops.set.iter().chain(&ops.add).filter(|h| is_host(&h.name));
+                if let Some(host) = hosts.next_back() {
                     filters.host = Some(host.value.clone());
                 }
             }
@@ -356,7 +356,8 @@ fn note_shadowed(gateway: &mut Builtin<'_>, host: &HostPattern, routes: &[RouteR
     let Some(all) = routes.iter().find(is_catch_all) else { return };
     for row in routes {
         if let PathMatch::Regex(text) = &row.matches.path {
-            let text = format!("regex `{text}` on host {host} is never reached: prefix / of {} comes first", all.origin);
+            let text =
+                format!("regex `{text}` on host {host} is never reached: prefix / of {} comes first", all.origin);
             gateway.rows.note(row.origin.clone(), text);
         }
     }

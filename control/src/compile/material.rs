@@ -10,12 +10,9 @@ use base64::Engine as _;
 pub(super) fn read(world: &World, mesh: &MeshIndex, source: &DataSource) -> Result<String, String> {
     match source {
         DataSource::Inline(text) | DataSource::InlineString(text) => Ok(text.clone()),
-        DataSource::File(path) => world
-            .settings
-            .files
-            .get(path)
-            .cloned()
-            .ok_or_else(|| format!("file {path} wasn't read by the control plane: put it into a Secret of mesh {}", mesh.name)),
+        DataSource::File(path) => world.settings.files.get(path).cloned().ok_or_else(|| {
+            format!("file {path} wasn't read by the control plane: put it into a Secret of mesh {}", mesh.name)
+        }),
         DataSource::Secret(name) => {
             let secret = mesh
                 .secret(name)
@@ -48,8 +45,12 @@ pub(super) fn key_pair(name: String, pem: &str) -> Result<SecretMaterial, String
         label = None;
         match inside {
             "CERTIFICATE" => out.cert_pem.push_str(&block),
-            "PRIVATE KEY" | "RSA PRIVATE KEY" | "EC PRIVATE KEY" if out.key_pem.is_empty() => out.key_pem.clone_from(&block),
-            "PRIVATE KEY" | "RSA PRIVATE KEY" | "EC PRIVATE KEY" => return Err("secret contains multiple private keys".into()),
+            "PRIVATE KEY" | "RSA PRIVATE KEY" | "EC PRIVATE KEY" if out.key_pem.is_empty() => {
+                out.key_pem.clone_from(&block)
+            }
+            "PRIVATE KEY" | "RSA PRIVATE KEY" | "EC PRIVATE KEY" => {
+                return Err("secret contains multiple private keys".into());
+            }
             // openssl writes the curve of an EC key ahead of it.
             "EC PARAMETERS" => {}
             _ => return Err("unsupported PEM block".into()),

@@ -129,7 +129,9 @@ fn missing(proxy: &ProxyKey) -> Compiled {
         ProxyKey::ZoneIngress { .. } => ProxyKind::Ingress,
         ProxyKey::ZoneEgress { .. } => ProxyKind::Egress,
     };
-    compiled.problems.push(Problem::new(proxy.origin(), "there is no such resource: apply it, or start the proxy with it"));
+    compiled
+        .problems
+        .push(Problem::new(proxy.origin(), "there is no such resource: apply it, or start the proxy with it"));
     compiled
 }
 

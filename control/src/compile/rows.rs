@@ -161,12 +161,8 @@ impl<'a> Upstreams<'a> {
         let own = &self.input.mesh.name;
         let target = tags.get(MESH).unwrap_or(own);
         let mut row = service_row(sni::row_name(tags), target, service(tags));
-        let view = View {
-            mesh: target.clone(),
-            zone: self.zone.clone(),
-            via_egress: self.via_egress(),
-            tags: tags.clone(),
-        };
+        let view =
+            View { mesh: target.clone(), zone: self.zone.clone(), via_egress: self.via_egress(), tags: tags.clone() };
         let group = endpoints::group(self.input.world, view);
         row.protocol = group.protocol;
         let has_mtls = self.input.world.meshes.get(target).is_some_and(MeshIndex::has_mtls);
@@ -228,7 +224,9 @@ impl<'a> Upstreams<'a> {
         row.protocol = external::protocol_of(mesh, service(tags));
         if dialled.endpoints.is_empty() {
             row.hint = match refused.is_empty() {
-                true => format!("no ExternalService of {} can be used: the control plane's log says why", service(tags)),
+                true => {
+                    format!("no ExternalService of {} can be used: the control plane's log says why", service(tags))
+                }
                 false => refused,
             };
         } else {

@@ -115,7 +115,8 @@ impl Sidecar<'_> {
         for outbound in &self.input.dataplane.networking.outbound {
             let address = SocketAddr::new(outbound.address.unwrap_or(Ipv4Addr::LOCALHOST.into()), outbound.port);
             if !outbound.tags.contains_key(SERVICE) {
-                let text = format!("outbound {address} has no kuma.io/service tag (backendRef isn't supported yet): left out");
+                let text =
+                    format!("outbound {address} has no kuma.io/service tag (backendRef isn't supported yet): left out");
                 self.rows.note(self.input.origin(), text);
                 continue;
             }
@@ -128,9 +129,8 @@ impl Sidecar<'_> {
     fn named_outbounds(&mut self) {
         let tp = self.input.dataplane.networking.transparent_proxying.as_ref();
         let reachable = tp.map_or(&[] as &[String], |tp| &tp.reachable_services);
-        let is_reachable = |o: &&NamedOutbound| {
-            reachable.is_empty() || o.tags.get(SERVICE).is_some_and(|s| reachable.contains(s))
-        };
+        let is_reachable =
+            |o: &&NamedOutbound| reachable.is_empty() || o.tags.get(SERVICE).is_some_and(|s| reachable.contains(s));
         let (mut v4, mut v6) = (BTreeSet::new(), BTreeSet::new());
         for outbound in self.input.mesh.names.outbounds.iter().filter(is_reachable) {
             if let Some(ip) = outbound.v4 {

@@ -5,11 +5,11 @@ use super::endpoints::{self, Group};
 use super::sni::{MESH, SERVICE, ZONE, service};
 use super::{Problem, gateway};
 use crate::names::MeshNames;
-use crate::select;
 use crate::resource::{
     Dataplane, ExternalService, GatewayType, Inbound, InboundState, Mesh, MeshGateway, MeshGatewayRoute, Meta,
     Resource, Secret, Spec, Tags, TrafficPermission, ZoneEgress, ZoneIngress, ZoneNetworking,
 };
+use crate::select;
 use snapshot::Origin;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -246,7 +246,8 @@ impl World {
         }
         for (name, index) in &self.meshes {
             if !index.resources.contains_key("Mesh") {
-                let text = format!("mesh {name} isn't defined and is taken with defaults (no mTLS): apply `type: Mesh`");
+                let text =
+                    format!("mesh {name} isn't defined and is taken with defaults (no mTLS): apply `type: Mesh`");
                 self.problems.push(Problem::new(Origin::new("Mesh", "", name), text));
             }
         }
@@ -282,11 +283,8 @@ impl World {
 
     fn instances_of(&self, dataplane: &Dataplane, origin: &Origin) -> Result<Vec<Instance>, String> {
         let net = &dataplane.networking;
-        let offered: Vec<&Inbound> = net
-            .inbound
-            .iter()
-            .filter(|i| i.port != Inbound::MARKER_PORT && i.state != InboundState::Ignored)
-            .collect();
+        let offered: Vec<&Inbound> =
+            net.inbound.iter().filter(|i| i.port != Inbound::MARKER_PORT && i.state != InboundState::Ignored).collect();
         if offered.is_empty() {
             return Ok(Vec::new());
         }

@@ -33,7 +33,8 @@ pub(super) fn listen(world: &super::World, rows: &mut Rows, networking: &ZoneNet
             rows.listen(ListenerRow { address: SocketAddr::new(ip, networking.port), role: Role::Zone, origin });
         }
         None => {
-            let text = format!("address {} doesn't resolve: nothing listens until it does, or is an IP", networking.address);
+            let text =
+                format!("address {} doesn't resolve: nothing listens until it does, or is an IP", networking.address);
             rows.note(origin, text);
         }
     }
