@@ -1,5 +1,8 @@
 //! The control plane as a library: resources in, one checked `Snapshot` per proxy out.
 #![forbid(unsafe_code)]
 
+pub mod identity;
 pub mod names;
 pub mod resource;
+pub mod store;
+pub mod time;
