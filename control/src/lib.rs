@@ -8,3 +8,8 @@ pub mod settings;
 pub mod select;
 pub mod template;
 pub mod vip;
+pub mod identity;
+pub mod names;
+pub mod resource;
+pub mod store;
+pub mod time;
