@@ -9,7 +9,5 @@ pub mod select;
 pub mod template;
 pub mod vip;
 pub mod identity;
-pub mod names;
-pub mod resource;
 pub mod store;
 pub mod time;

@@ -14,5 +14,4 @@ pub mod upstream;
 #[cfg(test)]
 mod test_ca;
 mod splice;
-pub mod stream;
 pub mod tcp;
