@@ -2,12 +2,12 @@
 #![forbid(unsafe_code)]
 
 pub mod compile;
+pub mod identity;
 pub mod names;
 pub mod resource;
-pub mod settings;
 pub mod select;
-pub mod template;
-pub mod vip;
-pub mod identity;
+pub mod settings;
 pub mod store;
+pub mod template;
 pub mod time;
+pub mod vip;

@@ -11,7 +11,7 @@ pub mod stream;
 pub mod tls;
 pub mod upstream;
 
-#[cfg(test)]
-mod test_ca;
 mod splice;
 pub mod tcp;
+#[cfg(test)]
+mod test_ca;
