@@ -2,6 +2,7 @@
 //! here selects, allocates or compiles.
 
 mod kinds;
+mod yaml;
 
 pub use kinds::{
     Admin, AvailableService, Backend, CaBackend, CaConf, DataSource, Dataplane, ExternalNetworking, ExternalService,
