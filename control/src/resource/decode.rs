@@ -280,8 +280,8 @@ impl<'a> Fields<'a> {
         Spot { line: line.unwrap_or(self.spot.line), ..self.spot.member(name) }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.entries.iter().any(|(key, value)| is_named(&key.text, name) && !value.is_null())
     }
 
     pub(super) fn text(&mut self, name: &'static str) -> String {
