@@ -21,6 +21,10 @@ impl Sink {
         Self { file: file.to_owned(), resource, problems: RefCell::default() }
     }
 
+    pub(super) fn file(&self) -> &str {
+        &self.file
+    }
+
     pub(super) fn into_problems(self) -> Vec<Problem> {
         self.problems.into_inner()
     }
@@ -255,17 +259,33 @@ pub(super) struct Fields<'a> {
     entries: Vec<&'a (MapKey, Node)>,
     pub(super) spot: Spot<'a>,
     known: Vec<&'static str>,
+    /// A key that stands for a field of another name.
+    alias: Option<(&'static str, &'static str)>,
 }
 
 impl<'a> Fields<'a> {
     pub(super) fn new(entries: Vec<&'a (MapKey, Node)>, spot: Spot<'a>) -> Self {
-        Self { entries, spot, known: Vec::new() }
+        Self { entries, spot, known: Vec::new(), alias: None }
+    }
+
+    /// Reads the key `from` as the field `to`.
+    pub(super) fn renamed(mut self, from: &'static str, to: &'static str) -> Self {
+        self.alias = Some((from, to));
+        self
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = &'a (MapKey, Node)> {
+        self.entries.iter().copied()
+    }
+
+    fn is_named(&self, key: &str, name: &str) -> bool {
+        is_named(key, name) || self.alias.is_some_and(|(from, to)| key == from && name == to)
     }
 
     /// The field under its camelCase name or as snake_case; null counts as absent.
     pub(super) fn get(&mut self, name: &'static str) -> Option<Cursor<'a>> {
         self.known.push(name);
-        let mut found = self.entries.iter().filter(|(key, _)| is_named(&key.text, name));
+        let mut found = self.entries.iter().filter(|(key, _)| self.is_named(&key.text, name));
         let (key, node) = found.next()?;
         let cursor = Cursor { node, spot: Spot { line: key.line, ..self.spot.member(name) } };
         if let Some((second, _)) = found.next() {
@@ -276,12 +296,12 @@ impl<'a> Fields<'a> {
 
     /// Where a field stands, or would stand.
     pub(super) fn spot(&self, name: &str) -> Spot<'a> {
-        let line = self.entries.iter().find(|(key, _)| is_named(&key.text, name)).map(|(key, _)| key.line);
+        let line = self.entries.iter().find(|(key, _)| self.is_named(&key.text, name)).map(|(key, _)| key.line);
         Spot { line: line.unwrap_or(self.spot.line), ..self.spot.member(name) }
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
-        self.entries.iter().any(|(key, value)| is_named(&key.text, name) && !value.is_null())
+        self.entries.iter().any(|(key, value)| self.is_named(&key.text, name) && !value.is_null())
     }
 
     pub(super) fn text(&mut self, name: &'static str) -> String {
@@ -316,7 +336,7 @@ impl<'a> Fields<'a> {
     /// Warns of every field that no one asked for.
     pub(super) fn done(self) {
         for (key, _) in &self.entries {
-            if self.known.iter().any(|name| is_named(&key.text, name)) {
+            if self.known.iter().any(|name| self.is_named(&key.text, name)) {
                 continue;
             }
             let spot = Spot { line: key.line, ..self.spot.member(&key.text) };

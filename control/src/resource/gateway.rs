@@ -29,7 +29,7 @@ fn conf(mut f: Fields<'_>) -> Vec<GatewayListener> {
     if items.is_empty() {
         f.spot("listeners").error(EMPTY);
     }
-    let read = |cursor: Cursor<'_>| listener(&cursor).map(|l| (cursor.spot, l));
+    let read = |cursor| listener(&cursor).map(|l| (cursor.spot, l));
     let all: Vec<_> = items.into_iter().filter_map(read).collect();
     for (index, (spot, listener)) in all.iter().enumerate() {
         let others = || all.iter().enumerate().filter(move |(i, _)| *i != index).map(|(_, (_, other))| other);

@@ -569,7 +569,7 @@ pub struct ExternalNetworking {
     pub address: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<ExternalTls>,
-    #[serde(skip_serializing_if = "no")]
+    #[serde(skip_serializing_if = "no", rename = "disableHostDNSEntry")]
     pub disable_host_dns_entry: bool,
 }
 

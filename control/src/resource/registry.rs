@@ -44,7 +44,7 @@ pub struct KindInfo {
 
 impl KindInfo {
     pub fn is_mesh_scoped(&self) -> bool {
-        self.scope == Scope::Mesh
+        self.scope == Mesh
     }
 }
 

@@ -46,7 +46,7 @@ fn filled(parameters: &[Parameter], value: &str) -> BTreeMap<String, String> {
 }
 
 fn parameters(f: &mut Fields<'_>) -> Vec<Parameter> {
-    let read = |cursor: Cursor<'_>| parameter(&cursor).map(|p| (cursor.spot, p));
+    let read = |cursor| parameter(&cursor).map(|p| (cursor.spot, p));
     let mut all: Vec<_> = f.items("parameters").into_iter().filter_map(read).collect();
     let mut seen = HashSet::new();
     for (spot, parameter) in &all {
