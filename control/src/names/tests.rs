@@ -656,3 +656,40 @@ fn twenty_thousand_dataplanes_give_their_names() {
     let (served, warnings) = names_and_outbounds(&view, &vips, &settings());
     assert_eq!((served.names.len(), served.outbounds.len(), warnings.len()), (25_000, 25_000, 0));
 }
+
+/// `control/testdata/names/<case>/names.txt`; `UPDATE_GOLDEN=1` writes it anew.
+fn golden(case: &str, resources: &[Resource]) {
+    let view = view_of(resources);
+    let (served, warnings) = serve(&view);
+    let (names, outbounds) = show_served(&served);
+    let notes = view.conflicts.iter().map(ToString::to_string).chain(view.skipped.iter().map(ToString::to_string));
+    let notes: Vec<_> = notes.chain(warnings.iter().map(ToString::to_string)).collect();
+    let sections = [("entries", show(&view)), ("names", names), ("outbounds", outbounds), ("notes", notes)];
+    let text: String = sections.iter().map(|(title, lines)| format!("{title}\n  {}\n", lines.join("\n  "))).collect();
+    let path = format!("{}/testdata/names/{case}/names.txt", env!("CARGO_MANIFEST_DIR"));
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::create_dir_all(std::path::Path::new(&path).parent().unwrap()).unwrap();
+        std::fs::write(&path, &text).unwrap();
+    }
+    assert_eq!(text, std::fs::read_to_string(&path).unwrap(), "{path}: UPDATE_GOLDEN=1 accepts the change");
+}
+
+#[test]
+fn a_mesh_with_everything_gives_the_recorded_names() {
+    let all = [
+        dp("mesh", "web-1", &["kuma.io/service=web kuma.io/zone=zone1 version=v1"]),
+        dp("mesh", "web-2", &["kuma.io/service=web kuma.io/zone=zone3 version=v2"]),
+        dp("mesh", "db-0", &["kuma.io/service=db_prod_svc_5432 kuma.io/zone=zone1 pod=db-0"]),
+        ingress(
+            "zone2",
+            &[("mesh", "kuma.io/service=web kuma.io/zone=zone2 version=v3"), ("other", "kuma.io/service=x")],
+        ),
+        es("vendor", "api.vendor.io:443", "vendor", false),
+        gateway("edge", "gw", "kuma.io/service=edge-gw", "", vec![listener("", 8080, true, "port=http/8080")]),
+        vo("by-version", &["kuma.io/service=* version=*"], "{{.v}}.{{.s}}.mesh", "7000", "s:kuma.io/service v:version"),
+        vo("same", &["kuma.io/service=*"], "{{.service}}.mesh", "80", "service:kuma.io/service"),
+        vo("clash", &["kuma.io/service=*"], "any.mesh", "80", "s:kuma.io/service"),
+        vo("pods", &["kuma.io/service=*"], "{{.pod}}.pods.mesh", "{{or .port \"5432\"}}", "s:kuma.io/service pod port"),
+    ];
+    golden("everything", &all);
+}
