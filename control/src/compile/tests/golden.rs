@@ -116,7 +116,9 @@ fn show(compiled: &Compiled, out: &mut String) {
     for row in &compiled.tables.permissions {
         let access = match &row.access {
             Access::Deny => "deny".to_owned(),
-            Access::AnyOf(list) => list.iter().map(|p| format!("[{}]", p.uris.join(" "))).collect::<Vec<_>>().join(" or "),
+            Access::AnyOf(list) => {
+                list.iter().map(|p| format!("[{}]", p.uris.join(" "))).collect::<Vec<_>>().join(" or ")
+            }
         };
         let _ = writeln!(out, "permission {} {access} ({})", row.name, row.origin);
     }
