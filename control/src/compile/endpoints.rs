@@ -204,6 +204,9 @@ impl Search<'_> {
         if tags.len() > 1 && instances(self.mesh, tags).next().is_some() {
             return format!("no Dataplane of {} in mesh {mesh} has {what}", service(tags));
         }
+        if tags.contains_key(MESH) {
+            return format!("no gateway in mesh {mesh} has a crossMesh listener with {what}");
+        }
         format!("no Dataplane in mesh {mesh} has {what}")
     }
 

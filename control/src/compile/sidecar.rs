@@ -29,6 +29,10 @@ pub(super) fn compile(input: Input<'_>, options: Options) -> Compiled {
         captured: proxy.interception.inbound_port != 0,
         has_ipv6: input.world.settings.has_ipv6 && !proxy.interception.ipv4_only,
     };
+    if net.transparent_proxying.as_ref().is_some_and(|tp| !tp.direct_access_services.is_empty()) {
+        let text = "directAccessServices isn't supported yet: use the services' names";
+        sidecar.rows.note(input.origin(), text);
+    }
     sidecar.inbounds();
     if !is_transparent {
         sidecar.written_outbounds();

@@ -85,6 +85,7 @@ pub(super) struct MeshIndex {
     /// Tag sets that clients ask for beyond the plain service, by service.
     pub asked: BTreeMap<String, BTreeSet<Tags>>,
     resources: BTreeMap<&'static str, Vec<Arc<Resource>>>,
+    external: BTreeMap<String, Vec<Arc<Resource>>>,
 }
 
 macro_rules! of_kind {
@@ -116,7 +117,10 @@ impl MeshIndex {
     }
 
     pub(super) fn external(&self, service_name: &str) -> impl Iterator<Item = (&Meta, &ExternalService)> {
-        self.external_services().filter(move |(_, es)| service(&es.tags) == service_name)
+        self.external.get(service_name).into_iter().flatten().filter_map(|r| match &r.spec {
+            Spec::ExternalService(es) => Some((&r.meta, es)),
+            _ => None,
+        })
     }
 
     pub(super) fn secret(&self, name: &str) -> Option<&Secret> {
@@ -241,6 +245,10 @@ impl World {
                 self.zone_proxies.insert((kind, resource.meta.name.clone()), resource);
             } else {
                 let mesh = resource.meta.mesh.clone();
+                if let Spec::ExternalService(es) = &resource.spec {
+                    let list = self.mesh_mut(&mesh).external.entry(service(&es.tags).to_owned()).or_default();
+                    list.push(resource.clone());
+                }
                 self.mesh_mut(&mesh).resources.entry(kind).or_default().push(resource);
             }
         }
@@ -315,18 +323,19 @@ impl World {
         };
         let net = &dataplane.networking;
         let written = if net.advertised_address.is_empty() { &net.address } else { &net.advertised_address };
-        let (Some((_, gateway)), Some(address)) = (gateway::choose(index, &own.tags), self.ip(written)) else {
+        let zone = self.zone_of_tags(&own.tags).to_owned();
+        let mut own_tags = own.tags.clone();
+        if !zone.is_empty() {
+            own_tags.insert(ZONE.into(), zone.clone());
+        }
+        let (Some((_, gateway)), Some(address)) = (gateway::choose(index, &own_tags), self.ip(written)) else {
             return Vec::new();
         };
-        let zone = self.zone_of_tags(&own.tags).to_owned();
         let crossing = gateway.listeners.iter().filter(|l| l.cross_mesh);
         crossing
             .map(|listener| {
-                let mut tags = gateway::effective_tags(&own.tags, gateway, listener);
+                let mut tags = gateway::effective_tags(&own_tags, gateway, listener);
                 tags.insert(MESH.into(), index.name.clone());
-                if !zone.is_empty() {
-                    tags.insert(ZONE.into(), zone.clone());
-                }
                 let port = listener.port;
                 Instance { tags, address, port, zone: zone.clone(), ready: true, origin: origin.clone() }
             })

@@ -161,7 +161,8 @@ fn split(text: &str) -> Vec<(usize, Range<usize>)> {
     let mut pieces = Vec::new();
     let (mut start, mut start_line, mut at) = (0, 1, 0);
     for (index, line) in text.split_inclusive('\n').enumerate() {
-        let marker = line.strip_prefix("---").is_some_and(|rest| rest.trim_end().is_empty() || rest.starts_with([' ', '\t']));
+        let marker =
+            line.strip_prefix("---").is_some_and(|rest| rest.trim_end().is_empty() || rest.starts_with([' ', '\t']));
         if marker && at > start {
             pieces.push((start_line, start..at));
             (start, start_line) = (at, index + 1);
@@ -313,7 +314,9 @@ impl Builder {
         if self.copied.nodes > MAX_COPIED_NODES || self.copied.bytes > MAX_COPIED_BYTES || self.nodes > MAX_NODES {
             return Err(self.fault(
                 span,
-                format!("anchors and aliases expand to more than {MAX_COPIED_NODES} values or {MAX_COPIED_BYTES} bytes"),
+                format!(
+                    "anchors and aliases expand to more than {MAX_COPIED_NODES} values or {MAX_COPIED_BYTES} bytes"
+                ),
             ));
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! Compilation, asked as a table.
 
 mod gateways;
+mod golden;
 mod make;
 mod sidecars;
 mod zones;
