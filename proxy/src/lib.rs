@@ -7,7 +7,9 @@ pub mod error;
 pub mod identity;
 pub mod metrics;
 pub mod socket;
+mod splice;
 pub mod stream;
+pub mod tcp;
 pub mod tls;
 pub mod upstream;
 

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::sys::socket::sockopt;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
@@ -14,6 +15,9 @@ use crate::error::{ConnError, Reason};
 
 /// Connections the kernel may hold before a worker accepts them (the kernel clamps it to `net.core.somaxconn`).
 pub const BACKLOG: i32 = 4096;
+/// What the kernel holds for us unread (it doubles the figure, for its own overhead). Left alone it tunes itself up to
+/// `net.ipv4.tcp_rmem`'s maximum, 32 MiB here and there, for each connection whose other side doesn't read.
+pub const RECEIVE_BUFFER_BYTES: usize = 2 << 20;
 /// First probe of a silent connection, then one every [`KEEPALIVE_INTERVAL_S`], dead after [`KEEPALIVE_PROBES`] unanswered.
 pub const KEEPALIVE_IDLE_S: u64 = 300;
 pub const KEEPALIVE_INTERVAL_S: u64 = 30;
@@ -76,7 +80,9 @@ impl SocketError {
                 "; a port below 1024 needs CAP_NET_BIND_SERVICE, or a lower net.ipv4.ip_unprivileged_port_start"
             }
             Some(Errno::EACCES) => "; a security module forbids it to this user",
-            Some(Errno::EPERM) => "; it needs CAP_NET_ADMIN (setcap cap_net_admin+ep, or AmbientCapabilities= of the unit)",
+            Some(Errno::EPERM) => {
+                "; it needs CAP_NET_ADMIN (setcap cap_net_admin+ep, or AmbientCapabilities= of the unit)"
+            }
             Some(Errno::EADDRINUSE) => {
                 "; another process holds the address (ss -ltnp shows which), stop it or choose another port"
             }
@@ -107,10 +113,7 @@ pub fn listen_tcp(address: SocketAddr, options: BindOptions) -> Result<std::net:
     let failed = |action| move |error| SocketError::new(action, address, error);
     let socket = new_socket(address, Type::STREAM, Protocol::TCP).map_err(failed("open a TCP socket for"))?;
     prepare(&socket, address, options).map_err(failed("prepare the TCP listener"))?;
-    socket
-        .set_tcp_nodelay(true)
-        .and_then(|()| socket.set_tcp_keepalive(&keepalive()))
-        .map_err(failed("prepare the TCP listener"))?;
+    prepare_tcp(&socket).map_err(failed("prepare the TCP listener"))?;
     socket.bind(&address.into()).map_err(failed("bind the TCP listener"))?;
     socket.listen(BACKLOG).map_err(failed("listen on"))?;
     Ok(socket.into())
@@ -155,16 +158,24 @@ fn prepare(socket: &Socket, address: SocketAddr, options: BindOptions) -> io::Re
     Ok(())
 }
 
-fn keepalive() -> TcpKeepalive {
-    TcpKeepalive::new()
+/// What every connection has; accepted ones inherit it.
+fn prepare_tcp(socket: &Socket) -> io::Result<()> {
+    let keepalive = TcpKeepalive::new()
         .with_time(Duration::from_secs(KEEPALIVE_IDLE_S))
         .with_interval(Duration::from_secs(KEEPALIVE_INTERVAL_S))
-        .with_retries(KEEPALIVE_PROBES)
+        .with_retries(KEEPALIVE_PROBES);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&keepalive)?;
+    // Only with CAP_NET_ADMIN; else the kernel's own limit holds.
+    let _ = nix::sys::socket::setsockopt(socket, sockopt::RcvBufForce, &RECEIVE_BUFFER_BYTES);
+    Ok(())
 }
 
 /// Where the client meant to go. A connection that was aimed at the redirect port itself is a [`Reason::Loop`].
 pub fn original_destination(stream: &TcpStream, mode: Mode) -> Result<SocketAddr, ConnError> {
-    let gone = |error: io::Error| ConnError::new(Reason::DownstreamReset, format!("the client's socket has no address: {error}"));
+    let gone = |error: io::Error| {
+        ConnError::new(Reason::DownstreamReset, format!("the client's socket has no address: {error}"))
+    };
     let local = stream.local_addr().map_err(gone)?;
     if mode != Mode::Redirect {
         return Ok(local);
@@ -175,7 +186,9 @@ pub fn original_destination(stream: &TcpStream, mode: Mode) -> Result<SocketAddr
         SocketAddr::V6(_) => socket.original_dst_v6(),
     };
     let looped = |why: &dyn fmt::Display| {
-        let detail = format!("the connection was aimed at the interception port {local} itself ({why}); dial the service instead");
+        let detail = format!(
+            "the connection was aimed at the interception port {local} itself ({why}); dial the service instead"
+        );
         Err(ConnError::new(Reason::Loop, detail))
     };
     match original.map(|address| address.as_socket()) {
@@ -187,7 +200,8 @@ pub fn original_destination(stream: &TcpStream, mode: Mode) -> Result<SocketAddr
 
 /// A connection to `address`, `TCP_NODELAY` and keepalive set, or the reason why there is none after `timeout`.
 pub async fn connect(address: SocketAddr, options: &ConnectOptions, timeout: Duration) -> Result<TcpStream, ConnError> {
-    let socket = outgoing(address, options).map_err(|error| ConnError::new(Reason::ConnectFailed, error.to_string()))?;
+    let socket =
+        outgoing(address, options).map_err(|error| ConnError::new(Reason::ConnectFailed, error.to_string()))?;
     match tokio::time::timeout(timeout, socket.connect(address)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => {
@@ -204,10 +218,7 @@ pub async fn connect(address: SocketAddr, options: &ConnectOptions, timeout: Dur
 fn outgoing(address: SocketAddr, options: &ConnectOptions) -> Result<TcpSocket, SocketError> {
     let failed = |action| move |error| SocketError::new(action, address, error);
     let socket = new_socket(address, Type::STREAM, Protocol::TCP).map_err(failed("open a TCP socket for"))?;
-    socket
-        .set_tcp_nodelay(true)
-        .and_then(|()| socket.set_tcp_keepalive(&keepalive()))
-        .map_err(failed("prepare the connection to"))?;
+    prepare_tcp(&socket).map_err(failed("prepare the connection to"))?;
     if let Some(mark) = options.mark {
         socket.set_mark(mark).map_err(failed("mark the connection to"))?;
     }
@@ -217,7 +228,7 @@ fn outgoing(address: SocketAddr, options: &ConnectOptions) -> Result<TcpSocket, 
     }
     if let Some(source) = options.source {
         // The port is chosen at connect, by 4-tuple, so that one source address isn't limited to 28,000 connections.
-        let _ = nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::IpBindAddressNoPort, &true);
+        let _ = nix::sys::socket::setsockopt(&socket, sockopt::IpBindAddressNoPort, &true);
         let source = SocketAddr::new(source, 0);
         socket.bind(&source.into()).map_err(|error| SocketError::new("bind the source address", source, error))?;
     }
