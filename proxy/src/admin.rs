@@ -113,7 +113,8 @@ pub struct Admin {
 
 impl Admin {
     pub fn bind(address: SocketAddr, scope: Scope, state: Arc<AdminState>) -> io::Result<Self> {
-        let named = |e: io::Error| io::Error::new(e.kind(), format!("can't bind the admin interface to {address}: {e}"));
+        let named =
+            |e: io::Error| io::Error::new(e.kind(), format!("can't bind the admin interface to {address}: {e}"));
         if scope == Scope::Full && !address.ip().is_loopback() {
             let problem = format!("the admin interface must be bound to a loopback address, not {address}");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));

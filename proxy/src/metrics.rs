@@ -227,7 +227,10 @@ mod tests {
         drop(guard);
         assert_eq!(metrics.active_connections(), 0);
         let text = metrics.encode();
-        assert!(text.contains("weir_connections_total{direction=\"outbound\",service=\"backend\",route=\"\"} 1\n"), "{text}");
+        assert!(
+            text.contains("weir_connections_total{direction=\"outbound\",service=\"backend\",route=\"\"} 1\n"),
+            "{text}"
+        );
         assert!(text.contains("way=\"sent\"} 5\n"), "{text}");
     }
 
@@ -266,7 +269,11 @@ mod tests {
             let _ = metrics.handle(Direction::Outbound, &index.to_string(), "");
         }
         let held = metrics.handle(Direction::Outbound, "one too many", "").connection();
-        assert!(metrics.encode().contains("weir_connections_total{direction=\"outbound\",service=\"(other)\",route=\"\"} 1"));
+        assert!(
+            metrics
+                .encode()
+                .contains("weir_connections_total{direction=\"outbound\",service=\"(other)\",route=\"\"} 1")
+        );
         metrics.prune(|service| service == "7");
         assert_eq!(metrics.size.load(Relaxed), 2);
         drop(held);

@@ -90,10 +90,7 @@ pub fn external_client(
     alpn: Vec<Vec<u8>>,
 ) -> Result<Arc<ClientConfig>, String> {
     let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(VERSIONS);
-    let builder = builder
-        .map_err(|e| e.to_string())?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier));
+    let builder = builder.map_err(|e| e.to_string())?.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
     let config = match key {
         Some(key) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key))),
         None => builder.with_no_client_auth(),
@@ -187,9 +184,7 @@ pub fn peer_uris(session: &CommonState) -> Vec<String> {
 }
 
 fn uris_of(leaf: &CertificateDer<'_>) -> Vec<String> {
-    EndEntityCert::try_from(leaf)
-        .map(|cert| cert.valid_uri_names().map(str::to_owned).collect())
-        .unwrap_or_default()
+    EndEntityCert::try_from(leaf).map(|cert| cert.valid_uri_names().map(str::to_owned).collect()).unwrap_or_default()
 }
 
 /// The innermost cause of a failed handshake, in words.

@@ -1,7 +1,7 @@
 use super::*;
 use crate::test_ca::{Ca, leaf};
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn certified((chain_pem, key_pem): (String, String)) -> Arc<CertifiedKey> {
@@ -104,10 +104,7 @@ async fn the_server_refuses_clients_of_other_meshes() {
         (key(&ca, &["spiffe://mesh-1"]), "isn't of mesh mesh-1"),
         (key(&ca, &["spiffe://mesh-1/"]), "isn't of mesh mesh-1"),
         (key(&ca, &["kuma://kuma.io/service/web"]), "peer identity (none) isn't of mesh mesh-1"),
-        (
-            certified(leaf(&ca, &["spiffe://mesh-1/web"], |p| p.not_after = rcgen::date_time_ymd(2020, 1, 2))),
-            "expired",
-        ),
+        (certified(leaf(&ca, &["spiffe://mesh-1/web"], |p| p.not_after = rcgen::date_time_ymd(2020, 1, 2))), "expired"),
         (
             certified(leaf(&ca, &["spiffe://mesh-1/web"], |p| {
                 p.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];

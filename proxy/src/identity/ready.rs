@@ -138,7 +138,8 @@ impl Ready {
     pub(super) fn gateway(&self, names: &[ServerName]) -> Result<Arc<ServerConfig>, String> {
         let key = names.iter().map(|name| (name.host.to_string(), name.secret.clone())).collect();
         self.gateways.get(key, || {
-            let pick = |name: &ServerName| Some((name.host.clone(), Arc::clone(&self.secrets.get(&name.secret)?.certified)));
+            let pick =
+                |name: &ServerName| Some((name.host.clone(), Arc::clone(&self.secrets.get(&name.secret)?.certified)));
             let found: Vec<_> = names.iter().filter_map(pick).collect();
             if found.is_empty() {
                 let wanted: Vec<_> = names.iter().map(|name| name.secret.as_str()).collect();
@@ -157,7 +158,11 @@ impl Ready {
         };
         self.externals.get(key, || {
             let roots = match client.ca_pem.as_str() {
-                "" => None,
+                "" => {
+                    let name = &client.server_name;
+                    tracing::warn!(name, "an external service is encrypted but not verified: set its caCert");
+                    None
+                }
                 SYSTEM_CA => Some(system_roots()?),
                 pem => Some(Arc::new(Roots::parse("", pem)?)),
             };
@@ -178,9 +183,10 @@ impl Ready {
     }
 
     fn identity(&self, mesh: &str) -> Result<&Identity, String> {
-        self.identities.get(mesh).map(AsRef::as_ref).ok_or_else(|| {
-            format!("the proxy has no certificate of mesh {mesh} yet: is its control plane reachable?")
-        })
+        self.identities
+            .get(mesh)
+            .map(AsRef::as_ref)
+            .ok_or_else(|| format!("the proxy has no certificate of mesh {mesh} yet: is its control plane reachable?"))
     }
 
     fn roots(&self, mesh: &str) -> Result<Arc<Roots>, String> {

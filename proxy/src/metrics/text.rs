@@ -136,7 +136,12 @@ fn aliases(out: &mut String, series: &BTreeMap<(Direction, String, String), Arc<
 
 /// Classes of status that occurred.
 fn classes(series: &Series) -> impl Iterator<Item = (usize, u64)> {
-    series.requests.iter().enumerate().map(|(class, count)| (class, count.load(Relaxed))).filter(|(_, count)| *count > 0)
+    series
+        .requests
+        .iter()
+        .enumerate()
+        .map(|(class, count)| (class, count.load(Relaxed)))
+        .filter(|(_, count)| *count > 0)
 }
 
 fn labels((direction, service, route): &(Direction, String, String)) -> String {

@@ -127,13 +127,7 @@ impl State {
     }
 
     /// The least loaded for its weight among a few random ones.
-    fn least_request(
-        &self,
-        eligible: &[usize],
-        endpoints: &[Endpoint],
-        choices: u8,
-        rng: &mut Rng,
-    ) -> Option<usize> {
+    fn least_request(&self, eligible: &[usize], endpoints: &[Endpoint], choices: u8, rng: &mut Rng) -> Option<usize> {
         let load = |index: usize| {
             let active = self.slots.get(index).map_or(0, |slot| slot.active.get());
             let weight = endpoints.get(index).map_or(1, |endpoint| endpoint.weight.max(1));

@@ -26,12 +26,7 @@ pub struct Upstreams {
 impl Upstreams {
     /// `seed` should differ between workers and proxies, so that they don't choose in step.
     pub fn new(options: ConnectOptions, seed: u64) -> Self {
-        Self {
-            services: RefCell::default(),
-            rng: RefCell::new(Rng::new(seed)),
-            resolver: Resolver::default(),
-            options,
-        }
+        Self { services: RefCell::default(), rng: RefCell::new(Rng::new(seed)), resolver: Resolver::default(), options }
     }
 
     /// Forgets services that the new snapshot doesn't have. `keep` gets the row's name.

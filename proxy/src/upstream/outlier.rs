@@ -31,10 +31,7 @@ impl Health {
             return self;
         }
         let pause = EJECT_MS_MIN.checked_shl(self.failures).unwrap_or(EJECT_MS_MAX).clamp(EJECT_MS_MIN, EJECT_MS_MAX);
-        Self {
-            failures: self.failures.saturating_add(1).min(16),
-            until: now.checked_add(Duration::from_millis(pause)),
-        }
+        Self { failures: self.failures.saturating_add(1).min(16), until: now.checked_add(Duration::from_millis(pause)) }
     }
 }
 
