@@ -8,10 +8,10 @@ pub mod identity;
 pub mod metrics;
 pub mod socket;
 pub mod stream;
+mod splice;
+pub mod tcp;
 pub mod tls;
 pub mod upstream;
 
-mod splice;
-pub mod tcp;
 #[cfg(test)]
 mod test_ca;

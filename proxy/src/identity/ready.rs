@@ -158,7 +158,11 @@ impl Ready {
         };
         self.externals.get(key, || {
             let roots = match client.ca_pem.as_str() {
-                "" => None,
+                "" => {
+                    let name = &client.server_name;
+                    tracing::warn!(name, "an external service is encrypted but not verified: set its caCert");
+                    None
+                }
                 SYSTEM_CA => Some(system_roots()?),
                 pem => Some(Arc::new(Roots::parse("", pem)?)),
             };
