@@ -19,7 +19,10 @@ pub enum Answer<'a> {
     A(Ipv4Addr),
     Aaaa(Ipv6Addr),
     /// Everything there is (ANY).
-    All { v4: Option<Ipv4Addr>, v6: Option<Ipv6Addr> },
+    All {
+        v4: Option<Ipv4Addr>,
+        v6: Option<Ipv6Addr>,
+    },
     /// The name exists, the record doesn't. Never NXDOMAIN: clients would give up the other family too.
     NoData,
     /// The name of a virtual IP.

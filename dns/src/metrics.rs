@@ -7,8 +7,7 @@ use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-const BUCKETS_US: [u64; 12] =
-    [25, 50, 100, 250, 500, 1_000, 5_000, 25_000, 100_000, 500_000, 2_500_000, 8_000_000];
+const BUCKETS_US: [u64; 12] = [25, 50, 100, 250, 500, 1_000, 5_000, 25_000, 100_000, 500_000, 2_500_000, 8_000_000];
 
 #[derive(Debug, Default)]
 struct Histogram {

@@ -99,7 +99,8 @@ impl Resolvers {
 fn without_own(servers: Vec<SocketAddr>, own: &[SocketAddr]) -> Vec<SocketAddr> {
     let is_own = |server: &SocketAddr| {
         own.iter().any(|o| {
-            o.port() == server.port() && (o.ip() == server.ip() || (o.ip().is_unspecified() && server.ip().is_loopback()))
+            o.port() == server.port()
+                && (o.ip() == server.ip() || (o.ip().is_unspecified() && server.ip().is_loopback()))
         })
     };
     let (ours, mut others): (Vec<_>, Vec<_>) = servers.into_iter().partition(is_own);

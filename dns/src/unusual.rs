@@ -6,9 +6,9 @@ use hickory_proto::op::{Edns, Metadata, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, PTR, SOA};
 use hickory_proto::rr::{Name, RData, Record};
 use hickory_proto::serialize::binary::BinEncoder;
+use hickory_server::net::NetError;
 use hickory_server::net::runtime::{Time, TokioTime};
 use hickory_server::net::xfer::Protocol;
-use hickory_server::net::NetError;
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::{MessageResponse, MessageResponseBuilder};
 use snapshot::Snapshot;
@@ -151,15 +151,18 @@ impl RequestHandler for Mesh {
 }
 
 impl ResponseHandler for Written {
-    fn send_response<'s, 'q, 'a, 'f, A, N, S, D>(
+    fn send_response<'a, 's, 'q, 'f>(
         &'s mut self,
-        response: MessageResponse<'q, 'a, A, N, S, D>,
+        response: MessageResponse<
+            'q,
+            'a,
+            impl Iterator<Item = &'a Record> + Send + 'a,
+            impl Iterator<Item = &'a Record> + Send + 'a,
+            impl Iterator<Item = &'a Record> + Send + 'a,
+            impl Iterator<Item = &'a Record> + Send + 'a,
+        >,
     ) -> Pin<Box<dyn Future<Output = Result<ResponseInfo, NetError>> + Send + 'f>>
     where
-        A: Iterator<Item = &'a Record> + Send + 'a + 'f,
-        N: Iterator<Item = &'a Record> + Send + 'a + 'f,
-        S: Iterator<Item = &'a Record> + Send + 'a + 'f,
-        D: Iterator<Item = &'a Record> + Send + 'a + 'f,
         's: 'f,
         'q: 'f,
         'a: 'f,

@@ -159,6 +159,10 @@ pub(crate) fn question_type(message: &[u8]) -> Option<u16> {
     read_question(message).map(|query| query.qtype)
 }
 
+pub(crate) fn question_count(message: &[u8]) -> Option<u16> {
+    message.get(4..)?.first_chunk::<2>().map(|bytes| u16::from_be_bytes(*bytes))
+}
+
 pub(crate) fn id(message: &[u8]) -> Option<u16> {
     message.first_chunk::<2>().map(|bytes| u16::from_be_bytes(*bytes))
 }
