@@ -25,6 +25,8 @@ pub struct Settings {
     pub zone: String,
     /// Whether proxies serve IPv6 VIPs and AAAA records.
     pub has_ipv6: bool,
+    /// Ranges of virtual IPs, for the routes that proxies need.
+    pub vip_ranges: Vec<String>,
     /// DNS names in `address` and `advertisedAddress` fields, resolved.
     pub resolved: BTreeMap<String, IpAddr>,
     /// Contents of the files that data sources name, by path.
