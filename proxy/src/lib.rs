@@ -7,7 +7,6 @@ pub mod error;
 pub mod identity;
 pub mod metrics;
 pub mod socket;
-pub mod stream;
 mod splice;
 pub mod tcp;
 pub mod tls;
