@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 pub mod error;
+pub mod sni;
 pub mod socket;
 mod splice;
 pub mod stream;
