@@ -1,5 +1,13 @@
 //! The control plane as a library: resources in, one checked `Snapshot` per proxy out.
 #![forbid(unsafe_code)]
 
+pub mod compile;
+pub mod identity;
 pub mod names;
 pub mod resource;
+pub mod select;
+pub mod settings;
+pub mod store;
+pub mod template;
+pub mod time;
+pub mod vip;

@@ -1,9 +1,18 @@
 //! The data plane: binds listeners, decides by the snapshot, moves bytes. Must not know YAML or policies.
 #![deny(unsafe_code)]
 
+pub mod accesslog;
+pub mod admin;
 pub mod error;
 pub mod sni;
+pub mod identity;
+pub mod metrics;
 pub mod socket;
-mod splice;
 pub mod stream;
+mod splice;
 pub mod tcp;
+pub mod tls;
+pub mod upstream;
+
+#[cfg(test)]
+mod test_ca;
