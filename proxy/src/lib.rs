@@ -3,11 +3,14 @@
 
 pub mod accesslog;
 pub mod admin;
+pub mod drain;
 pub mod error;
 pub mod identity;
 pub mod metrics;
+pub mod sni;
 pub mod socket;
 mod splice;
+pub mod stream;
 pub mod tcp;
 pub mod tls;
 pub mod upstream;

@@ -421,16 +421,20 @@ thread_local! {
 }
 
 /// [`BUFFER_BYTES`] borrowed from the worker's pool.
-struct Buffer(Box<[u8]>);
+pub(crate) struct Buffer(Box<[u8]>);
 
 impl Buffer {
-    fn take() -> Self {
+    pub(crate) fn take() -> Self {
         let pooled = BUFFERS.with_borrow_mut(Vec::pop);
         Self(pooled.unwrap_or_else(|| vec![0; BUFFER_BYTES].into_boxed_slice()))
     }
 
-    fn whole(&mut self) -> &mut [u8] {
+    pub(crate) fn whole(&mut self) -> &mut [u8] {
         &mut self.0
+    }
+
+    pub(crate) fn range_mut(&mut self, from: usize, to: usize) -> &mut [u8] {
+        self.0.get_mut(from..to).unwrap_or_default()
     }
 
     fn range(&self, from: usize, to: usize) -> &[u8] {
