@@ -25,6 +25,15 @@ impl Span {
         Self { start: start as u32, end: end as u32 }
     }
 
+    /// Where `part` lies in `whole`; empty if it doesn't.
+    pub(super) fn within(part: &[u8], whole: &[u8]) -> Self {
+        let start = (part.as_ptr() as usize).wrapping_sub(whole.as_ptr() as usize);
+        match start.checked_add(part.len()) {
+            Some(end) if end <= whole.len() => Self::new(start, end),
+            _ => Self::default(),
+        }
+    }
+
     /// Its bytes; empty when `buffer` isn't the one it was parsed from.
     #[inline]
     pub fn of<'a>(&self, buffer: &'a [u8]) -> &'a [u8] {
