@@ -100,6 +100,7 @@ where
         keep: exchange.keeps_client(),
         reuse: exchange.keeps_upstream(),
         tunnel: exchange.is_tunnel(),
+        torn: exchange.response.is_torn(),
         received: exchange.request.moved,
         sent: exchange.response.moved,
     };
@@ -117,6 +118,8 @@ struct Ended {
     keep: bool,
     reuse: bool,
     tunnel: bool,
+    /// The client has part of a head.
+    torn: bool,
     received: u64,
     sent: u64,
 }
@@ -173,6 +176,7 @@ where
         Err(Failure::Upstream(error)) => Some(Answer::error(error, &session.context.settings)),
     };
     let status = match &answer {
+        Some(Answer { status: 0, reason: Some(reason), .. }) if ended.status == 0 => reason.consequence().status,
         Some(answer) if ended.status == 0 => answer.status,
         _ => ended.status,
     };
@@ -190,7 +194,9 @@ where
         None if ended.tunnel => Next::Close,
         None if ended.keep => Next::Keep,
         None => Next::Linger,
-        Some(answer) if answer.status != 0 && ended.status == 0 => session.late_answer(&answer, facts, filters).await,
+        Some(answer) if answer.status != 0 && ended.status == 0 && !ended.torn => {
+            session.late_answer(&answer, facts, filters).await
+        }
         Some(answer) if answer.reason == Some(Reason::DownstreamReset) => Next::Close,
         Some(_) => Next::Broken,
     }

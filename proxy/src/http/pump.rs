@@ -91,6 +91,11 @@ impl Pipe {
         self.stage = Stage::Moving;
     }
 
+    /// Part of what is lined up was written, part wasn't.
+    pub(super) fn is_torn(&self) -> bool {
+        self.written > 0 && self.written < self.out.len()
+    }
+
     /// Starts over with the same head; only for messages without body.
     pub(super) fn rewind(&mut self) {
         self.written = 0;

@@ -11,7 +11,8 @@ async fn chunked_bodies_and_trailers_pass_both_ways_reframed() {
     expect(&mut endpoint, "POST / HTTP/1.1\r\nhost: a\r\ntrailer: X-Sum\r\ntransfer-encoding: chunked\r\n\r\n").await;
     expect(&mut endpoint, "3\r\nabc\r\n2\r\nde\r\n0\r\nX-Sum: 5\r\n\r\n").await;
     say(&mut endpoint, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;x\r\na\r\n0\r\nx-t: 1\r\n\r\n").await;
-    expect(&mut bench.client, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\nx-t: 1\r\n\r\n").await;
+    expect(&mut bench.client, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\nx-t: 1\r\n\r\n")
+        .await;
 }
 
 #[tokio::test]
@@ -122,7 +123,8 @@ async fn continue_comes_from_the_endpoint_and_other_expectations_are_refused() {
     assert!(rest(&mut bench.client).await.starts_with("HTTP/1.1 417 "));
 }
 
-const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: k\r\n\r\n";
+const UPGRADE: &str =
+    "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: k\r\n\r\n";
 
 #[tokio::test]
 async fn a_websocket_tunnel_opens_after_101_and_half_closes() {
@@ -131,8 +133,13 @@ async fn a_websocket_tunnel_opens_after_101_and_half_closes() {
     let mut endpoint = bench.endpoint().await;
     let sent = head(&mut endpoint).await;
     assert!(sent.ends_with("sec-websocket-key: k\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"), "{sent}");
-    say(&mut endpoint, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello").await;
-    expect(&mut bench.client, "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nhello").await;
+    say(&mut endpoint, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello")
+        .await;
+    expect(
+        &mut bench.client,
+        "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nhello",
+    )
+    .await;
     bench.send("\0binary\r\n").await;
     expect(&mut endpoint, "\0binary\r\n").await;
     bench.client.shutdown().await.unwrap();

@@ -56,10 +56,12 @@ async fn escaped_slashes_are_redirected_at_the_edge() {
 
 #[tokio::test]
 async fn denied_requests_say_so_and_keep_the_connection() {
-    let mut bench = Bench::new(Settings::sidecar(), Box::new(|_| Decision::refuse(Reason::Denied, "RBAC: access denied")));
+    let mut bench =
+        Bench::new(Settings::sidecar(), Box::new(|_| Decision::refuse(Reason::Denied, "RBAC: access denied")));
     for _ in 0..2 {
         bench.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
-        let expected = "HTTP/1.1 403 Forbidden\r\ncontent-type: text/plain\r\ncontent-length: 19\r\n\r\nRBAC: access denied";
+        let expected =
+            "HTTP/1.1 403 Forbidden\r\ncontent-type: text/plain\r\ncontent-length: 19\r\n\r\nRBAC: access denied";
         expect(&mut bench.client, expected).await;
     }
     bench.send("HEAD / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
@@ -70,14 +72,20 @@ async fn denied_requests_say_so_and_keep_the_connection() {
 #[tokio::test]
 async fn an_answer_to_an_unread_body_ends_the_connection() {
     let mut bench = Bench::new(Settings::sidecar(), Box::new(|_| Decision::refuse(Reason::NoRoute, "")));
-    bench.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 40\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n").await;
-    assert_eq!(rest(&mut bench.client).await, "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    bench
+        .send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 40\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n")
+        .await;
+    assert_eq!(
+        rest(&mut bench.client).await,
+        "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+    );
 }
 
 #[tokio::test]
 async fn redirects_carry_the_routes_response_headers() {
     let decide: Box<Decide> = Box::new(|_| {
-        let response = HeaderOps { add: vec![("strict-transport-security".into(), "max-age=1".into())], ..HeaderOps::default() };
+        let response =
+            HeaderOps { add: vec![("strict-transport-security".into(), "max-age=1".into())], ..HeaderOps::default() };
         let filters = Some(Arc::new(Filters { response, ..Filters::default() }));
         Decision { action: Action::Redirect { status: 302, location: "https://a/\r\nb".into() }, filters }
     });

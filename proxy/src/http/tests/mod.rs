@@ -82,12 +82,7 @@ impl Bench {
 
     pub(super) fn new(settings: Settings, decide: Box<Decide>) -> Self {
         let (sender, dialled) = mpsc::channel(8);
-        let fake = Arc::new(Fake {
-            decide,
-            dialled: sender,
-            failures: Mutex::default(),
-            outcomes: Mutex::default(),
-        });
+        let fake = Arc::new(Fake { decide, dialled: sender, failures: Mutex::default(), outcomes: Mutex::default() });
         let pools = Arc::new(Pools::new(PATIENCE));
         let context = Context {
             traffic: Arc::clone(&fake),

@@ -44,7 +44,7 @@ async fn requests_that_come_byte_by_byte_are_the_same_requests() {
     let mut endpoint = bench.endpoint().await;
     let got = head(&mut endpoint).await;
     assert_eq!(got, "POST /x HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n");
-    expect(&mut endpoint, "3\r\nabc\r\n0\r\n\r\n").await;
+    expect(&mut endpoint, "1\r\na\r\n1\r\nb\r\n1\r\nc\r\n0\r\n\r\n").await;
 }
 
 #[tokio::test]
@@ -81,7 +81,11 @@ async fn old_clients_get_unchunked_bodies_and_no_interim_responses() {
     bench.send("GET / HTTP/1.0\r\n\r\n").await;
     let mut endpoint = bench.endpoint().await;
     expect(&mut endpoint, "GET / HTTP/1.1\r\nhost: \r\n\r\n").await;
-    say(&mut endpoint, "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n").await;
+    say(
+        &mut endpoint,
+        "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+    )
+    .await;
     assert_eq!(rest(&mut bench.client).await, "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nabc");
 }
 
@@ -132,7 +136,10 @@ async fn filters_change_both_heads_and_cannot_break_them() {
             set: vec![("X-Set".into(), "new".into()), ("x-evil".into(), "a\r\nb: c".into())],
             add: vec![("x-again".into(), "2".into()), ("content-length".into(), "9".into())],
         },
-        response: HeaderOps { set: vec![("x-out".into(), "1".into()), ("b d".into(), "1".into())], ..HeaderOps::default() },
+        response: HeaderOps {
+            set: vec![("x-out".into(), "1".into()), ("b d".into(), "1".into())],
+            ..HeaderOps::default()
+        },
         host: Some("other.example".into()),
         ..Filters::default()
     };
@@ -150,7 +157,10 @@ async fn a_rewritten_path_cannot_break_the_request_line() {
         assert_eq!((request.path, request.query, request.host), ("/old", Some("q=1"), "a.example"));
         assert_eq!(request.headers.get("X-Twice").as_deref(), Some(&b"1,2"[..]));
         let plan = Plan { path: Some("/n w\r\nx".into()), ..plan() };
-        Decision { action: Action::Forward(plan), filters: Some(Arc::new(Filters { host_of_endpoint: true, ..Filters::default() })) }
+        Decision {
+            action: Action::Forward(plan),
+            filters: Some(Arc::new(Filters { host_of_endpoint: true, ..Filters::default() })),
+        }
     });
     let mut bench = Bench::new(Settings::sidecar(), decide);
     bench.send("GET /x/../old?q=1 HTTP/1.1\r\nHost: A.Example:80\r\nx-twice: 1\r\nx-twice: 2\r\n\r\n").await;
