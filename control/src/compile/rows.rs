@@ -54,7 +54,11 @@ pub(super) fn proxy_row(
         kind,
         name: name.to_owned(),
         admin_port: admin.map(|a| a.port).filter(|p| *p != 0).unwrap_or(ADMIN_PORT),
-        dns: DnsSettings { domain: world.settings.domain.clone(), ttl_s: world.settings.dns_ttl_s },
+        dns: DnsSettings {
+            domain: world.settings.domain.clone(),
+            ttl_s: world.settings.dns_ttl_s,
+            vip_ranges: world.settings.vip_ranges.clone(),
+        },
         ..ProxyRow::default()
     }
 }

@@ -294,7 +294,7 @@ fn crossing(words: &str) -> World {
 #[test]
 fn a_cross_mesh_gateway_is_reached_with_the_clients_own_identity() {
     let world = crossing("mtls");
-    let compiled = compile(&world, &ProxyKey::dataplane("other", "web"));
+    let compiled = checked(&world, &ProxyKey::dataplane("other", "web"));
     let row = service(&compiled, target(listener(&compiled, "127.0.0.1:8080")));
     assert_eq!((row.name.as_str(), row.mesh.as_str()), ("edge_default", "default"));
     assert_eq!(endpoints(row), ["10.0.0.7:8080 1/0"]);
@@ -311,7 +311,7 @@ fn a_cross_mesh_gateway_is_reached_with_the_clients_own_identity() {
 
 #[test]
 fn a_client_in_a_mesh_without_mtls_reaches_no_other_mesh() {
-    let compiled = compile(&crossing(""), &ProxyKey::dataplane("other", "web"));
+    let compiled = checked(&crossing(""), &ProxyKey::dataplane("other", "web"));
     let row = service(&compiled, "edge_default");
     assert!(row.endpoints.is_empty());
     assert_eq!(row.hint, "calls from mesh other to mesh default need mTLS in both meshes");

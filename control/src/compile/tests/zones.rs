@@ -10,7 +10,7 @@ fn of_mesh(mesh: &str, name: &str, address: &str, text: &str) -> Resource {
 }
 
 fn zone_egress(world: &World) -> Compiled {
-    compile(world, &ProxyKey::egress("e1"))
+    checked(world, &ProxyKey::egress("e1"))
 }
 
 fn passes_to<'a>(compiled: &'a Compiled, name: &str) -> &'a ServiceRow {
@@ -103,9 +103,9 @@ fn an_external_service_of_another_zone_is_passed_to_its_ingress_and_there_to_its
     let world = world("east", list);
     let compiled = zone_egress(&world);
     assert_eq!(endpoints(passes_to(&compiled, "ext{mesh=default}")), ["1.1.1.1:10001 1/0"]);
-    let compiled = compile(&world, &ProxyKey::ingress("i2"));
+    let compiled = checked(&world, &ProxyKey::ingress("i2"));
     assert_eq!(endpoints(passes_to(&compiled, "ext{mesh=default}")), ["10.0.9.2:10002 1/0"]);
-    let compiled = compile(&world, &ProxyKey::egress("e2"));
+    let compiled = checked(&world, &ProxyKey::egress("e2"));
     assert!(matches!(sni(&compiled, "ext{mesh=default}").unwrap().target, SniTarget::Terminate { .. }));
 }
 
@@ -148,7 +148,7 @@ fn subsets_are_known_when_somebody_asks_for_them_and_they_exist() {
     assert_eq!(endpoints(passes_to(&compiled, v1)), ["1.1.1.1:10001 1/0"]);
     assert_eq!(endpoints(passes_to(&compiled, "backend{mesh=default}")), ["1.1.1.1:10001 2/0"]);
     assert!(sni(&compiled, "backend{mesh=default,version=v9}").is_none());
-    let compiled = compile(&world, &ProxyKey::ingress("i"));
+    let compiled = checked(&world, &ProxyKey::ingress("i"));
     assert_eq!(endpoints(passes_to(&compiled, v1)), ["10.0.1.1:8080 1/0"]);
     assert_eq!(passes_to(&compiled, "backend{mesh=default}").endpoints.len(), 2);
     assert!(compiled.tables.proxy.services.is_empty());
@@ -200,7 +200,7 @@ fn the_order_of_resources_does_not_matter() {
         list.swap(0, turn);
         let other = world("east", list.clone());
         for key in first.proxies() {
-            assert_eq!(compile(&first, &key), compile(&other, &key), "{key:?}");
+            assert_eq!(checked(&first, &key), checked(&other, &key), "{key:?}");
         }
     }
 }
