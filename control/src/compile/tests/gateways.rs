@@ -348,3 +348,27 @@ fn a_listener_without_usable_certificate_is_left_out_alone() {
     assert_eq!(forward.filters.response.set[0].0, "strict-transport-security");
     assert!(compiled.problems.iter().any(|p| p.text.contains("there is no Secret missing")));
 }
+
+#[test]
+fn https_listeners_keep_their_hosts_apart() {
+    use crate::resource::{DataSource, ListenerTls, TlsMode};
+    let pem = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----\nAA==\n-----END PRIVATE KEY-----\n";
+    let secure = |host: &str| {
+        let mut listener = listener_of(443, host, GatewayProtocol::Https);
+        let certificates = vec![DataSource::InlineString(pem.into())];
+        listener.tls = Some(ListenerTls { mode: TlsMode::Terminate, certificates, ..Default::default() });
+        listener.tags = tags(if host.is_empty() { "l=any" } else { "l=one" });
+        listener
+    };
+    let mut any = route("any", &["one.com", "two.com"], vec![rule(path(Prefix, "/"), "any")]);
+    let mut one = route("one", &[], vec![rule(path(Exact, "/one"), "one")]);
+    for (resource, text) in [(&mut any, "service=edge,l=any"), (&mut one, "service=edge,l=one")] {
+        if let Spec::MeshGatewayRoute(route) = &mut resource.spec {
+            route.selectors = vec![tags(text)];
+        }
+    }
+    let compiled = compiled(vec![gateway("default", vec![secure(""), secure("one.com")]), any, one]);
+    let hosts = hosts(&compiled, "10.0.0.7:443");
+    assert_eq!((ask(hosts, "one.com", "/one"), ask(hosts, "one.com", "/x")), ("one".into(), "404".into()));
+    assert_eq!((ask(hosts, "two.com", "/x"), ask(hosts, "other.com", "/")), ("any".into(), "404p".into()));
+}

@@ -204,3 +204,65 @@ fn the_order_of_resources_does_not_matter() {
         }
     }
 }
+
+#[test]
+fn an_egress_without_anything_to_route_still_listens() {
+    let world = world("east", vec![mesh("default", ""), egress("e1", "east", "10.0.9.1")]);
+    let compiled = zone_egress(&world);
+    assert!(compiled.tables.snis.is_empty());
+    assert_eq!(listener(&compiled, "10.0.9.1:10002").role, Role::Zone);
+}
+
+fn secured(mut resource: Resource, tls: ExternalTls) -> Resource {
+    if let Spec::ExternalService(es) = &mut resource.spec {
+        es.networking.tls = Some(tls);
+    }
+    resource
+}
+
+#[test]
+fn client_certificates_travel_beside_the_tables() {
+    use base64::Engine as _;
+    let data = base64::engine::general_purpose::STANDARD.encode("KEY");
+    let tls = ExternalTls {
+        enabled: true,
+        ca_cert: Some(DataSource::InlineString("CA".into())),
+        client_cert: Some(DataSource::Inline("CERT".into())),
+        client_key: Some(DataSource::Secret("key".into())),
+        server_name: "api.com".into(),
+        ..ExternalTls::default()
+    };
+    let world = world(
+        "",
+        vec![
+            mesh("default", "mtls egress"),
+            egress("e1", "", "10.0.9.1"),
+            resource("default", "key", Spec::Secret(crate::resource::Secret { data })),
+            secured(external("es", "10.1.1.1:443", "service=ext"), tls),
+        ],
+    );
+    let compiled = zone_egress(&world);
+    let UpstreamTls::External { client } = &service(&compiled, "default:ext").tls else { panic!() };
+    assert_eq!((client.server_name.as_str(), client.ca_pem.as_str()), ("api.com", "CA"));
+    assert_eq!(client.secret, compiled.secrets[0].name);
+    assert_eq!((compiled.secrets[0].cert_pem.as_str(), compiled.secrets[0].key_pem.as_str()), ("CERT", "KEY"));
+    assert!(!format!("{compiled:?}").contains("KEY"));
+}
+
+#[test]
+fn external_services_of_one_name_may_mix_addresses_but_not_tls() {
+    let open = ExternalTls { enabled: true, ..ExternalTls::default() };
+    let world = world(
+        "",
+        vec![
+            mesh("default", "mtls egress"),
+            egress("e1", "", "10.0.9.1"),
+            external("a", "10.1.1.1:80", "service=ext"),
+            external("b", "b.com:80", "service=ext"),
+            secured(external("c", "c.com:443", "service=ext"), open),
+        ],
+    );
+    let compiled = zone_egress(&world);
+    assert_eq!(endpoints(service(&compiled, "default:ext")), ["10.1.1.1:80 1/0", "b.com:80 1/0"]);
+    assert!(compiled.problems.iter().any(|p| p.origin.name == "c" && p.text.starts_with("TLS settings differ")));
+}
