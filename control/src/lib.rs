@@ -6,3 +6,4 @@ pub mod names;
 pub mod resource;
 pub mod store;
 pub mod time;
+pub mod template;
