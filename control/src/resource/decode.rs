@@ -116,9 +116,8 @@ impl<'a> Cursor<'a> {
         match &self.node.value {
             Value::Seq(_) if self.node.is_placeholder() => {}
             Value::Seq(items) => {
-                let item = |(i, node): (usize, &'a Node)| {
-                    Cursor { node, spot: Spot { line: node.line, ..self.spot.item(i) } }
-                };
+                let item =
+                    |(i, node): (usize, &'a Node)| Cursor { node, spot: Spot { line: node.line, ..self.spot.item(i) } };
                 return items.iter().enumerate().map(item).collect();
             }
             _ => {}
@@ -424,7 +423,8 @@ mod tests {
     #[test]
     fn slips_of_the_fingers_find_the_right_word() {
         let words = ["selectors", "conf", "networking", "inbound"];
-        for (slip, right) in [("selector", "selectors"), ("cnof", "conf"), ("networkng", "networking"), ("Inbond", "inbound")]
+        for (slip, right) in
+            [("selector", "selectors"), ("cnof", "conf"), ("networkng", "networking"), ("Inbond", "inbound")]
         {
             assert_eq!(nearest(slip, words.into_iter()), Some(right), "{slip}");
         }
