@@ -6,6 +6,7 @@ pub mod admin;
 pub mod drain;
 pub mod error;
 pub mod identity;
+pub mod interception;
 pub mod metrics;
 pub mod sni;
 pub mod socket;
