@@ -18,3 +18,4 @@ pub mod upstream;
 
 #[cfg(test)]
 mod test_ca;
+pub mod http;

@@ -22,12 +22,16 @@ pub(super) fn compile(input: Input<'_>, options: Options) -> Compiled {
         };
     }
     let is_transparent = proxy.interception.outbound_port != 0 || proxy.interception.inbound_port != 0;
+    let has_ipv6 = input.world.settings.has_ipv6 && !proxy.interception.ipv4_only;
+    if !has_ipv6 {
+        proxy.dns.vip_ranges.retain(|range| !range.contains(':'));
+    }
     let mut sidecar = Sidecar {
         input,
         rows: Rows::default(),
         upstreams: Upstreams::new(input),
         captured: proxy.interception.inbound_port != 0,
-        has_ipv6: input.world.settings.has_ipv6 && !proxy.interception.ipv4_only,
+        has_ipv6,
     };
     if net.transparent_proxying.as_ref().is_some_and(|tp| !tp.direct_access_services.is_empty()) {
         let text = "directAccessServices isn't supported yet: use the services' names";

@@ -77,6 +77,15 @@ impl Upstreams {
         })
     }
 
+    /// The endpoint at a place, when the caller has chosen it before.
+    pub fn at(&self, service: &ServiceRow, index: usize) -> Option<Picked> {
+        let mut services = self.services.borrow_mut();
+        let state = services.entry(service.name.clone()).or_default();
+        state.sync(&service.endpoints, &mut self.rng.borrow_mut());
+        let (lease, health) = (state.lease(index)?, state.health(index)?);
+        Some(Picked { endpoints: Arc::clone(&service.endpoints), index, _lease: lease, health })
+    }
+
     /// Opens a stream to some endpoint of the service.
     pub async fn connect(&self, service: &ServiceRow, ids: &Identities) -> Result<Connected, ConnError> {
         let mut tried = Vec::new();

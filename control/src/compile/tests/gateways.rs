@@ -294,7 +294,7 @@ fn crossing(words: &str) -> World {
 #[test]
 fn a_cross_mesh_gateway_is_reached_with_the_clients_own_identity() {
     let world = crossing("mtls");
-    let compiled = compile(&world, &ProxyKey::dataplane("other", "web"));
+    let compiled = checked(&world, &ProxyKey::dataplane("other", "web"));
     let row = service(&compiled, target(listener(&compiled, "127.0.0.1:8080")));
     assert_eq!((row.name.as_str(), row.mesh.as_str()), ("edge_default", "default"));
     assert_eq!(endpoints(row), ["10.0.0.7:8080 1/0"]);
@@ -311,7 +311,7 @@ fn a_cross_mesh_gateway_is_reached_with_the_clients_own_identity() {
 
 #[test]
 fn a_client_in_a_mesh_without_mtls_reaches_no_other_mesh() {
-    let compiled = compile(&crossing(""), &ProxyKey::dataplane("other", "web"));
+    let compiled = checked(&crossing(""), &ProxyKey::dataplane("other", "web"));
     let row = service(&compiled, "edge_default");
     assert!(row.endpoints.is_empty());
     assert_eq!(row.hint, "calls from mesh other to mesh default need mTLS in both meshes");
@@ -347,4 +347,28 @@ fn a_listener_without_usable_certificate_is_left_out_alone() {
     let RouteAction::Forward(forward) = &hosts[0].routes[0].action else { panic!() };
     assert_eq!(forward.filters.response.set[0].0, "strict-transport-security");
     assert!(compiled.problems.iter().any(|p| p.text.contains("there is no Secret missing")));
+}
+
+#[test]
+fn https_listeners_keep_their_hosts_apart() {
+    use crate::resource::{DataSource, ListenerTls, TlsMode};
+    let pem = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----\nAA==\n-----END PRIVATE KEY-----\n";
+    let secure = |host: &str| {
+        let mut listener = listener_of(443, host, GatewayProtocol::Https);
+        let certificates = vec![DataSource::InlineString(pem.into())];
+        listener.tls = Some(ListenerTls { mode: TlsMode::Terminate, certificates, ..Default::default() });
+        listener.tags = tags(if host.is_empty() { "l=any" } else { "l=one" });
+        listener
+    };
+    let mut any = route("any", &["one.com", "two.com"], vec![rule(path(Prefix, "/"), "any")]);
+    let mut one = route("one", &[], vec![rule(path(Exact, "/one"), "one")]);
+    for (resource, text) in [(&mut any, "service=edge,l=any"), (&mut one, "service=edge,l=one")] {
+        if let Spec::MeshGatewayRoute(route) = &mut resource.spec {
+            route.selectors = vec![tags(text)];
+        }
+    }
+    let compiled = compiled(vec![gateway("default", vec![secure(""), secure("one.com")]), any, one]);
+    let hosts = hosts(&compiled, "10.0.0.7:443");
+    assert_eq!((ask(hosts, "one.com", "/one"), ask(hosts, "one.com", "/x")), ("one".into(), "404".into()));
+    assert_eq!((ask(hosts, "two.com", "/x"), ask(hosts, "other.com", "/")), ("any".into(), "404p".into()));
 }

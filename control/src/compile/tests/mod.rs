@@ -4,13 +4,23 @@ mod gateways;
 mod golden;
 mod make;
 mod sidecars;
+mod size;
 mod zones;
 
 use super::{Compiled, ProxyKey, World, compile};
 use snapshot::{Access, Address, Handler, ListenerRow, PermissionRow, Role, ServiceRow, SniRow, UpstreamTls};
 
 fn sidecar(world: &World, name: &str) -> Compiled {
-    compile(world, &ProxyKey::dataplane("default", name))
+    checked(world, &ProxyKey::dataplane("default", name))
+}
+
+/// What is compiled can always be executed.
+fn checked(world: &World, key: &ProxyKey) -> Compiled {
+    let compiled = compile(world, key);
+    let built = snapshot::Snapshot::build(compiled.tables.clone(), snapshot::Generation::default());
+    let violations: Vec<String> = built.err().into_iter().flatten().map(|v| v.to_string()).collect();
+    assert!(violations.is_empty(), "{key:?}: {violations:#?}");
+    compiled
 }
 
 fn service<'a>(compiled: &'a Compiled, name: &str) -> &'a ServiceRow {

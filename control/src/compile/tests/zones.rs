@@ -10,7 +10,7 @@ fn of_mesh(mesh: &str, name: &str, address: &str, text: &str) -> Resource {
 }
 
 fn zone_egress(world: &World) -> Compiled {
-    compile(world, &ProxyKey::egress("e1"))
+    checked(world, &ProxyKey::egress("e1"))
 }
 
 fn passes_to<'a>(compiled: &'a Compiled, name: &str) -> &'a ServiceRow {
@@ -103,9 +103,9 @@ fn an_external_service_of_another_zone_is_passed_to_its_ingress_and_there_to_its
     let world = world("east", list);
     let compiled = zone_egress(&world);
     assert_eq!(endpoints(passes_to(&compiled, "ext{mesh=default}")), ["1.1.1.1:10001 1/0"]);
-    let compiled = compile(&world, &ProxyKey::ingress("i2"));
+    let compiled = checked(&world, &ProxyKey::ingress("i2"));
     assert_eq!(endpoints(passes_to(&compiled, "ext{mesh=default}")), ["10.0.9.2:10002 1/0"]);
-    let compiled = compile(&world, &ProxyKey::egress("e2"));
+    let compiled = checked(&world, &ProxyKey::egress("e2"));
     assert!(matches!(sni(&compiled, "ext{mesh=default}").unwrap().target, SniTarget::Terminate { .. }));
 }
 
@@ -148,7 +148,7 @@ fn subsets_are_known_when_somebody_asks_for_them_and_they_exist() {
     assert_eq!(endpoints(passes_to(&compiled, v1)), ["1.1.1.1:10001 1/0"]);
     assert_eq!(endpoints(passes_to(&compiled, "backend{mesh=default}")), ["1.1.1.1:10001 2/0"]);
     assert!(sni(&compiled, "backend{mesh=default,version=v9}").is_none());
-    let compiled = compile(&world, &ProxyKey::ingress("i"));
+    let compiled = checked(&world, &ProxyKey::ingress("i"));
     assert_eq!(endpoints(passes_to(&compiled, v1)), ["10.0.1.1:8080 1/0"]);
     assert_eq!(passes_to(&compiled, "backend{mesh=default}").endpoints.len(), 2);
     assert!(compiled.tables.proxy.services.is_empty());
@@ -200,7 +200,69 @@ fn the_order_of_resources_does_not_matter() {
         list.swap(0, turn);
         let other = world("east", list.clone());
         for key in first.proxies() {
-            assert_eq!(compile(&first, &key), compile(&other, &key), "{key:?}");
+            assert_eq!(checked(&first, &key), checked(&other, &key), "{key:?}");
         }
     }
+}
+
+#[test]
+fn an_egress_without_anything_to_route_still_listens() {
+    let world = world("east", vec![mesh("default", ""), egress("e1", "east", "10.0.9.1")]);
+    let compiled = zone_egress(&world);
+    assert!(compiled.tables.snis.is_empty());
+    assert_eq!(listener(&compiled, "10.0.9.1:10002").role, Role::Zone);
+}
+
+fn secured(mut resource: Resource, tls: ExternalTls) -> Resource {
+    if let Spec::ExternalService(es) = &mut resource.spec {
+        es.networking.tls = Some(tls);
+    }
+    resource
+}
+
+#[test]
+fn client_certificates_travel_beside_the_tables() {
+    use base64::Engine as _;
+    let data = base64::engine::general_purpose::STANDARD.encode("KEY");
+    let tls = ExternalTls {
+        enabled: true,
+        ca_cert: Some(DataSource::InlineString("CA".into())),
+        client_cert: Some(DataSource::Inline("CERT".into())),
+        client_key: Some(DataSource::Secret("key".into())),
+        server_name: "api.com".into(),
+        ..ExternalTls::default()
+    };
+    let world = world(
+        "",
+        vec![
+            mesh("default", "mtls egress"),
+            egress("e1", "", "10.0.9.1"),
+            resource("default", "key", Spec::Secret(crate::resource::Secret { data })),
+            secured(external("es", "10.1.1.1:443", "service=ext"), tls),
+        ],
+    );
+    let compiled = zone_egress(&world);
+    let UpstreamTls::External { client } = &service(&compiled, "default:ext").tls else { panic!() };
+    assert_eq!((client.server_name.as_str(), client.ca_pem.as_str()), ("api.com", "CA"));
+    assert_eq!(client.secret, compiled.secrets[0].name);
+    assert_eq!((compiled.secrets[0].cert_pem.as_str(), compiled.secrets[0].key_pem.as_str()), ("CERT", "KEY"));
+    assert!(!format!("{compiled:?}").contains("KEY"));
+}
+
+#[test]
+fn external_services_of_one_name_may_mix_addresses_but_not_tls() {
+    let open = ExternalTls { enabled: true, ..ExternalTls::default() };
+    let world = world(
+        "",
+        vec![
+            mesh("default", "mtls egress"),
+            egress("e1", "", "10.0.9.1"),
+            external("a", "10.1.1.1:80", "service=ext"),
+            external("b", "b.com:80", "service=ext"),
+            secured(external("c", "c.com:443", "service=ext"), open),
+        ],
+    );
+    let compiled = zone_egress(&world);
+    assert_eq!(endpoints(service(&compiled, "default:ext")), ["10.1.1.1:80 1/0", "b.com:80 1/0"]);
+    assert!(compiled.problems.iter().any(|p| p.origin.name == "c" && p.text.starts_with("TLS settings differ")));
 }
