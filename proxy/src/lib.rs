@@ -17,8 +17,6 @@ mod listener;
 mod metrics;
 mod outbound;
 mod routing;
-pub mod interception;
-pub mod metrics;
 pub mod sni;
 pub mod socket;
 pub mod source;
