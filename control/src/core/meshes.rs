@@ -2,7 +2,7 @@
 //! the rule that an enabled CA isn't exchanged.
 
 use super::defaults::{secret, signing_keys};
-use super::{Core, Refusal, Violation, key_of, secret_data, typed};
+use super::{Core, Refusal, Violation, secret_data, typed};
 use crate::identity::{Ca, CaError, CaMaterial, TokenScope};
 use crate::resource::{CaBackend, DataSource, Mesh, Resource, Spec};
 use crate::store::{Change, Key};
@@ -190,7 +190,7 @@ impl Core {
 /// The data of the secrets among `resources`.
 pub(super) fn secrets_of(resources: &[Resource]) -> BTreeMap<Key, String> {
     let data = |r: &Resource| match &r.spec {
-        Spec::Secret(s) | Spec::GlobalSecret(s) => Some((key_of(r), s.data.clone())),
+        Spec::Secret(s) | Spec::GlobalSecret(s) => Some((r.key(), s.data.clone())),
         _ => None,
     };
     resources.iter().filter_map(data).collect()
