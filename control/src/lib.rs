@@ -3,6 +3,7 @@
 
 pub mod channel;
 pub mod compile;
+pub mod api;
 pub mod core;
 pub mod identity;
 pub mod names;

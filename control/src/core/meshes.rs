@@ -47,7 +47,7 @@ impl Core {
             .ok_or_else(|| Refusal::MeshNotFound { mesh: mesh.to_string() })?;
         let Spec::Mesh(spec) = typed(&document).map_err(Refusal::Failed)?.spec else { return Ok(None) };
         let Some(backend) = spec.ca() else { return Ok(None) };
-        let material = self.material(mesh, backend, &BTreeMap::new()).map_err(|list| Refusal::Invalid(list))?;
+        let material = self.material(mesh, backend, &BTreeMap::new()).map_err(Refusal::Invalid)?;
         let mut cas = self.cas.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(cached) = cas.get(mesh).filter(|c| c.backend == *backend && c.material == material) {
             return Ok(Some(cached.ca.clone()));
