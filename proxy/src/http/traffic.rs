@@ -9,19 +9,21 @@ use std::borrow::Cow;
 use std::future::Future;
 use std::hash::Hash;
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// The proxy behind one downstream connection: it may know the peer, the listener and the snapshot.
-pub trait Traffic: Send + Sync + 'static {
+/// The proxy behind one downstream connection: it may know the peer, the listener and the snapshot. Everything stays on
+/// its worker's thread.
+pub trait Traffic: 'static {
     /// Whom a request goes to, as `decide` says and `pick` and `connect` understand it.
-    type Target: Send + Sync + 'static;
+    type Target: 'static;
     /// Key of the pools: connections under equal keys are interchangeable, so it holds service (its TLS) and address.
-    type Endpoint: Clone + Eq + Hash + Send + Sync + 'static;
+    type Endpoint: Clone + Eq + Hash + 'static;
     /// Held while the endpoint serves a request (for least-request balancing and circuit breakers).
-    type Load: Send + 'static;
-    type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    type Load: 'static;
+    type Io: AsyncRead + AsyncWrite + Unpin + 'static;
 
     fn decide(&self, request: &RequestView<'_>) -> Decision<Self::Target>;
 
@@ -37,7 +39,7 @@ pub trait Traffic: Send + Sync + 'static {
         &self,
         target: &Self::Target,
         endpoint: &Self::Endpoint,
-    ) -> impl Future<Output = Result<Self::Io, ConnError>> + Send;
+    ) -> impl Future<Output = Result<Self::Io, ConnError>>;
 
     /// Once for every request that was decided or refused. `plan` is None for what didn't get so far.
     fn finished(&self, plan: Option<&Plan<Self::Target>>, outcome: &Outcome<'_, Self::Endpoint>);
@@ -198,9 +200,9 @@ impl Settings {
 
 /// All that a downstream connection needs.
 pub struct Context<T: Traffic> {
-    pub traffic: Arc<T>,
+    pub traffic: Rc<T>,
     /// The worker's.
-    pub pools: Arc<Pools<T::Endpoint, T::Io>>,
+    pub pools: Rc<Pools<T::Endpoint, T::Io>>,
     pub settings: Arc<Settings>,
     pub peer: Option<IpAddr>,
 }
@@ -208,8 +210,8 @@ pub struct Context<T: Traffic> {
 impl<T: Traffic> Clone for Context<T> {
     fn clone(&self) -> Self {
         Self {
-            traffic: Arc::clone(&self.traffic),
-            pools: Arc::clone(&self.pools),
+            traffic: Rc::clone(&self.traffic),
+            pools: Rc::clone(&self.pools),
             settings: Arc::clone(&self.settings),
             peer: self.peer,
         }
