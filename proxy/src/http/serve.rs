@@ -46,6 +46,7 @@ pub(super) struct Scratch {
 }
 
 thread_local! {
+    #[expect(clippy::vec_box, reason = "it is the box that is taken and given, without moving what is in it")]
     static SCRATCH: RefCell<Vec<Box<Scratch>>> = const { RefCell::new(Vec::new()) };
 }
 
