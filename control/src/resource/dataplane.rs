@@ -83,11 +83,10 @@ fn exclusions(n: &Fields<'_>, net: &Networking, (inbound, outbound, probes): (bo
             n.spot.error("has to contain at least one inbound interface or gateway");
         }
         None => {}
-        Some(false) => {
-            if inbound {
-                n.spot("inbound").error("inbound cannot be defined for delegated gateways");
-            }
+        Some(false) if inbound => {
+            n.spot("inbound").error("inbound cannot be defined for delegated gateways");
         }
+        Some(false) => {}
         Some(true) => {
             for (there, name) in [(inbound, "inbound"), (outbound, "outbound"), (probes, "probes")] {
                 if there {
@@ -117,8 +116,11 @@ fn gateway(cursor: &Cursor<'_>) -> Option<Gateway> {
 
 fn inbound(cursor: &Cursor<'_>, networking_address: &str) -> Option<Inbound> {
     let mut f = cursor.fields()?;
-    let states =
-        [("Ready", 0, InboundState::Ready), ("NotReady", 1, InboundState::NotReady), ("Ignored", 2, InboundState::Ignored)];
+    let states = [
+        ("Ready", 0, InboundState::Ready),
+        ("NotReady", 1, InboundState::NotReady),
+        ("Ignored", 2, InboundState::Ignored),
+    ];
     let inbound = Inbound {
         port: common::required_port(&mut f, "port"),
         service_port: common::optional_port(&mut f, "servicePort"),
@@ -290,7 +292,8 @@ fn transparent(cursor: &Cursor<'_>) -> Option<TransparentProxying> {
         f.spot("ipFamilyMode").error("IPv6 is reserved and has no meaning yet: use DualStack or IPv4");
     }
     if f.get("redirectPortInboundV6").is_some() {
-        f.spot("redirectPortInboundV6").warn("has no effect since Kuma 2.9", "remove it; redirectPortInbound serves both");
+        f.spot("redirectPortInboundV6")
+            .warn("has no effect since Kuma 2.9", "remove it; redirectPortInbound serves both");
     }
     f.done();
     Some(tp)

@@ -58,8 +58,7 @@ fn prefix_needed(path: Option<&PathReplace>, has_prefix: bool, spot: &Spot<'_>) 
 }
 
 fn host_untouched(headers: &HeaderFilter, spot: &Spot<'_>) {
-    const MESSAGE: &str =
-        "cannot modify 'host' header, when route has set 'rewrite.host_to_backend_hostname' option";
+    const MESSAGE: &str = "cannot modify 'host' header, when route has set 'rewrite.host_to_backend_hostname' option";
     let is_host = |name: &str| name.eq_ignore_ascii_case("host");
     let spot = spot.member("request_header");
     for (list, name) in [(&headers.set, "set"), (&headers.add, "add")] {

@@ -6,8 +6,8 @@ use super::problem::{Problem, Severity};
 use super::registry::{self, KindInfo, Shape, Support};
 use super::yaml::{self, MapKey, Node, Value};
 use super::{
-    Meta, Opaque, Place, Resource, Spec, dataplane, external, gateway, kubernetes, mesh, name, permission, route, secret,
-    virtual_outbound, zone,
+    Meta, Opaque, Place, Resource, Spec, dataplane, external, gateway, kubernetes, mesh, name, permission, route,
+    secret, virtual_outbound, zone,
 };
 use std::collections::BTreeMap;
 
@@ -56,7 +56,8 @@ pub fn read(text: &str, file: &str) -> Intake {
 /// Reads the body of a request: one resource, whose type, mesh and name must be those of the URL.
 pub fn read_as(text: &str, kind: &str, mesh: &str, name: &str) -> Intake {
     let mut intake = Intake::default();
-    let what = format!("{kind} {}", [mesh, name].iter().filter(|s| !s.is_empty()).copied().collect::<Vec<_>>().join("/"));
+    let what =
+        format!("{kind} {}", [mesh, name].iter().filter(|s| !s.is_empty()).copied().collect::<Vec<_>>().join("/"));
     let documents = yaml::parse(text);
     let place = Place { file: "body".to_owned(), line: 1 };
     if documents.len() != 1 {
@@ -75,7 +76,15 @@ pub fn read_as(text: &str, kind: &str, mesh: &str, name: &str) -> Intake {
 }
 
 fn take_document(document: yaml::Document, file: &str, expected: Option<&Expected<'_>>, intake: &mut Intake) {
-    let resource = document.root.as_ref().map(|root| Head::of(root).title()).unwrap_or_default();
+    let seen = document.root.as_ref().or(document.outline.as_ref());
+    let resource = seen.map(|root| Head::of(root).title()).unwrap_or_default();
+    if let Some(outline) = document.outline.filter(|o| o.get("apiVersion").is_some() && o.get("kind").is_some()) {
+        let sink = Sink::new(file, resource.clone());
+        if kubernetes::refused(&outline, &Spot { path: String::new(), line: outline.line, sink: &sink }) {
+            intake.problems.extend(sink.into_problems());
+            return;
+        }
+    }
     let broken = !document.faults.is_empty();
     intake.problems.extend(document.faults.into_iter().map(|fault| Problem {
         place: Place { file: file.to_owned(), line: fault.line },
@@ -153,6 +162,9 @@ fn take(root: &Node, sink: &Sink, expected: Option<&Expected<'_>>) -> Option<Res
     if kind.support == Support::Typed {
         spec_fields.also_known(&["type", "mesh", "name", "labels"]);
         spec_fields.done();
+    } else if kind.shape == Shape::Spec && !head.kubernetes {
+        spec_fields.also_known(&["type", "mesh", "name", "labels", "spec"]);
+        spec_fields.done();
     }
     Some(Resource { meta, spec })
 }
@@ -223,7 +235,10 @@ fn universal<'a>(root: &'a Node, kind: &KindInfo, mut f: Fields<'a>) -> Parts<'a
         && let Value::Map(inner) = &cursor.node.value
     {
         cursor.spot.warn(
-            format!("a {} in universal form has no spec: what is under it is read as if it stood beside name", kind.kind),
+            format!(
+                "a {} in universal form has no spec: what is under it is read as if it stood beside name",
+                kind.kind
+            ),
             "remove the line spec: and indent the rest by one step less",
         );
         rest.retain(|(key, _)| key.text != "spec");

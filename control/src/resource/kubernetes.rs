@@ -112,7 +112,8 @@ fn secret_fields<'a>(root: &'a Node, f: &Fields<'a>) -> Option<Fields<'a>> {
 
 /// What to run for a MeshGatewayInstance, which asks Kubernetes to run it.
 pub(super) fn gateway_instance(root: &Node, meta: &Meta, spot: &Spot<'_>) {
-    let tag = root.get("spec").and_then(|s| s.get("tags")).and_then(|t| t.get("kuma.io/service")).and_then(Node::as_text);
+    let tag =
+        root.get("spec").and_then(|s| s.get("tags")).and_then(|t| t.get("kuma.io/service")).and_then(Node::as_text);
     let namespace = meta.labels.get(NAMESPACE_LABEL).map_or("default", String::as_str);
     let service = tag.map_or_else(|| format!("{}_{namespace}_svc", meta.name), str::to_owned);
     let (mesh, name) = (&meta.mesh, &meta.name);

@@ -6,15 +6,15 @@ use super::{CaBackend, CaConf, Mesh, MeshNetworking, MeshOutbound, Mtls, Routing
 use serde_json::Value as Json;
 use std::collections::HashSet;
 
-const MTLS_HINT: &str =
-    "fill in: mtls: {enabledBackend: ca-1, backends: [{name: ca-1, type: builtin}]}";
+const MTLS_HINT: &str = "fill in: mtls: {enabledBackend: ca-1, backends: [{name: ca-1, type: builtin}]}";
 const UNKNOWN_BACKEND: &str = "has to be set to one of the backends in the mesh";
 
 pub(super) fn decode(f: &mut Fields<'_>) -> Mesh {
     let mut mesh = Mesh::default();
     match f.get("mtls") {
         Some(cursor) if cursor.node.is_placeholder() => {
-            let message = "`[...]` is a placeholder of the documentation: the certificate authority has to be named here";
+            let message =
+                "`[...]` is a placeholder of the documentation: the certificate authority has to be named here";
             cursor.spot.error_with(message, MTLS_HINT);
         }
         Some(cursor) => mesh.mtls = mtls(&cursor),
@@ -74,7 +74,8 @@ fn backend(cursor: &Cursor<'_>) -> Option<CaBackend> {
         f.spot("name").error(EMPTY);
     }
     if !["builtin", "provided"].contains(&kind.as_str()) {
-        f.spot("type").error_with("could not find installed plugin for this type", "the types are builtin and provided");
+        f.spot("type")
+            .error_with("could not find installed plugin for this type", "the types are builtin and provided");
     }
     let mode = f.get("mode").and_then(|c| c.one_of(&modes)).unwrap_or_default().to_owned();
     let certificate = f.get("dpCert");

@@ -216,7 +216,10 @@ fn backends(f: &mut Fields<'_>) -> Vec<Backend> {
         } else if all.iter().all(|b| b.weight.unwrap_or_default() == 0) {
             spot.warn("every weight is 0, so requests are answered with 500", "give at least one backend a weight");
         } else if all.iter().any(|b| b.weight.is_none()) {
-            spot.warn("a backend without a weight gets no traffic while others have one", "write a weight for each backend");
+            spot.warn(
+                "a backend without a weight gets no traffic while others have one",
+                "write a weight for each backend",
+            );
         }
     }
     all

@@ -48,7 +48,9 @@ fn name_of(tag: &str, marks: bool) -> Result<Option<&str>, String> {
         Some('!') => return Ok(None),
         Some('&') => tag.get(1..).unwrap_or_default().trim(),
         Some('#' | '^' | '/') => {
-            return Err(format!("{{{{{tag}}}}}: sections are not supported, only {{{{ name }}}} is: write the text out"));
+            return Err(format!(
+                "{{{{{tag}}}}}: sections are not supported, only {{{{ name }}}} is: write the text out"
+            ));
         }
         Some('>') => return Err(format!("{{{{{tag}}}}}: other files can't be included")),
         Some('=') => return Err(format!("{{{{{tag}}}}}: delimiters can't be changed")),
