@@ -8,7 +8,7 @@ use super::pump::Pipe;
 use super::respond::Answer;
 use super::serve::{Facts, Next, Scratch, Session};
 use super::traffic::{Context, Outcome, Picked, Plan, Traffic};
-use super::{buffer::Buffer, framing::Framing};
+use super::{buffer::Buffer, framing::Framing, h2::Upstream};
 use crate::error::{ConnError, Reason};
 use snapshot::Filters;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -46,6 +46,21 @@ pub(super) async fn lease<T: Traffic>(context: &Context<T>, target: &T::Target) 
     Err(ConnError::new(Reason::ConnectFailed, "no endpoint could be connected to"))
 }
 
+impl<E, L, Io> Lease<E, L, Io> {
+    fn own(self) -> Lease<E, L, Upstream<Io>> {
+        Lease { picked: self.picked, io: Upstream::Own(self.io), reused: self.reused }
+    }
+}
+
+type BridgeOf<T> = Lease<<T as Traffic>::Endpoint, <T as Traffic>::Load, Upstream<<T as Traffic>::Io>>;
+
+/// A way to an endpoint that speaks HTTP/2.
+async fn lease_bridge<T: Traffic>(context: &Context<T>, target: &T::Target) -> Result<BridgeOf<T>, ConnError> {
+    let picked = context.traffic.pick(target, None)?;
+    let io = Box::pin(Upstream::bridge(context, target, &picked.endpoint)).await?;
+    Ok(Lease { picked, io, reused: false })
+}
+
 /// Forwards one request whose head is at the start of the session's input.
 pub(super) async fn forward<S, T>(
     session: &mut Session<S, T>,
@@ -57,7 +72,11 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
     T: Traffic,
 {
-    let mut lease = match lease(&session.context, &plan.target).await {
+    let leased = match plan.h2 {
+        true => lease_bridge(&session.context, &plan.target).await,
+        false => lease(&session.context, &plan.target).await.map(Lease::own),
+    };
+    let mut lease = match leased {
         Ok(lease) => lease,
         Err(error) => {
             let answer = Answer::error(error, &session.context.settings);
@@ -88,7 +107,7 @@ where
         let fresh = Box::pin(session.context.traffic.connect(&plan.target, &lease.picked.endpoint)).await;
         done = match fresh {
             Ok(io) => {
-                *exchange.upstream = io;
+                *exchange.upstream = Upstream::Own(io);
                 exchange.restart();
                 exchange.run(&mut session.timer).await
             }
@@ -107,8 +126,11 @@ where
     let Exchange { request, response, .. } = exchange;
     (session.input, scratch.up) = (request.input, request.out);
     scratch.down = response.out;
-    if done.is_ok() && ended.reuse {
-        session.context.pools.put(lease.picked.endpoint.clone(), lease.io);
+    if let Upstream::Own(io) = lease.io
+        && done.is_ok()
+        && ended.reuse
+    {
+        session.context.pools.put(lease.picked.endpoint.clone(), io);
     }
     finish(session, facts, (plan, filters), (done, ended, &lease.picked.endpoint)).await
 }

@@ -14,12 +14,13 @@ mod pool;
 mod pump;
 mod respond;
 mod serve;
+mod sniff;
 pub mod target;
 mod timer;
 pub mod traffic;
 
 pub use pool::Pools;
-pub use serve::serve;
+pub use sniff::{Wire, serve};
 
 #[cfg(test)]
 mod tests;

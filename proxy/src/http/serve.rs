@@ -105,8 +105,8 @@ pub(super) enum Next {
     Broken,
 }
 
-/// Serves one connection until its end. `drain` turns true when it should end after the request under way.
-pub async fn serve<S, T>(io: S, context: Context<T>, drain: watch::Receiver<bool>) -> End
+/// Serves one HTTP/1 connection; `input` may hold its first bytes.
+pub(super) async fn serve<S, T>(io: S, input: Buffer, context: Context<T>, drain: watch::Receiver<bool>) -> End
 where
     S: AsyncRead + AsyncWrite + Unpin,
     T: Traffic,
@@ -117,7 +117,7 @@ where
             std::future::pending::<()>().await;
         }
     });
-    let mut session = Session { io, input: Buffer::default(), timer: Timer::new(), context, drain };
+    let mut session = Session { io, input, timer: Timer::new(), context, drain };
     while session.wait(draining.as_mut()).await {
         let mut scratch = Scratch::take();
         let next = session.request(&mut scratch).await;
