@@ -3,6 +3,7 @@
 
 use super::exchange::{Exchange, Failure, Terms};
 use super::headers::{self, RequestHead};
+use super::mirror;
 use super::path::Spelling;
 use super::pump::Pipe;
 use super::respond::Answer;
@@ -156,17 +157,57 @@ fn compose<S, T: Traffic>(
     (plan, filters): (&Plan<T::Target>, Option<&Filters>),
     (scratch, endpoint): (&mut Scratch, Option<&str>),
 ) {
+    let mut up = std::mem::take(&mut scratch.up);
+    up.clear();
+    let authority = headers::authority(filters, endpoint);
+    let authority = authority.map_or(facts.authority.of(session.input.data()), str::as_bytes);
+    write_head(session, facts, (plan, filters), (scratch, authority), &mut up);
+    scratch.up = up;
+}
+
+/// Copies a request to a mirror, if all of it is here: no body, or one that came with its head.
+pub(super) fn mirror<S, T: Traffic>(
+    session: &Session<S, T>,
+    facts: &Facts,
+    (plan, filters, mirror): (&Plan<T::Target>, Option<&Filters>, T::Target),
+    scratch: &Scratch,
+) {
+    let buffer = session.input.data();
+    let body = match facts.framing {
+        Framing::Empty => Some(&b""[..]),
+        Framing::Length(length) => usize::try_from(length)
+            .ok()
+            .and_then(|length| buffer.get(scratch.head.len..scratch.head.len.checked_add(length)?)),
+        _ => None,
+    };
+    if let Some(body) = body
+        && !facts.upgrade
+    {
+        let mut request = Vec::with_capacity(512 + body.len());
+        let authority = headers::authority(filters, None).map_or(facts.authority.of(buffer), str::as_bytes);
+        write_head(session, facts, (plan, filters), (scratch, &mirror::authority(authority)), &mut request);
+        request.extend_from_slice(body);
+        mirror::send(&session.context, mirror, request, facts.to_head);
+    }
+}
+
+fn write_head<S, T: Traffic>(
+    session: &Session<S, T>,
+    facts: &Facts,
+    (plan, filters): (&Plan<T::Target>, Option<&Filters>),
+    (scratch, authority): (&Scratch, &[u8]),
+    out: &mut Vec<u8>,
+) {
     let buffer = session.input.data();
     let sent = match facts.spelling {
         Spelling::AsSent => facts.path.of(buffer),
         _ => &scratch.path,
     };
-    scratch.up.clear();
     let head = RequestHead {
         head: &scratch.head,
         buffer,
         options: &facts.options,
-        authority: headers::authority(filters, endpoint).map_or(facts.authority.of(buffer), str::as_bytes),
+        authority,
         path: plan.path.as_ref().map_or(sent, |path| path.as_bytes()),
         query: facts.query.as_ref().map(|query| query.of(buffer)),
         framing: facts.framing,
@@ -175,7 +216,7 @@ fn compose<S, T: Traffic>(
         settings: &session.context.settings,
         peer: session.context.peer,
     };
-    head.write(&mut scratch.up);
+    head.write(out);
 }
 
 /// Reports the outcome, and answers for an endpoint that didn't.

@@ -39,7 +39,9 @@ impl<Io> Upstream<Io> {
                 let (mut parts, body) = request.into_parts();
                 parts.version = Version::HTTP_2;
                 parts.uri = absolute(&parts);
-                for name in [header::HOST, header::CONNECTION, header::TRANSFER_ENCODING, header::EXPECT] {
+                for name in
+                    [header::HOST, header::CONNECTION, header::TRANSFER_ENCODING, header::EXPECT, header::UPGRADE]
+                {
                     parts.headers.remove(name);
                 }
                 let response = sender.send_request(Request::from_parts(parts, Upload::new(body).0)).await;

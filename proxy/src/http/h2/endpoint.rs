@@ -196,6 +196,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Leg<Io> {
             let (name, value) = pair.ok_or_else(|| fault(Fault::HeaderValue))?;
             response.headers_mut().append(name, value);
         }
+        if framing == Framing::Empty && !self.to_head && self.head.status != 304 {
+            response.headers_mut().remove(http::header::CONTENT_LENGTH);
+        }
         self.reuse = options.persists(self.head.version) && framing != Framing::UntilClose;
         self.decoder = Decoder::new(framing);
         self.input.consume(self.head.len);

@@ -3,6 +3,7 @@
 use super::super::forward::{Lease, lease};
 use super::super::framing::Framing;
 use super::super::headers as names;
+use super::super::mirror;
 use super::super::path::Spelling;
 use super::super::respond::Answer;
 use super::super::timer::Timer;
@@ -179,7 +180,7 @@ async fn handle<T: Traffic>(context: Context<T>, request: Request<Incoming>, hel
         headers: Headers::Two(&parts.headers),
     });
     report.filters = filters;
-    let plan = match action {
+    let mut plan = match action {
         Action::Forward(plan) => plan,
         Action::Redirect { status, location } => {
             return answer(Answer { status, location: Some(location), ..Answer::default() }, report);
@@ -190,6 +191,11 @@ async fn handle<T: Traffic>(context: Context<T>, request: Request<Incoming>, hel
     };
     let ops = report.filters.as_deref().map(|filters| &filters.request);
     headers::for_endpoint(&mut parts.headers, ops, &report.context.settings, report.context.peer);
+    if let Some(mirror) = plan.mirror.take()
+        && body.is_end_stream()
+    {
+        copy(&report, (&parts, &target), (&plan, mirror));
+    }
     let (h2, timeouts) = (plan.h2, plan.timeouts.clone());
     report.plan = Some(plan);
     let forwarded = match h2 {
@@ -204,6 +210,21 @@ async fn handle<T: Traffic>(context: Context<T>, request: Request<Incoming>, hel
             answer(error, report)
         }
     }
+}
+
+/// A request without body, to a mirror.
+fn copy<T: Traffic>(
+    report: &Report<T>,
+    (parts, target): (&Parts, &Target),
+    (plan, mirror): (&Plan<T::Target>, T::Target),
+) {
+    let authority = names::authority(report.filters.as_deref(), None).unwrap_or(&target.authority);
+    let authority = String::from_utf8(mirror::authority(authority.as_bytes())).unwrap_or_default();
+    let path = plan.path.as_deref().unwrap_or(&target.path);
+    let mut out = Vec::with_capacity(512);
+    let line = (authority.as_str(), path, target.query.as_deref());
+    headers::write_one((&parts.method, &parts.headers), line, Framing::Empty, &mut out);
+    mirror::send(&report.context, mirror, out, parts.method == http::Method::HEAD);
 }
 
 type Forwarded<T> = Result<(Response<()>, Source<T>), ConnError>;
