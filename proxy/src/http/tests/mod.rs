@@ -4,9 +4,10 @@ mod body;
 mod edge;
 mod failure;
 mod plain;
+mod two;
 
 use super::traffic::{Action, Context, Decision, End, Outcome, Picked, Plan, RequestView, Settings, Traffic};
-use super::{Pools, serve};
+use super::{Pools, Wire, serve};
 use crate::error::{ConnError, Reason};
 use snapshot::{Filters, Timeouts};
 use std::collections::VecDeque;
@@ -93,7 +94,7 @@ impl Bench {
         };
         let (client, io) = duplex(256 * 1024);
         let (drain, drained) = watch::channel(false);
-        let serving = tokio::task::spawn_local(serve(io, context, drained));
+        let serving = tokio::task::spawn_local(serve(io, context, drained, Wire::Sniff));
         Self { client, dialled, serving, drain, fake, pools }
     }
 

@@ -175,3 +175,43 @@ async fn absolute_form_replaces_host() {
     let mut endpoint = bench.endpoint().await;
     expect(&mut endpoint, "GET /p?q HTTP/1.1\r\nhost: b.example:81\r\n\r\n").await;
 }
+
+#[tokio::test(flavor = "local")]
+async fn a_mirror_gets_a_copy_and_its_answer_is_dropped() {
+    let decide: Box<Decide> = Box::new(|_| {
+        let plan = Plan { mirror: Some(()), ..plan() };
+        Decision { action: Action::Forward(plan), filters: None }
+    });
+    let mut bench = Bench::new(Settings::sidecar(), decide);
+    bench.send("POST / HTTP/1.1\r\nHost: a.example:81\r\nContent-Length: 2\r\n\r\nhi").await;
+    let (mut one, mut other) = (bench.endpoint().await, bench.endpoint().await);
+    let (one_head, other_head) = (head(&mut one).await, head(&mut other).await);
+    let (endpoint, mirror, copied) = match one_head.contains("-shadow") {
+        true => (&mut other, &mut one, one_head),
+        false => (&mut one, &mut other, other_head),
+    };
+    assert_eq!(copied, "POST / HTTP/1.1\r\nhost: a.example-shadow:81\r\ncontent-length: 2\r\n\r\n");
+    expect(mirror, "hi").await;
+    expect(endpoint, "hi").await;
+    say(mirror, "HTTP/1.1 500 x\r\nContent-Length: 3\r\n\r\nbad").await;
+    say(endpoint, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    expect(&mut bench.client, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+    while bench.pools.idle_count() < 2 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "local")]
+async fn an_idle_connection_is_small() {
+    let (_client, io) = duplex(1);
+    let bench = Bench::sidecar();
+    let context = Context {
+        traffic: Rc::clone(&bench.fake),
+        pools: Rc::clone(&bench.pools),
+        settings: Arc::new(Settings::sidecar()),
+        peer: None,
+    };
+    let (_drain, drained) = watch::channel(false);
+    let bytes = size_of_val(&serve(io, context, drained, Wire::Sniff));
+    assert!(bytes < 4096, "{bytes} bytes");
+}
