@@ -194,8 +194,8 @@ impl Core {
         let mut changes = Vec::new();
         let mut written: Vec<Written> = Vec::with_capacity(resources.len());
         for resource in &resources {
-            let key = key_of(resource);
-            let outcome = match self.admit(resource, &key, &new_meshes) {
+            let key = resource.key();
+            let outcome = match self.admit(&key, &new_meshes) {
                 Err(refusal) => Err(refusal),
                 Ok(()) => self.changes_for(resource, &key, &secrets).await.map(|more| {
                     changes.extend(more);
@@ -240,7 +240,7 @@ impl Core {
         }
     }
 
-    fn admit(&self, resource: &Resource, key: &Key, new_meshes: &BTreeSet<&str>) -> Result<(), Refusal> {
+    fn admit(&self, key: &Key, new_meshes: &BTreeSet<&str>) -> Result<(), Refusal> {
         let info = resource::registry::kind(&key.kind)
             .ok_or_else(|| Refusal::Invalid(vec![Violation::new("type", format!("unknown kind {:?}", key.kind))]))?;
         if info.support == resource::registry::Support::ReadOnly {
@@ -320,14 +320,16 @@ impl Core {
     }
 }
 
-pub fn key_of(resource: &Resource) -> Key {
-    Key::new(resource.kind(), &resource.meta.mesh, &resource.meta.name)
-}
-
 fn put(resource: &Resource, key: &Key) -> Change {
+    let mut body = resource.to_json();
+    if let Some(fields) = body.as_object_mut() {
+        // The store keeps the times beside the body: else no write would be without change.
+        fields.remove("creationTime");
+        fields.remove("modificationTime");
+    }
     Change::Put {
         key: key.clone(),
-        body: resource.to_json().to_string(),
+        body: body.to_string(),
         labels: resource.meta.labels.clone(),
         expect: Expect::Anything,
     }

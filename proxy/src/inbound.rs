@@ -69,7 +69,7 @@ pub async fn permissive(serving: &Serving, stream: TcpStream, row: &ListenerRow)
     match hello {
         Ok(hello) if hello.alpn().is_some_and(|alpn| alpn.offers(tls::ALPN_KUMA)) => serve(serving, stream, row).await,
         // Server-first protocols say nothing: after the wait they are plain text too.
-        Ok(Hello::NotTls | Hello::Malformed | Hello::TooLarge | Hello::NeedMore) | Err(_) => {
+        Ok(Hello::NotTls | Hello::Malformed(_) | Hello::TooLarge | Hello::NeedMore) | Err(_) => {
             to_app(serving, Stream::Plain(stream), &inbound, None).await;
         }
         Ok(_) => opaque(serving, stream, &inbound).await,

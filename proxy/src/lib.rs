@@ -1,21 +1,34 @@
 //! The data plane: binds listeners, decides by the snapshot, moves bytes. Must not know YAML or policies.
 #![deny(unsafe_code)]
 
-pub mod accesslog;
-pub mod admin;
-pub mod drain;
+mod accesslog;
+mod admin;
+mod app;
+pub mod channel;
+mod connection;
+mod drain;
 pub mod error;
+pub mod http;
 pub mod identity;
-pub mod interception;
-pub mod metrics;
+mod inbound;
+mod interception;
+mod last_good;
+mod listener;
+mod metrics;
+mod outbound;
+mod routing;
 pub mod sni;
 pub mod socket;
+pub mod source;
 mod splice;
 pub mod stream;
 pub mod tcp;
-pub mod tls;
-pub mod upstream;
-
 #[cfg(test)]
 mod test_ca;
-pub mod http;
+pub mod tls;
+mod traffic;
+mod upstream;
+mod worker;
+mod zone;
+
+pub use app::{Config, Proxy};

@@ -69,10 +69,10 @@ pub async fn http_connection(
     serving: &Serving,
     stream: Stream,
     traffic: HttpTraffic,
-    settings: std::rc::Rc<http::traffic::Settings>,
+    settings: std::sync::Arc<http::traffic::Settings>,
 ) {
     let context = http::traffic::Context {
-        traffic: std::rc::Rc::new(traffic),
+        traffic: std::sync::Arc::new(traffic),
         pools: serving.worker.pools.clone(),
         settings,
         peer: Some(serving.peer.ip()),

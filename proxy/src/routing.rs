@@ -1,7 +1,8 @@
 //! What becomes of a request: a synchronous function of a listener's routes and the request's facts. Picks no endpoint,
 //! opens nothing. Where a route is *matched* is `snapshot::lookup`.
 
-use snapshot::{Backend, Filters, Forward, PathMatch, PathRewrite, Redirect, Routed, RouteAction, RouteRow, Timeouts};
+use snapshot::lookup::Routed;
+use snapshot::{Backend, Filters, Forward, PathMatch, PathRewrite, Redirect, RouteAction, RouteRow, Timeouts};
 
 /// A decision, still in the snapshot's words.
 #[derive(Debug, PartialEq)]
@@ -100,7 +101,8 @@ fn location(redirect: &Redirect, row: &RouteRow, seen: &Seen<'_>) -> String {
 #[cfg(test)]
 mod tests {
     use super::{Backend, Decided, PathMatch, PathRewrite, Seen, choose, decide, rewritten};
-    use snapshot::{Match, Origin, Redirect, RouteAction, RouteRow, Routed};
+    use snapshot::lookup::Routed;
+    use snapshot::{Match, Origin, Redirect, RouteAction, RouteRow};
 
     #[test]
     fn prefix_replacement_follows_the_table_of_the_reference() {

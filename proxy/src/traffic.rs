@@ -10,9 +10,10 @@ use crate::outbound::{CONNECT_TIMEOUT, Site};
 use crate::routing::{self, Decided, Seen};
 use crate::socket;
 use crate::stream::Stream;
-use crate::upstream::connect::no_endpoint;
+use crate::upstream::{self, no_endpoint};
 use crate::worker::Worker;
-use snapshot::{Address, Facts, Filters, Protocol, Routed, ServiceRow, Snapshot, Timeouts, lookup};
+use snapshot::lookup::{self, Facts, Routed};
+use snapshot::{Address, Filters, Protocol, ServiceRow, Snapshot, Timeouts};
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -23,19 +24,19 @@ const NO_ROUTES_PAGE: &str = "This is a Kuma MeshGateway. No routes match this M
 
 /// How each kind of listener speaks HTTP, shared by its connections.
 pub struct HttpSettings {
-    pub sidecar: Rc<Settings>,
-    pub inbound: Rc<Settings>,
-    pub gateway: Rc<Settings>,
-    pub gateway_https: Rc<Settings>,
+    pub sidecar: Arc<Settings>,
+    pub inbound: Arc<Settings>,
+    pub gateway: Arc<Settings>,
+    pub gateway_https: Arc<Settings>,
 }
 
 impl Default for HttpSettings {
     fn default() -> Self {
         Self {
-            sidecar: Rc::new(Settings::sidecar()),
-            inbound: Rc::new(Settings::sidecar()),
-            gateway: Rc::new(Settings::gateway(false)),
-            gateway_https: Rc::new(Settings::gateway(true)),
+            sidecar: Arc::new(Settings::sidecar()),
+            inbound: Arc::new(Settings::sidecar()),
+            gateway: Arc::new(Settings::gateway(false)),
+            gateway_https: Arc::new(Settings::gateway(true)),
         }
     }
 }
@@ -66,7 +67,7 @@ pub enum Target {
 
 /// Keeps the endpoint counted as used.
 pub enum Load {
-    Service { _picked: crate::upstream::connect::Picked },
+    Service { _picked: upstream::Picked },
     App,
 }
 

@@ -76,7 +76,8 @@ pub fn read_as(text: &str, kind: &str, mesh: &str, name: &str) -> Intake {
 }
 
 fn take_document(document: yaml::Document, file: &str, expected: Option<&Expected<'_>>, intake: &mut Intake) {
-    let resource = document.root.as_ref().map(|root| Head::of(root).title()).unwrap_or_default();
+    let seen = document.root.as_ref().or(document.outline.as_ref());
+    let resource = seen.map(|root| Head::of(root).title()).unwrap_or_default();
     let broken = !document.faults.is_empty();
     intake.problems.extend(document.faults.into_iter().map(|fault| Problem {
         place: Place { file: file.to_owned(), line: fault.line },
@@ -87,6 +88,11 @@ fn take_document(document: yaml::Document, file: &str, expected: Option<&Expecte
         severity: Severity::Error,
         hint: None,
     }));
+    if let Some(outline) = document.outline.filter(|o| o.get("apiVersion").is_some() && o.get("kind").is_some()) {
+        let sink = Sink::new(file, resource);
+        kubernetes::refused(&outline, &Spot { path: String::new(), line: outline.line, sink: &sink });
+        intake.problems.extend(sink.into_problems());
+    }
     let Some(root) = document.root.filter(|root| !root.is_null()) else { return };
     let items = match root.get("items").map(|n| &n.value) {
         Some(Value::Seq(items)) if expected.is_none() && Head::of(&root).kind.ends_with("List") => items.as_slice(),

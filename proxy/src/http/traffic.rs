@@ -14,14 +14,14 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// The proxy behind one downstream connection: it may know the peer, the listener and the snapshot.
-pub trait Traffic: Send + Sync + 'static {
+pub trait Traffic: 'static {
     /// Whom a request goes to, as `decide` says and `pick` and `connect` understand it.
-    type Target: Send + Sync + 'static;
+    type Target: 'static;
     /// Key of the pools: connections under equal keys are interchangeable, so it holds service (its TLS) and address.
-    type Endpoint: Clone + Eq + Hash + Send + Sync + 'static;
+    type Endpoint: Clone + Eq + Hash + 'static;
     /// Held while the endpoint serves a request (for least-request balancing and circuit breakers).
-    type Load: Send + 'static;
-    type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    type Load: 'static;
+    type Io: AsyncRead + AsyncWrite + Unpin + 'static;
 
     fn decide(&self, request: &RequestView<'_>) -> Decision<Self::Target>;
 
@@ -37,7 +37,7 @@ pub trait Traffic: Send + Sync + 'static {
         &self,
         target: &Self::Target,
         endpoint: &Self::Endpoint,
-    ) -> impl Future<Output = Result<Self::Io, ConnError>> + Send;
+    ) -> impl Future<Output = Result<Self::Io, ConnError>>;
 
     /// Once for every request that was decided or refused. `plan` is None for what didn't get so far.
     fn finished(&self, plan: Option<&Plan<Self::Target>>, outcome: &Outcome<'_, Self::Endpoint>);
