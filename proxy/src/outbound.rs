@@ -77,7 +77,7 @@ pub async fn http_connection(
         settings,
         peer: Some(serving.peer.ip()),
     };
-    http::serve(stream, context, serving.worker.shared.draining.clone()).await;
+    http::serve(stream, context, serving.worker.shared.draining.clone(), http::Wire::Sniff).await;
 }
 
 /// A whole connection to one backend.
