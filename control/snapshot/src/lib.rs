@@ -5,11 +5,18 @@
 //! them. It must not know YAML, sockets, clocks, tokio or private keys: a snapshot is dumped, logged and compared.
 #![forbid(unsafe_code)]
 
+mod build;
+mod cell;
 mod host;
 pub mod limits;
+pub mod lookup;
 mod name;
 mod tables;
+mod text;
+mod wire;
 
+pub use build::{Listener, Snapshot, Sni, Violation};
+pub use cell::{CachedReader, Publisher, Reader, Stale, cell};
 pub use host::HostPattern;
 pub use name::{Generation, Origin, Protocol, ProxyKind, spiffe_id};
 pub use tables::{
@@ -18,3 +25,4 @@ pub use tables::{
     PermissionRow, Principal, ProxyRow, QueryMatch, Redirect, Role, RouteAction, RouteRow, ServerName, ServiceRow,
     SniRow, SniTarget, Tables, TextMatch, Timeouts, UpstreamTls, VirtualHost,
 };
+pub use wire::{Delta, RowId, RowUpsert, WireError, apply, diff, rows};

@@ -1,0 +1,91 @@
+//! The codec gives back what it was given, and carries only what changed.
+
+use super::{apply, diff, rows};
+use crate::tables::{Endpoint, NameRow, ServiceRow, Tables};
+use crate::{Address, Balance, Delta, Origin, Protocol, RowId, RowUpsert, UpstreamTls};
+use proptest::prelude::*;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+fn name(n: u8) -> Arc<NameRow> {
+    let v4 = Some(Ipv4Addr::new(240, 0, 0, n));
+    Arc::new(NameRow { name: format!("s{n}.mesh"), v4, v6: None, origin: Origin::new("Dataplane", "default", "x") })
+}
+
+fn service(n: u8, weight: u32) -> Arc<ServiceRow> {
+    let address = Address::Ip(IpAddr::V4(Ipv4Addr::new(10, 0, 0, n)));
+    let endpoint = Endpoint { address, port: 80, weight, priority: 0, zone: "east".into(), origin: Origin::default() };
+    Arc::new(ServiceRow {
+        name: format!("s{n}"),
+        service: format!("s{n}"),
+        mesh: "default".into(),
+        protocol: Protocol::Http,
+        tls: UpstreamTls::None,
+        balance: Balance::default(),
+        connect_timeout_ms: 1,
+        idle_timeout_ms: 1,
+        hint: String::new(),
+        endpoints: Arc::new(vec![endpoint]),
+        origin: Origin::default(),
+    })
+}
+
+fn tables(names: &[u8], services: &[(u8, u32)]) -> Tables {
+    let mut t = Tables::default();
+    t.names = names.iter().map(|n| name(*n)).collect();
+    t.names.sort_by(|a, b| a.name.cmp(&b.name));
+    t.services = services.iter().map(|(n, w)| service(*n, *w)).collect();
+    t.services.sort_by(|a, b| a.name.cmp(&b.name));
+    t
+}
+
+#[test]
+fn a_first_frame_rebuilds_the_tables() {
+    let t = tables(&[1, 2, 30], &[(1, 1), (2, 5)]);
+    let delta = Delta { upserts: rows(&t), removals: vec![] };
+    assert_eq!(apply(&Tables::default(), &delta), Ok(t));
+}
+
+#[test]
+fn an_endpoint_change_carries_one_row_and_shares_the_others() {
+    let old = tables(&[1], &[(1, 1), (2, 1)]);
+    let mut new = old.clone();
+    new.services[1] = service(2, 7);
+    let delta = diff(&old, &new);
+    assert_eq!((delta.upserts.len(), delta.removals.len()), (1, 0));
+    let applied = apply(&old, &delta).unwrap();
+    assert_eq!(applied, new);
+    assert!(Arc::ptr_eq(&applied.services[0], &old.services[0]));
+}
+
+#[test]
+fn a_body_of_another_row_and_an_unknown_table_are_refused() {
+    let id = RowId { table: "name".into(), key: "other.mesh".into() };
+    let body = serde_json::to_vec(name(1).as_ref()).unwrap();
+    let wrong = Delta { upserts: vec![RowUpsert { id, body }], removals: vec![] };
+    assert!(apply(&Tables::default(), &wrong).unwrap_err().problem.contains("s1.mesh"));
+    let id = RowId { table: "novelty".into(), key: String::new() };
+    let unknown = Delta { upserts: vec![RowUpsert { id, body: vec![] }], removals: vec![] };
+    assert!(apply(&Tables::default(), &unknown).is_err());
+}
+
+proptest! {
+    #[test]
+    fn applying_the_difference_gives_the_next_tables(
+        a in prop::collection::btree_set(0u8..20, 0..10),
+        b in prop::collection::btree_set(0u8..20, 0..10),
+        s in prop::collection::btree_map(0u8..10, 0u32..3, 0..8),
+        t in prop::collection::btree_map(0u8..10, 0u32..3, 0..8),
+    ) {
+        let pairs = |m: &std::collections::BTreeMap<u8, u32>| m.iter().map(|(k, v)| (*k, *v)).collect::<Vec<_>>();
+        let old = tables(&a.into_iter().collect::<Vec<_>>(), &pairs(&s));
+        let new = tables(&b.into_iter().collect::<Vec<_>>(), &pairs(&t));
+        prop_assert_eq!(apply(&old, &diff(&old, &new)).unwrap(), new);
+    }
+
+    #[test]
+    fn random_bodies_never_panic(body in prop::collection::vec(any::<u8>(), 0..64), table in "[a-z]{0,10}") {
+        let delta = Delta { upserts: vec![RowUpsert { id: RowId { table, key: String::new() }, body }], removals: vec![] };
+        let _ = apply(&Tables::default(), &delta);
+    }
+}

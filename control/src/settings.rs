@@ -1,0 +1,345 @@
+//! The control plane's settings: kuma-cp's keys and `KUMA_*` names where the setting exists, one table for the file, the
+//! environment and the help. The environment wins over the file. Knows no resource.
+
+use serde_json::Value;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+/// What `cp run` and `up` start from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    pub zone: String,
+    pub store: StoreKind,
+    pub data_dir: PathBuf,
+    pub domain: String,
+    pub cidr: Cidr,
+    /// None = AAAA answers NODATA.
+    pub cidr_v6: Option<Cidr>,
+    pub service_vip_enabled: bool,
+    pub service_vip_port: u16,
+    pub dns_ttl_s: u32,
+    pub api: SocketAddr,
+    pub api_https: Option<SocketAddr>,
+    pub channel: SocketAddr,
+    /// PEM files of the channel and the HTTPS API; both or neither. Made at first start when absent.
+    pub tls_cert: Option<PathBuf>,
+    pub tls_key: Option<PathBuf>,
+    pub skip_mesh_creation: bool,
+    pub localhost_is_admin: bool,
+    pub dp_auth: Auth,
+    pub zone_auth: Auth,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreKind {
+    Memory,
+    Sqlite,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Auth {
+    Token,
+    None,
+}
+
+/// A range of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cidr {
+    /// The network address itself.
+    pub network: IpAddr,
+    pub prefix: u8,
+}
+
+impl Cidr {
+    pub fn parse(text: &str) -> Option<Self> {
+        let (address, prefix) = text.trim().split_once('/')?;
+        let address: IpAddr = address.parse().ok()?;
+        let prefix: u8 = prefix.parse().ok()?;
+        let network = match address {
+            IpAddr::V4(a) if prefix <= 32 => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
+                IpAddr::V4((u32::from(a) & mask).into())
+            }
+            IpAddr::V6(a) if prefix <= 128 => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0);
+                IpAddr::V6((u128::from(a) & mask).into())
+            }
+            _ => return None,
+        };
+        Some(Self { network, prefix })
+    }
+
+    pub fn contains(&self, address: IpAddr) -> bool {
+        Self::parse(&format!("{address}/{}", self.prefix)).is_some_and(|c| c.network == self.network)
+    }
+}
+
+impl std::fmt::Display for Cidr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.network, self.prefix)
+    }
+}
+
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
+impl Settings {
+    /// Defaults, as Kuma's but for the store (a durable file) and the API's bind address (loopback).
+    pub fn new(data_dir: PathBuf) -> Self {
+        Self {
+            zone: "default".into(),
+            store: StoreKind::Sqlite,
+            data_dir,
+            domain: "mesh".into(),
+            cidr: Cidr { network: IpAddr::V4(Ipv4Addr::new(240, 0, 0, 0)), prefix: 4 },
+            cidr_v6: Cidr::parse("fd00:fd00::/64"),
+            service_vip_enabled: true,
+            service_vip_port: 80,
+            dns_ttl_s: snapshot::limits::DNS_TTL_S,
+            api: SocketAddr::new(LOOPBACK, 5681),
+            api_https: Some(SocketAddr::new(LOOPBACK, 5682)),
+            channel: SocketAddr::new(ANY, 5678),
+            tls_cert: None,
+            tls_key: None,
+            skip_mesh_creation: false,
+            localhost_is_admin: true,
+            dp_auth: Auth::Token,
+            zone_auth: Auth::Token,
+        }
+    }
+
+    /// Applies a configuration file (already parsed) and the environment.
+    ///
+    /// # Errors
+    /// Every value that can't be used, each with its key.
+    pub fn load(
+        mut self,
+        file: &Value,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<(Self, Vec<String>), Vec<String>> {
+        let mut errors = Vec::new();
+        let mut warnings = Vec::new();
+        for key in KEYS {
+            let from_file = at(file, key.path).map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned));
+            let Some((text, source)) =
+                env(key.env).map(|text| (text, key.env)).or_else(|| from_file.map(|text| (text, key.path)))
+            else {
+                continue;
+            };
+            if let Err(problem) = (key.set)(&mut self, text.trim()) {
+                errors.push(format!("{source}: {problem}"));
+            }
+        }
+        for path in leaves(file) {
+            if !KEYS.iter().any(|k| k.path == path) {
+                warnings.push(format!("{path}: this setting has no meaning here and is ignored"));
+            }
+        }
+        if self.tls_cert.is_some() != self.tls_key.is_some() {
+            errors.push("general.tlsCertFile and general.tlsKeyFile: set both or neither".into());
+        }
+        if errors.is_empty() { Ok((self, warnings)) } else { Err(errors) }
+    }
+}
+
+/// One setting: where it stands in the file, its variable, what it is for, how it is read.
+pub struct Key {
+    pub path: &'static str,
+    pub env: &'static str,
+    pub help: &'static str,
+    set: fn(&mut Settings, &str) -> Result<(), String>,
+}
+
+macro_rules! key {
+    ($path:literal, $env:literal, $help:literal, $set:expr) => {
+        Key { path: $path, env: $env, help: $help, set: $set }
+    };
+}
+
+pub const KEYS: &[Key] = &[
+    key!("mode", "KUMA_MODE", "zone; standalone is the same", |_, v| match v {
+        "zone" | "standalone" | "" => Ok(()),
+        other =>
+            Err(format!("mode {other} isn't available; one control plane serves every zone of its store (use zone)")),
+    }),
+    key!("environment", "KUMA_ENVIRONMENT", "universal", |_, v| match v {
+        "universal" | "" => Ok(()),
+        other => Err(format!("environment {other} isn't available (use universal)")),
+    }),
+    key!("multizone.zone.name", "KUMA_MULTIZONE_ZONE_NAME", "zone of what doesn't say its own", |s, v| {
+        text(v).map(|v| s.zone = v)
+    }),
+    key!("store.type", "KUMA_STORE_TYPE", "sqlite or memory", |s, v| {
+        s.store = match v {
+            "sqlite" => StoreKind::Sqlite,
+            "memory" => StoreKind::Memory,
+            other => return Err(format!("store {other} isn't available (sqlite, memory)")),
+        };
+        Ok(())
+    }),
+    key!("general.workDir", "WEIR_DATA_DIR", "folder of the store and certificates", |s, v| {
+        text(v).map(|v| s.data_dir = v.into())
+    }),
+    key!("dnsServer.domain", "KUMA_DNS_SERVER_DOMAIN", "suffix of mesh names", |s, v| {
+        text(v).map(|v| s.domain = v.trim_matches('.').to_ascii_lowercase())
+    }),
+    key!("dnsServer.CIDR", "KUMA_DNS_SERVER_CIDR", "range of virtual IPs", |s, v| {
+        let cidr = Cidr::parse(v).ok_or("CIDR must be valid")?;
+        // An IPv6 range alone is how Kuma's users say: only IPv6.
+        match cidr.network {
+            IpAddr::V4(_) => s.cidr = cidr,
+            IpAddr::V6(_) => s.cidr_v6 = Some(cidr),
+        }
+        Ok(())
+    }),
+    key!("dnsServer.CIDRV6", "WEIR_DNS_SERVER_CIDR_V6", "second range, for AAAA; empty = none", |s, v| {
+        s.cidr_v6 = if v.is_empty() { None } else { Some(Cidr::parse(v).ok_or("CIDR must be valid")?) };
+        Ok(())
+    }),
+    key!("dnsServer.serviceVipEnabled", "KUMA_DNS_SERVER_SERVICE_VIP_ENABLED", "a name per kuma.io/service", |s, v| {
+        boolean(v).map(|v| s.service_vip_enabled = v)
+    }),
+    key!("dnsServer.serviceVipPort", "KUMA_DNS_SERVER_SERVICE_VIP_PORT", "port of those names", |s, v| {
+        port(v).map(|v| s.service_vip_port = v)
+    }),
+    key!("dnsServer.ttl", "WEIR_DNS_SERVER_TTL", "seconds that answers live", |s, v| {
+        v.parse().map(|v| s.dns_ttl_s = v).map_err(|_| format!("`{v}` isn't a number of seconds"))
+    }),
+    key!("apiServer.http.interface", "KUMA_API_SERVER_HTTP_INTERFACE", "address of the REST API", |s, v| {
+        address(v).map(|v| s.api.set_ip(v))
+    }),
+    key!("apiServer.http.port", "KUMA_API_SERVER_HTTP_PORT", "port of the REST API", |s, v| {
+        port(v).map(|v| s.api.set_port(v))
+    }),
+    key!("apiServer.https.enabled", "KUMA_API_SERVER_HTTPS_ENABLED", "REST over TLS too", |s, v| {
+        if !boolean(v)? {
+            s.api_https = None;
+        }
+        Ok(())
+    }),
+    key!("apiServer.https.port", "KUMA_API_SERVER_HTTPS_PORT", "port of the REST API over TLS", |s, v| {
+        let port = port(v)?;
+        if let Some(address) = &mut s.api_https {
+            address.set_port(port);
+        }
+        Ok(())
+    }),
+    key!(
+        "apiServer.authn.localhostIsAdmin",
+        "KUMA_API_SERVER_AUTHN_LOCALHOST_IS_ADMIN",
+        "loopback needs no token",
+        |s, v| { boolean(v).map(|v| s.localhost_is_admin = v) }
+    ),
+    key!("dpServer.port", "KUMA_DP_SERVER_PORT", "port of the control channel", |s, v| {
+        port(v).map(|v| s.channel.set_port(v))
+    }),
+    key!("dpServer.authn.dpProxy.type", "KUMA_DP_SERVER_AUTHN_DP_PROXY_TYPE", "dpToken or none", |s, v| {
+        auth(v, "dpToken").map(|v| s.dp_auth = v)
+    }),
+    key!("dpServer.authn.zoneProxy.type", "KUMA_DP_SERVER_AUTHN_ZONE_PROXY_TYPE", "zoneToken or none", |s, v| {
+        auth(v, "zoneToken").map(|v| s.zone_auth = v)
+    }),
+    key!("general.tlsCertFile", "KUMA_GENERAL_TLS_CERT_FILE", "PEM of the channel's certificate", |s, v| {
+        s.tls_cert = (!v.is_empty()).then(|| v.into());
+        Ok(())
+    }),
+    key!("general.tlsKeyFile", "KUMA_GENERAL_TLS_KEY_FILE", "PEM of its key", |s, v| {
+        s.tls_key = (!v.is_empty()).then(|| v.into());
+        Ok(())
+    }),
+    key!("defaults.skipMeshCreation", "KUMA_DEFAULTS_SKIP_MESH_CREATION", "don't create mesh default", |s, v| {
+        boolean(v).map(|v| s.skip_mesh_creation = v)
+    }),
+];
+
+fn text(v: &str) -> Result<String, String> {
+    if v.is_empty() { Err("cannot be empty".into()) } else { Ok(v.to_owned()) }
+}
+
+fn boolean(v: &str) -> Result<bool, String> {
+    match v.to_ascii_lowercase().as_str() {
+        "true" | "1" | "t" | "yes" | "on" => Ok(true),
+        "false" | "0" | "f" | "no" | "off" => Ok(false),
+        _ => Err(format!("`{v}` is neither true nor false")),
+    }
+}
+
+fn port(v: &str) -> Result<u16, String> {
+    match v.parse::<u16>() {
+        Ok(0) => Err("port can't be 0".into()),
+        Ok(port) => Ok(port),
+        Err(_) => Err(format!("`{v}` isn't a port (1-65535)")),
+    }
+}
+
+fn address(v: &str) -> Result<IpAddr, String> {
+    v.parse().map_err(|_| format!("`{v}` isn't an IP address"))
+}
+
+fn auth(v: &str, token: &str) -> Result<Auth, String> {
+    match v {
+        "none" => Ok(Auth::None),
+        v if v == token => Ok(Auth::Token),
+        other => Err(format!("`{other}` isn't one of {token}, none")),
+    }
+}
+
+fn at<'a>(file: &'a Value, path: &str) -> Option<&'a Value> {
+    path.split('.').try_fold(file, |node, key| node.get(key)).filter(|v| !v.is_null())
+}
+
+/// Dotted paths of all scalars in a file.
+fn leaves(file: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut todo = vec![(String::new(), file)];
+    while let Some((path, node)) = todo.pop() {
+        match node {
+            Value::Object(map) => todo.extend(map.iter().map(|(k, v)| {
+                let path = if path.is_empty() { k.clone() } else { format!("{path}.{k}") };
+                (path, v)
+            })),
+            Value::Null => {}
+            _ => found.push(path),
+        }
+    }
+    found.sort();
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Cidr, Settings};
+    use serde_json::json;
+
+    fn load(file: serde_json::Value, env: &[(&str, &str)]) -> Result<(Settings, Vec<String>), Vec<String>> {
+        let env = |name: &str| env.iter().find(|(k, _)| *k == name).map(|(_, v)| (*v).to_owned());
+        Settings::new("/data".into()).load(&file, &env)
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file_and_unknown_keys_are_named() {
+        let file = json!({"dnsServer": {"domain": "corp", "serviceVipPort": 8080}, "bootstrapServer": {"x": 1}});
+        let (s, warnings) = load(file, &[("KUMA_DNS_SERVER_DOMAIN", "mesh2")]).unwrap();
+        assert_eq!((s.domain.as_str(), s.service_vip_port), ("mesh2", 8080));
+        assert_eq!(warnings.len(), 1);
+        assert!(warnings[0].starts_with("bootstrapServer.x"));
+    }
+
+    #[test]
+    fn every_bad_value_is_reported_with_its_key() {
+        let file = json!({"dnsServer": {"CIDR": "nonsense", "serviceVipPort": 0}});
+        let errors = load(file, &[("KUMA_DP_SERVER_PORT", "x")]).unwrap_err();
+        assert_eq!(errors.len(), 3, "{errors:?}");
+        assert!(errors.contains(&"dnsServer.CIDR: CIDR must be valid".to_owned()));
+    }
+
+    #[test]
+    fn a_range_knows_its_network_and_members() {
+        let cidr = Cidr::parse("240.1.2.3/4").unwrap();
+        assert_eq!(cidr.to_string(), "240.0.0.0/4");
+        assert!(cidr.contains("241.0.0.1".parse().unwrap()));
+        assert!(!cidr.contains("10.0.0.1".parse().unwrap()));
+        assert!(Cidr::parse("1.2.3.4/33").is_none());
+        assert!(Cidr::parse("::/0").is_some());
+    }
+}

@@ -1,0 +1,140 @@
+//! What the DNS server counts, and its text for Prometheus under the names `kuma-dp` uses (spec/naming.md §5.7).
+//! Plain atomics; it must not know who scrapes them.
+
+use crate::wire::{self, qtype};
+use snapshot::Reader;
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+const BUCKETS_US: [u64; 12] = [25, 50, 100, 250, 500, 1_000, 5_000, 25_000, 100_000, 500_000, 2_500_000, 8_000_000];
+
+#[derive(Debug, Default)]
+struct Histogram {
+    /// The last one is +Inf.
+    buckets: [AtomicU64; BUCKETS_US.len() + 1],
+    sum_us: AtomicU64,
+}
+
+impl Histogram {
+    fn observe(&self, took: Duration) {
+        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let slot = BUCKETS_US.partition_point(|bound| *bound < us);
+        if let Some(bucket) = self.buckets.get(slot) {
+            bucket.fetch_add(1, Relaxed);
+        }
+        self.sum_us.fetch_add(us, Relaxed);
+    }
+
+    fn render(&self, name: &str, out: &mut String) {
+        let _ = writeln!(out, "# TYPE {name} histogram");
+        let mut total = 0;
+        let bounds = BUCKETS_US.iter().map(|us| seconds(*us)).chain([String::from("+Inf")]);
+        for (bucket, bound) in self.buckets.iter().zip(bounds) {
+            total += bucket.load(Relaxed);
+            let _ = writeln!(out, "{name}_bucket{{le=\"{bound}\"}} {total}");
+        }
+        let _ = writeln!(out, "{name}_sum {}\n{name}_count {total}", seconds(self.sum_us.load(Relaxed)));
+    }
+}
+
+/// Microseconds as seconds, without floating point.
+fn seconds(us: u64) -> String {
+    let text = format!("{}.{:06}", us / 1_000_000, us % 1_000_000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// Who gave the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    Local,
+    Upstream,
+}
+
+/// Counters of one DNS server.
+#[derive(Debug)]
+pub struct Metrics {
+    reader: Reader,
+    request: Histogram,
+    upstream_request: Histogram,
+    upstream_failures: AtomicU64,
+    /// A, AAAA, other; first what we answered, then what upstreams did.
+    queries: [AtomicU64; 6],
+    /// noerror, nxdomain, servfail, other.
+    rcodes: [AtomicU64; 4],
+    /// Datagrams without a reply: replies themselves, too short, or our send buffer was full.
+    dropped: AtomicU64,
+}
+
+impl Metrics {
+    pub(crate) fn new(reader: Reader) -> Self {
+        Self {
+            reader,
+            request: Histogram::default(),
+            upstream_request: Histogram::default(),
+            upstream_failures: AtomicU64::default(),
+            queries: Default::default(),
+            rcodes: Default::default(),
+            dropped: AtomicU64::default(),
+        }
+    }
+
+    /// Counts a reply, by what it says itself.
+    pub(crate) fn replied(&self, reply: &[u8], source: Source, took: Duration) {
+        let slot = match (wire::question_type(reply), source) {
+            (Some(qtype::A), Source::Local) => 0,
+            (Some(qtype::AAAA), Source::Local) => 1,
+            (_, Source::Local) => 2,
+            (Some(qtype::A), Source::Upstream) => 3,
+            (Some(qtype::AAAA), Source::Upstream) => 4,
+            (_, Source::Upstream) => 5,
+        };
+        count(&self.queries, slot);
+        let slot = match wire::rcode(reply) {
+            Some(0) => 0,
+            Some(3) => 1,
+            Some(2) => 2,
+            _ => 3,
+        };
+        count(&self.rcodes, slot);
+        self.request.observe(took);
+    }
+
+    pub(crate) fn dropped(&self) {
+        self.dropped.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn upstream(&self, took: Duration, answered: bool) {
+        self.upstream_request.observe(took);
+        self.upstream_failures.fetch_add(u64::from(!answered), Relaxed);
+    }
+
+    /// Appends the exposition text.
+    pub fn render(&self, out: &mut String) {
+        self.request.render("kuma_dp_dns_request_duration_seconds", out);
+        self.upstream_request.render("kuma_dp_dns_upstream_request_duration_seconds", out);
+        let failures = self.upstream_failures.load(Relaxed);
+        let _ = writeln!(out, "# TYPE kuma_dp_dns_upstream_request_failure_count counter");
+        let _ = writeln!(out, "kuma_dp_dns_upstream_request_failure_count {failures}");
+        let _ = writeln!(out, "# TYPE kuma_dp_dns_queries_total counter");
+        let labels = ["local", "upstream"].iter().flat_map(|s| ["A", "AAAA", "other"].iter().map(move |q| (q, s)));
+        for (value, (qtype, source)) in self.queries.iter().zip(labels) {
+            let value = value.load(Relaxed);
+            let _ = writeln!(out, "kuma_dp_dns_queries_total{{qtype=\"{qtype}\",source=\"{source}\"}} {value}");
+        }
+        let _ = writeln!(out, "# TYPE kuma_dp_dns_response_codes_total counter");
+        for (value, rcode) in self.rcodes.iter().zip(["noerror", "nxdomain", "servfail", "other"]) {
+            let _ = writeln!(out, "kuma_dp_dns_response_codes_total{{rcode=\"{rcode}\"}} {}", value.load(Relaxed));
+        }
+        let entries = self.reader.load().tables().names.len();
+        let _ = writeln!(out, "# TYPE kuma_dp_dns_entries_total gauge\nkuma_dp_dns_entries_total {entries}");
+        let dropped = self.dropped.load(Relaxed);
+        let _ = writeln!(out, "# TYPE weir_dns_dropped_total counter\nweir_dns_dropped_total {dropped}");
+    }
+}
+
+fn count(counters: &[AtomicU64], slot: usize) {
+    if let Some(counter) = counters.get(slot) {
+        counter.fetch_add(1, Relaxed);
+    }
+}

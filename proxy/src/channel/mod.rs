@@ -1,0 +1,300 @@
+//! The control channel's client: dials, says hello, turns frames into offers, answers ack or nack, and comes back after
+//! a loss. Keeps the last acked tables as the base of the next delta. Must not know what a proxy does with them.
+
+mod dial;
+mod proto;
+
+use crate::identity::{Bundle, IdentityMaterial, Material, SecretMaterial};
+use crate::source::{Update, Updates};
+use proto::channel_client::ChannelClient;
+use proto::from_proxy::Message as Say;
+use proto::to_proxy::Message as Hear;
+use snapshot::{Delta, Generation, RowId, RowUpsert, Tables};
+use std::fmt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_stream::StreamExt;
+
+/// How often certificates are checked for renewal.
+const RENEWAL_CHECK: Duration = Duration::from_secs(10);
+/// Messages to the control plane that wait to be sent.
+const OUTBOX_MAX: usize = 16;
+/// A frame of the channel: a first full set of rows of a large mesh must fit.
+const FRAME_BYTES_MAX: usize = 256 << 20;
+
+/// Who we are and whom we dial.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `https://host:port`.
+    pub address: String,
+    /// PEM that verifies the control plane; none = its certificate isn't verified (a warning is logged).
+    pub ca_pem: Option<String>,
+    pub token: Token,
+    /// `dataplane`, `ingress` or `egress`.
+    pub proxy_type: String,
+    pub mesh: String,
+    pub name: String,
+    /// The proxy's own resource as text; empty when the control plane has it.
+    pub resource: String,
+    pub ipv6: bool,
+    pub backoff: Duration,
+    /// Without a last good snapshot, give up after this long.
+    pub give_up_after: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub enum Token {
+    None,
+    Inline(String),
+    /// Read anew on each connect.
+    File(PathBuf),
+}
+
+/// What the proxy reports: changes are sent as they happen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    pub ready: bool,
+    pub draining: bool,
+}
+
+/// Why a stream ended.
+#[derive(Debug)]
+pub enum ChannelError {
+    /// The control plane said no; trying again without a change is pointless.
+    Refused(String),
+    /// It can't be reached, or the stream broke.
+    Lost(String),
+}
+
+impl fmt::Display for ChannelError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(text) | Self::Lost(text) => f.write_str(text),
+        }
+    }
+}
+
+/// The last acked tables; survives reconnects.
+#[derive(Debug, Default)]
+pub struct Base {
+    pub generation: Generation,
+    pub tables: Tables,
+}
+
+/// Feeds `updates` until the proxy goes away. Returns only when the control plane refuses this proxy, or can't be
+/// reached for `give_up_after`, and there is nothing to serve meanwhile.
+///
+/// # Errors
+/// The reason, for the operator.
+pub async fn run(config: Config, updates: Updates, status: watch::Receiver<Status>, mut base: Base) -> Result<(), ChannelError> {
+    let mut since = Instant::now();
+    loop {
+        let ended = connect(&config, &updates, status.clone(), &mut base).await;
+        if updates.is_closed() {
+            return Ok(());
+        }
+        let serving = base.generation != Generation::default();
+        match ended {
+            Err(ChannelError::Refused(text)) if !serving => return Err(ChannelError::Refused(text)),
+            Err(error) => {
+                let state = if serving { "the last good snapshot keeps serving" } else { "nothing to serve yet" };
+                tracing::warn!(control_plane = %config.address, %error, retry_s = config.backoff.as_secs_f32(), "control channel lost; {state}");
+                if !serving && since.elapsed() > config.give_up_after {
+                    return Err(error);
+                }
+            }
+            Ok(()) => since = Instant::now(),
+        }
+        tokio::time::sleep(config.backoff).await;
+    }
+}
+
+/// One stream, from hello to its end.
+async fn connect(
+    config: &Config,
+    updates: &Updates,
+    mut status: watch::Receiver<Status>,
+    base: &mut Base,
+) -> Result<(), ChannelError> {
+    let token = read_token(&config.token).await?;
+    let service = dial::dial(&config.address, config.ca_pem.as_deref()).await?;
+    let mut client = ChannelClient::new(service).max_decoding_message_size(FRAME_BYTES_MAX);
+    let (outbox, inbox) = mpsc::channel(OUTBOX_MAX);
+    say(&outbox, Say::Hello(hello(config, token, base))).await?;
+    let stream = tokio_stream::wrappers::ReceiverStream::new(inbox);
+    let mut frames = client.connect(stream).await.map_err(refusal)?.into_inner();
+    tracing::info!(control_plane = %config.address, "control channel open");
+    let mut renewal = tokio::time::interval(RENEWAL_CHECK);
+    let first = *status.borrow_and_update();
+    say(&outbox, status_message(first)).await?;
+    loop {
+        tokio::select! {
+            frame = frames.next() => match frame {
+                None => return Err(ChannelError::Lost("the control plane closed the channel".into())),
+                Some(Err(error)) => return Err(refusal(error)),
+                Some(Ok(frame)) => hear(frame, updates, &outbox, base).await?,
+            },
+            _ = renewal.tick() => csrs(Vec::new(), updates, &outbox).await?,
+            changed = status.changed() => {
+                if changed.is_err() {
+                    return Ok(());
+                }
+                let now = *status.borrow_and_update();
+                say(&outbox, status_message(now)).await?;
+            }
+        }
+    }
+}
+
+async fn hear(
+    frame: proto::ToProxy,
+    updates: &Updates,
+    outbox: &mpsc::Sender<proto::FromProxy>,
+    base: &mut Base,
+) -> Result<(), ChannelError> {
+    match frame.message {
+        None => Ok(()),
+        Some(Hear::IdentityWanted(wanted)) => csrs(wanted.meshes, updates, outbox).await,
+        Some(Hear::Material(material)) => send(updates, Update::Material(from_wire(material))).await,
+        Some(Hear::Delta(delta)) => {
+            let generation = from_generation(delta.generation);
+            let answer = match take(delta, generation, updates, base).await? {
+                Ok(()) => Say::Ack(proto::Ack { generation: Some(to_generation(generation)) }),
+                Err(reasons) => {
+                    tracing::error!(%generation, ?reasons, serving = %base.generation, "snapshot refused; the last good one keeps serving");
+                    Say::Nack(proto::Nack { generation: Some(to_generation(generation)), reasons })
+                }
+            };
+            say(outbox, answer).await
+        }
+    }
+}
+
+/// Applies a delta to the base and offers the result; the base moves on only when the proxy takes it.
+async fn take(
+    delta: proto::Delta,
+    generation: Generation,
+    updates: &Updates,
+    base: &mut Base,
+) -> Result<Result<(), Vec<String>>, ChannelError> {
+    let empty = Tables::default();
+    let wanted_base = from_generation(delta.base);
+    let on = if wanted_base == Generation::default() {
+        &empty
+    } else if wanted_base == base.generation {
+        &base.tables
+    } else {
+        let problem = format!("the delta is based on generation {wanted_base}, this proxy serves {}", base.generation);
+        return Ok(Err(vec![problem]));
+    };
+    let row_id = |id: proto::RowId| RowId { table: id.table, key: id.key };
+    let upsert = |r: proto::Row| RowUpsert { id: RowId { table: r.table, key: r.key }, body: r.body };
+    let change = Delta {
+        upserts: delta.upserts.into_iter().map(upsert).collect(),
+        removals: delta.removals.into_iter().map(row_id).collect(),
+    };
+    let tables = match snapshot::apply(on, &change) {
+        Ok(tables) => tables,
+        Err(error) => return Ok(Err(vec![error.to_string()])),
+    };
+    let (verdict, answer) = oneshot::channel();
+    send(updates, Update::Offer { tables: Box::new(tables.clone()), generation, verdict }).await?;
+    let outcome = answer.await.map_err(|_| ChannelError::Lost("the proxy is stopping".into()))?;
+    if outcome.is_ok() {
+        *base = Base { generation, tables };
+    }
+    Ok(outcome)
+}
+
+async fn csrs(
+    meshes: Vec<String>,
+    updates: &Updates,
+    outbox: &mpsc::Sender<proto::FromProxy>,
+) -> Result<(), ChannelError> {
+    let (reply, made) = oneshot::channel();
+    send(updates, Update::Csrs { meshes, reply }).await?;
+    for csr in made.await.unwrap_or_default() {
+        say(outbox, Say::Csr(proto::Csr { mesh: csr.mesh, pem: csr.pem })).await?;
+    }
+    Ok(())
+}
+
+async fn send(updates: &Updates, update: Update) -> Result<(), ChannelError> {
+    updates.send(update).await.map_err(|_| ChannelError::Lost("the proxy is stopping".into()))
+}
+
+async fn say(outbox: &mpsc::Sender<proto::FromProxy>, message: Say) -> Result<(), ChannelError> {
+    let message = proto::FromProxy { message: Some(message) };
+    outbox.send(message).await.map_err(|_| ChannelError::Lost("the control plane closed the channel".into()))
+}
+
+fn status_message(status: Status) -> Say {
+    Say::Status(proto::Status { ready: status.ready, draining: status.draining })
+}
+
+fn hello(config: &Config, token: String, base: &Base) -> proto::Hello {
+    proto::Hello {
+        token,
+        proxy_type: config.proxy_type.clone(),
+        mesh: config.mesh.clone(),
+        name: config.name.clone(),
+        resource: config.resource.clone(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        have: Some(to_generation(base.generation)),
+        ipv6: config.ipv6,
+    }
+}
+
+async fn read_token(token: &Token) -> Result<String, ChannelError> {
+    match token {
+        Token::None => Ok(String::new()),
+        Token::Inline(text) => Ok(text.trim().to_owned()),
+        Token::File(path) => {
+            let text = tokio::fs::read_to_string(path).await;
+            let text = text.map_err(|e| ChannelError::Refused(format!("token file {}: {e}", path.display())))?;
+            let token = text.trim();
+            if token.is_empty() {
+                return Err(ChannelError::Refused(format!("token under file {} is empty", path.display())));
+            }
+            if token.contains(['\n', '\r']) {
+                let text = "Token shouldn't contain line breaks within the token, only at the start or end";
+                return Err(ChannelError::Refused(text.into()));
+            }
+            Ok(token.to_owned())
+        }
+    }
+}
+
+/// What a status of the control plane means for trying again.
+fn refusal(status: tonic::Status) -> ChannelError {
+    use tonic::Code;
+    let text = format!("control plane: {}", status.message());
+    match status.code() {
+        Code::Unauthenticated | Code::PermissionDenied | Code::InvalidArgument => ChannelError::Refused(text),
+        _ => ChannelError::Lost(text),
+    }
+}
+
+fn from_generation(g: Option<proto::Generation>) -> Generation {
+    g.map_or(Generation::default(), |g| Generation { epoch: g.epoch, sequence: g.sequence })
+}
+
+fn to_generation(g: Generation) -> proto::Generation {
+    proto::Generation { epoch: g.epoch, sequence: g.sequence }
+}
+
+fn from_wire(material: proto::Material) -> Material {
+    let identity = |i: proto::Identity| IdentityMaterial {
+        mesh: i.mesh,
+        chain_pem: i.chain_pem,
+        not_after_ms: i.not_after_ms,
+    };
+    let secret = |s: proto::Secret| SecretMaterial { name: s.name, cert_pem: s.cert_pem, key_pem: s.key_pem };
+    let bundle = |b: proto::Bundle| Bundle { mesh: b.mesh, ca_pem: b.ca_pem };
+    Material {
+        identities: material.identities.into_iter().map(identity).collect(),
+        bundles: material.bundles.into_iter().map(bundle).collect(),
+        secrets: material.secrets.into_iter().map(secret).collect(),
+    }
+}
