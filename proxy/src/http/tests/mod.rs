@@ -4,6 +4,7 @@ mod body;
 mod edge;
 mod failure;
 mod plain;
+mod sockets;
 mod two;
 
 use super::traffic::{Action, Context, Decision, End, Outcome, Picked, Plan, RequestView, Settings, Traffic};
