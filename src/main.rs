@@ -10,6 +10,7 @@ mod failure;
 mod install;
 mod links;
 mod manifests;
+mod notify;
 mod print;
 mod run;
 mod up;
@@ -51,10 +52,7 @@ fn command(command: Command) -> Result<(), Failure> {
             warn_of(&log_file.given());
             control_plane::run(config_file)
         }
-        Command::Dp(Dp::Run(args)) => {
-            warn_of(&args.without_meaning.given());
-            run::run(*args)
-        }
+        Command::Dp(Dp::Run(args)) => run::run(*args),
         Command::Dp(Dp::Wait(args)) => asynchronous(ctl::wait(args)),
         Command::Cp(Cp::Version { detailed })
         | Command::Dp(Dp::Version { detailed })
@@ -65,13 +63,13 @@ fn command(command: Command) -> Result<(), Failure> {
         Command::Inspect(args) => asynchronous(ctl::inspect(args)),
         Command::Generate(args) => asynchronous(ctl::generate(args)),
         Command::Config(args) => asynchronous(ctl::configure(args)),
-        Command::Install(Install::TransparentProxy(args)) => install::install(*args),
+        Command::Install(Install::TransparentProxy(args)) => install::run_install(&args).map_err(Into::into),
         Command::Install(Install::ControlPlane(args)) => {
             let manifests = manifests::control_plane(&args)?;
             warn_each(&manifests.warnings);
             print::out(&manifests.text)
         }
-        Command::Uninstall(Uninstall::TransparentProxy(args)) => install::uninstall(args),
+        Command::Uninstall(Uninstall::TransparentProxy(args)) => install::run_uninstall(&args).map_err(Into::into),
         Command::Links { dir } => print::out(&links::make(&dir)?),
         Command::Completion { shell } => {
             let mut script = Vec::new();
@@ -86,6 +84,12 @@ fn asynchronous(work: impl Future<Output = ctl::Done>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| format!("starting the runtime: {e}"))?;
     print::out(&runtime.block_on(work)?)
+}
+
+impl From<install::InstallError> for Failure {
+    fn from(error: install::InstallError) -> Self {
+        Self { exit: error.exit_code, ..Self::failed(error) }
+    }
 }
 
 fn warn_of(flags: &[(&str, &str)]) {

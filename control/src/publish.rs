@@ -2,15 +2,14 @@
 //! authorities ready), which sessions compile their own proxy's tables from. Level-triggered: it recomputes, never patches.
 
 use crate::compile::{self, World};
-use crate::identity::{Ca, CaMaterial};
+use crate::core::{Core, MeshCa};
 use crate::names::{MeshNames, NameSettings, NamesInput, names_and_outbounds, view};
-use crate::resource::{CaBackend, DataSource, Mesh, Resource, Spec};
+use crate::resource::{Resource, Spec};
 use crate::settings::Settings;
-use crate::store::{Change, Document, Key, Store, StoreError};
-use crate::time::Clock;
+use crate::store::{Change, StoreError};
 use crate::vip::{self, Ranges, VipTable};
 use snapshot::Generation;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +29,7 @@ pub struct Published {
     pub world: World,
     pub resources: Vec<Arc<Resource>>,
     /// Of meshes with mTLS.
-    pub authorities: BTreeMap<String, Arc<Ca>>,
+    pub authorities: BTreeMap<String, Arc<MeshCa>>,
     /// What an operator should know: conflicts of names, exhausted ranges, secrets that can't be used.
     pub problems: Vec<String>,
 }
@@ -45,13 +44,10 @@ impl Published {
 pub type Subscription = watch::Receiver<Arc<Published>>;
 
 pub struct Loop {
-    store: Arc<Store>,
-    clock: Clock,
+    core: Arc<Core>,
     settings: Settings,
     epoch: u64,
     sequence: u64,
-    /// Decoded documents by key, so that only changed ones are decoded again.
-    decoded: HashMap<Key, (u64, Arc<Resource>)>,
     resolved: BTreeMap<String, IpAddr>,
     reported: BTreeSet<String>,
     out: watch::Sender<Arc<Published>>,
@@ -62,8 +58,8 @@ impl Loop {
     ///
     /// # Errors
     /// When the allocated addresses can't be made durable.
-    pub async fn start(store: Arc<Store>, clock: Clock, settings: Settings) -> Result<(Self, Subscription), StoreError> {
-        let epoch = clock.now_ms();
+    pub async fn start(core: Arc<Core>, settings: Settings) -> Result<(Self, Subscription), StoreError> {
+        let epoch = core.clock().now_ms();
         let nothing = Published {
             generation: Generation { epoch, sequence: 0 },
             revision: 0,
@@ -74,12 +70,10 @@ impl Loop {
         };
         let (out, subscription) = watch::channel(Arc::new(nothing));
         let mut this = Self {
-            store,
-            clock,
+            core,
             settings,
             epoch,
             sequence: 0,
-            decoded: HashMap::new(),
             resolved: BTreeMap::new(),
             reported: BTreeSet::new(),
             out,
@@ -90,7 +84,7 @@ impl Loop {
 
     /// Runs until every subscription is gone.
     pub async fn run(mut self) {
-        let mut changes = self.store.watch();
+        let mut changes = self.core.watch();
         loop {
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
@@ -106,17 +100,19 @@ impl Loop {
     }
 
     async fn refresh(&mut self) -> Result<(), StoreError> {
-        let contents = self.store.contents();
-        let mut problems = Vec::new();
-        let resources = self.decode(&contents.documents, &mut problems);
+        let contents = self.core.contents();
+        let resources = contents.resources;
+        let mut problems: Vec<String> =
+            contents.unreadable.iter().map(|(key, why)| format!("{key} can't be read and is left out: {why}")).collect();
         self.resolve(&resources, &mut problems).await;
         let names = self.names(&resources, &mut problems).await?;
-        let authorities = authorities(&resources, &mut problems);
+        let authorities = self.authorities(&resources, &mut problems);
         let settings = compile::Settings {
             domain: self.settings.domain.clone(),
             dns_ttl_s: self.settings.dns_ttl_s,
             zone: self.settings.zone.clone(),
             has_ipv6: self.settings.cidr_v6.is_some(),
+            vip_ranges: [Some(self.settings.cidr), self.settings.cidr_v6].iter().flatten().map(ToString::to_string).collect(),
             resolved: self.resolved.clone(),
             files: BTreeMap::new(),
         };
@@ -131,27 +127,17 @@ impl Loop {
         Ok(())
     }
 
-    /// A document that can't be read any more stops only itself.
-    fn decode(&mut self, documents: &[Arc<Document>], problems: &mut Vec<String>) -> Vec<Arc<Resource>> {
-        let mut next = HashMap::with_capacity(documents.len());
-        let mut resources = Vec::with_capacity(documents.len());
-        for document in documents {
-            let known = self.decoded.remove(&document.key).filter(|(version, _)| *version == document.version);
-            let resource = match known {
-                Some((_, resource)) => resource,
-                None => match crate::core::decode(document) {
-                    Ok(resource) => Arc::new(resource),
-                    Err(problem) => {
-                        problems.push(problem);
-                        continue;
-                    }
-                },
-            };
-            next.insert(document.key.clone(), (document.version, resource.clone()));
-            resources.push(resource);
+    /// The CA of every mesh that has mTLS on; one that can't be used stops only its mesh.
+    fn authorities(&self, resources: &[Arc<Resource>], problems: &mut Vec<String>) -> BTreeMap<String, Arc<MeshCa>> {
+        let mut found = BTreeMap::new();
+        for mesh in resources.iter().filter(|r| r.kind() == "Mesh").map(|r| &r.meta.name) {
+            match self.core.mesh_ca(mesh) {
+                Ok(None) => {}
+                Ok(Some(ca)) => drop(found.insert(mesh.clone(), ca)),
+                Err(problem) => problems.push(format!("mesh {mesh}: its CA can't be used: {problem}")),
+            }
         }
-        self.decoded = next;
-        resources
+        found
     }
 
     /// Looks up the DNS names in addresses of proxies; one that doesn't resolve keeps its last address.
@@ -190,7 +176,7 @@ impl Loop {
             let view = view(&NamesInput { mesh, resources: &plain, settings: &settings });
             let blob = format!("vips/{mesh}");
             let before = self.load_vips(&blob, problems);
-            let (table, trouble) = vip::allocate(&before, &view.keys(), &ranges(&self.settings), self.clock.now_ms());
+            let (table, trouble) = vip::allocate(&before, &view.keys(), &ranges(&self.settings), self.core.clock().now_ms());
             problems.extend(trouble.iter().map(|p| format!("mesh {mesh}: {p}")));
             problems.extend(view.conflicts.iter().map(|c| format!("mesh {mesh}: {c}")));
             if table != before {
@@ -201,13 +187,13 @@ impl Loop {
             names.insert(mesh.to_owned(), published);
         }
         if !changes.is_empty() {
-            self.store.apply(changes).await?;
+            self.core.store().apply(changes).await?;
         }
         Ok(names)
     }
 
     fn load_vips(&self, blob: &str, problems: &mut Vec<String>) -> VipTable {
-        let Some(bytes) = self.store.blob(blob) else { return VipTable::default() };
+        let Some(bytes) = self.core.store().blob(blob) else { return VipTable::default() };
         serde_json::from_slice(&bytes).unwrap_or_else(|error| {
             problems.push(format!("{blob}: the stored addresses can't be read ({error}); they are allocated anew"));
             VipTable::default()
@@ -245,43 +231,4 @@ fn hostnames(spec: &Spec) -> Vec<String> {
         _ => Vec::new(),
     };
     candidates.into_iter().filter(|a| !a.is_empty() && a.parse::<IpAddr>().is_err()).cloned().collect()
-}
-
-/// The CA of every mesh that has mTLS on; one that can't be used stops only its mesh.
-fn authorities(resources: &[Arc<Resource>], problems: &mut Vec<String>) -> BTreeMap<String, Arc<Ca>> {
-    let mut found = BTreeMap::new();
-    for resource in resources {
-        let Spec::Mesh(mesh) = &resource.spec else { continue };
-        let Some(backend) = mesh.ca() else { continue };
-        let name = &resource.meta.name;
-        match authority(resources, name, mesh, backend) {
-            Ok(ca) => drop(found.insert(name.clone(), Arc::new(ca))),
-            Err(problem) => problems.push(format!("mesh {name}: CA backend {}: {problem}", backend.name)),
-        }
-    }
-    found
-}
-
-fn authority(resources: &[Arc<Resource>], name: &str, _mesh: &Mesh, backend: &CaBackend) -> Result<Ca, String> {
-    let secret = |wanted: &str| -> Result<String, String> {
-        let found = resources.iter().find_map(|r| match &r.spec {
-            Spec::Secret(s) if r.meta.mesh == name && r.meta.name == wanted => Some(&s.data),
-            _ => None,
-        });
-        let data = found.ok_or_else(|| format!("there is no Secret {wanted}"))?;
-        crate::identity::decode_text(data).map_err(|e| format!("Secret {wanted}: {e}"))
-    };
-    if backend.kind == "builtin" {
-        let cert_pem = secret(&format!("{name}.ca-builtin-cert-{}", backend.name))?;
-        let key_pem = secret(&format!("{name}.ca-builtin-key-{}", backend.name))?;
-        return Ca::builtin(name, &CaMaterial { cert_pem, key_pem }).map_err(|e| e.to_string());
-    }
-    let read = |source: &Option<DataSource>, field: &str| match source {
-        None => Err(format!("conf.{field}: data source cannot be empty")),
-        Some(DataSource::Secret(name)) => secret(name),
-        Some(DataSource::Inline(text) | DataSource::InlineString(text)) => Ok(text.clone()),
-        Some(DataSource::File(path)) => std::fs::read_to_string(path).map_err(|e| format!("{path}: {e}")),
-    };
-    let material = CaMaterial { cert_pem: read(&backend.conf.cert, "cert")?, key_pem: read(&backend.conf.key, "key")? };
-    Ca::provided(name, &material).map_err(|e| e.to_string())
 }

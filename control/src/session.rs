@@ -7,10 +7,7 @@ use crate::publish::Published;
 use crate::resource::{Resource, Spec, Tags};
 use snapshot::{Snapshot, Violation};
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-/// `dpCert.rotation.expiration` when a mesh doesn't say.
-const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// The service of every zone egress's certificates.
 pub const ZONE_EGRESS: &str = "zone-egress";
 
@@ -51,11 +48,12 @@ pub fn plan(published: &Published, proxy: &ProxyKey, options: Options) -> Option
         ProxyKey::ZoneIngress { .. } => Vec::new(),
     };
     let fingerprint = |mesh: &String| {
-        let trust = published.authorities.get(mesh).map_or("", |ca| ca.trust_pem());
-        format!("{services:?} {tags:?} {:?} {trust}", lifetime(published, mesh))
+        let authority = published.authorities.get(mesh);
+        let trust = authority.map(|a| (a.lifetime, a.ca.trust_pem()));
+        format!("{services:?} {tags:?} {trust:?}")
     };
     let identities = meshes.into_iter().map(|m| (m.clone(), fingerprint(m))).collect();
-    let bundles = published.authorities.iter().map(|(m, ca)| (m.clone(), ca.trust_pem().to_owned())).collect();
+    let bundles = published.authorities.iter().map(|(m, ca)| (m.clone(), ca.ca.trust_pem().to_owned())).collect();
     Some(Ok(Plan { compiled, snapshot, identities, bundles }))
 }
 
@@ -70,7 +68,7 @@ pub fn issue(
     csr: &[u8],
     now_ms: u64,
 ) -> Result<IssuedCert, String> {
-    let ca = published.authorities.get(mesh).ok_or_else(|| format!("mesh {mesh} has no usable CA (is mtls on?)"))?;
+    let authority = published.authorities.get(mesh).ok_or_else(|| format!("mesh {mesh} has no usable CA (is mtls on?)"))?;
     if let ProxyKey::Dataplane { mesh: own, .. } = proxy
         && own != mesh
     {
@@ -79,7 +77,7 @@ pub fn issue(
     let resource = resource(published, proxy).ok_or("the proxy's resource is gone")?;
     let (services, tags) = claims(resource);
     let identity = Identity { services: &services, tags: &tags };
-    ca.issue(csr, &identity, lifetime(published, mesh), now_ms).map_err(|e| e.to_string())
+    authority.ca.issue(csr, identity, authority.lifetime, now_ms).map_err(|e| e.to_string())
 }
 
 /// Services and tag sets that a proxy's certificate names.
@@ -95,13 +93,4 @@ fn claims(resource: &Resource) -> (Vec<String>, Vec<&Tags>) {
         Spec::ZoneEgress(_) => (vec![ZONE_EGRESS.into()], Vec::new()),
         _ => (Vec::new(), Vec::new()),
     }
-}
-
-fn lifetime(published: &Published, mesh: &str) -> Duration {
-    let resource = published.resource("Mesh", "", mesh);
-    let written = resource.and_then(|r| match &r.spec {
-        Spec::Mesh(spec) => spec.ca().and_then(|ca| ca.expiration()).and_then(crate::time::parse_expiration),
-        _ => None,
-    });
-    written.filter(|d| !d.is_zero()).unwrap_or(CERTIFICATE_LIFETIME)
 }

@@ -91,7 +91,7 @@ impl Proxy {
             readiness,
             workers,
             open: BTreeMap::new(),
-            routes: None,
+            interception: None,
             last_good,
             draining,
             status: status_sender,
@@ -225,7 +225,7 @@ struct Coordinator {
     readiness: Arc<Readiness>,
     workers: Vec<mpsc::Sender<Command>>,
     open: BTreeMap<SocketAddr, Wanted>,
-    routes: Option<crate::interception::Routes>,
+    interception: Option<crate::interception::Installed>,
     last_good: Option<LastGood>,
     draining: watch::Sender<bool>,
     status: watch::Sender<Status>,
@@ -303,7 +303,7 @@ impl Coordinator {
         let built = Snapshot::build_after(Some(&current), tables, generation);
         let snapshot = Arc::new(built.map_err(|v| v.iter().map(ToString::to_string).collect::<Vec<_>>())?);
         let tables = snapshot.tables();
-        self.prepare_interception(&tables.proxy.dns.vip_ranges);
+        self.prepare_interception(tables);
         let wanted = listener::plan(tables, self.config.mode);
         let gone: Vec<SocketAddr> =
             self.open.iter().filter(|(a, w)| wanted.get(*a) != Some(*w)).map(|(a, _)| *a).collect();
@@ -326,10 +326,13 @@ impl Coordinator {
         Ok(())
     }
 
-    fn prepare_interception(&mut self, ranges: &[String]) {
-        let Some(mode) = self.config.mode.filter(|_| self.config.manage_routes && self.routes.is_none()) else { return };
-        match crate::interception::Routes::add(mode, ranges) {
-            Ok(routes) => self.routes = Some(routes),
+    /// Routes of the VIP ranges (and tproxy's rule), once.
+    fn prepare_interception(&mut self, tables: &Tables) {
+        let wanted = self.config.manage_routes && self.interception.is_none();
+        let Some(mode) = self.config.mode.filter(|_| wanted) else { return };
+        let ranges = tables.proxy.dns.vip_ranges.iter().filter_map(|r| r.parse().ok()).collect::<Vec<_>>();
+        match crate::interception::install(mode, &ranges, tables.proxy.interception.outbound_port) {
+            Ok(installed) => self.interception = Some(installed),
             Err(error) => tracing::error!(proxy = %self.config.name, %error, "virtual IPs can't be reached on this machine"),
         }
     }
@@ -420,8 +423,8 @@ impl Coordinator {
                 Some(update) = inbox.recv() => if let Update::Material(_) = update { self.take(update).await },
             }
         }
-        if let Some(routes) = self.routes.take() {
-            routes.remove();
+        if let Some(Err(error)) = self.interception.take().map(crate::interception::Installed::remove) {
+            tracing::warn!(proxy = %self.config.name, %error, "interception is not fully removed");
         }
     }
 }

@@ -17,10 +17,10 @@ pub(crate) fn load(reach: &Reach) -> Result<Value, Failure> {
     let path = path(reach);
     match std::fs::read_to_string(&path) {
         Ok(text) => control::resource::yaml_to_json(&text)
-            .map_err(|e| Failure::configuration(format!("{}: {e}", path.display())))
+            .map_err(|e| Failure::config(format!("{}: {e}", path.display())))
             .map(|value| if value.is_null() { json!({}) } else { value }),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(json!({})),
-        Err(e) => Err(Failure::configuration(format!("{}: {e}", path.display()))),
+        Err(e) => Err(Failure::config(format!("{}: {e}", path.display()))),
     }
 }
 
@@ -67,7 +67,7 @@ pub(crate) fn api(reach: &Reach) -> Result<Api, Failure> {
     }
     let missing = |what: &str, name: &str| {
         let at = path(reach);
-        Failure::configuration(format!(
+        Failure::config(format!(
             "{}: {what} {name} isn't in it; see `weir config control-planes list`",
             at.display()
         ))
@@ -84,7 +84,7 @@ pub(crate) fn of_server(server: &Value, plain: Api) -> Result<Api, Failure> {
     let text = |key: &str| server.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let pem = |key: &str| match text(key) {
         file if file.is_empty() => Ok(None),
-        file => std::fs::read_to_string(&file).map(Some).map_err(|e| Failure::configuration(format!("{file}: {e}"))),
+        file => std::fs::read_to_string(&file).map(Some).map_err(|e| Failure::config(format!("{file}: {e}"))),
     };
     let trust = match pem("caCertFile")? {
         _ if server.get("skipVerify").and_then(Value::as_bool).unwrap_or(false) => Trust::Anybody,

@@ -8,10 +8,11 @@ mod serve;
 
 pub use serve::serve;
 
-use crate::compile::{Options, ProxyKey};
+use crate::compile::Options;
 use crate::core::Core;
 use crate::publish::{Published, Subscription};
 use crate::session::{self, Plan};
+use crate::settings::Auth;
 use proto::channel_server::{Channel, ChannelServer};
 use proto::from_proxy::Message as Hear;
 use proto::to_proxy::Message as Say;
@@ -37,6 +38,8 @@ type Frame = Result<proto::ToProxy, Status>;
 pub struct Service {
     pub core: Arc<Core>,
     pub subscription: Subscription,
+    /// Of dataplanes, of zone proxies.
+    pub auth: (Auth, Auth),
 }
 
 #[tonic::async_trait]
@@ -50,7 +53,7 @@ impl Channel for Service {
         let Some(Hear::Hello(hello)) = first.transpose()?.and_then(|m| m.message) else {
             return Err(Status::invalid_argument("the first message must be a hello"));
         };
-        let registered = register::register(&self.core, &hello).await?;
+        let registered = register::register(&self.core, self.auth, &hello).await?;
         tracing::info!(proxy = %registered.key.origin(), version = hello.version, "proxy connected");
         let (outbox, frames) = mpsc::channel(OUTBOX_MAX);
         let stream = Stream {

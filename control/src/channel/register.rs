@@ -21,7 +21,7 @@ pub(super) struct Registered {
     pub(super) brought: bool,
 }
 
-pub(super) async fn register(core: &Arc<Core>, hello: &proto::Hello) -> Result<Registered, Status> {
+pub(super) async fn register(core: &Arc<Core>, auth: (Auth, Auth), hello: &proto::Hello) -> Result<Registered, Status> {
     let (kind, key) = match hello.proxy_type.as_str() {
         "" | "dataplane" => ("Dataplane", None),
         "ingress" => ("ZoneIngress", Some(ProxyKey::ingress(&hello.name))),
@@ -30,20 +30,27 @@ pub(super) async fn register(core: &Arc<Core>, hello: &proto::Hello) -> Result<R
     };
     let key = key.unwrap_or_else(|| ProxyKey::dataplane(&hello.mesh, &hello.name));
     let mut resource = if hello.resource.is_empty() {
-        let found = core.get(kind, &hello.mesh, &hello.name);
+        let found = stored(core, kind, hello);
         found.ok_or_else(|| Status::not_found(format!("{} doesn't exist: apply it, or start the proxy with --dataplane-file", key.origin())))?
     } else {
         own_resource(hello, kind)?
     };
-    let zone = authenticate(core, hello, &key, &resource)?;
+    let zone = authenticate(core, auth, hello, (&key, &resource))?;
     fill_zone(&mut resource, &zone);
     let brought = !hello.resource.is_empty();
     let mut revision = 0;
     if brought {
-        let applied = core.apply(vec![resource]).await;
-        revision = applied.map_err(|error| Status::invalid_argument(format!("{}: {error}", key.origin())))?.revision;
+        for written in core.apply(vec![resource]).await {
+            written.outcome.map_err(|error| Status::invalid_argument(format!("{}: {error}", key.origin())))?;
+        }
+        revision = core.revision();
     }
     Ok(Registered { key, revision, brought })
+}
+
+fn stored(core: &Core, kind: &str, hello: &proto::Hello) -> Option<Resource> {
+    let document = core.get(&Key::new(kind, &hello.mesh, &hello.name))?;
+    crate::core::typed(&document).ok()
 }
 
 fn own_resource(hello: &proto::Hello, kind: &str) -> Result<Resource, Status> {
@@ -66,12 +73,18 @@ fn own_resource(hello: &proto::Hello, kind: &str) -> Result<Resource, Status> {
 }
 
 /// The zone that the token is bound to; empty when it isn't.
-fn authenticate(core: &Core, hello: &proto::Hello, key: &ProxyKey, resource: &Resource) -> Result<String, Status> {
+fn authenticate(
+    core: &Core,
+    auth: (Auth, Auth),
+    hello: &proto::Hello,
+    proxy: (&ProxyKey, &Resource),
+) -> Result<String, Status> {
+    let (key, resource) = proxy;
     let now_ms = core.clock().now_ms();
     let refused = |error: crate::identity::TokenError| Status::unauthenticated(format!("{}: {error}", key.origin()));
     let wanted = match key {
-        ProxyKey::Dataplane { .. } => core.settings().dp_auth,
-        ProxyKey::ZoneIngress { .. } | ProxyKey::ZoneEgress { .. } => core.settings().zone_auth,
+        ProxyKey::Dataplane { .. } => auth.0,
+        ProxyKey::ZoneIngress { .. } | ProxyKey::ZoneEgress { .. } => auth.1,
     };
     if wanted == Auth::None {
         return Ok(String::new());

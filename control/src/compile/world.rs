@@ -21,8 +21,6 @@ pub struct Settings {
     /// Suffix of mesh names, without dots at its ends.
     pub domain: String,
     pub dns_ttl_s: u32,
-    /// Ranges that VIPs come from, as `240.0.0.0/4`.
-    pub vip_ranges: Vec<String>,
     /// The zone of everything that doesn't name one.
     pub zone: String,
     /// Whether proxies serve IPv6 VIPs and AAAA records.

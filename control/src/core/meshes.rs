@@ -2,7 +2,7 @@
 //! the rule that an enabled CA isn't exchanged.
 
 use super::defaults::{secret, signing_keys};
-use super::{Core, Refusal, Violation, key_of, secret_data, typed};
+use super::{Core, Refusal, Violation, secret_data, typed};
 use crate::identity::{Ca, CaError, CaMaterial, TokenScope};
 use crate::resource::{CaBackend, DataSource, Mesh, Resource, Spec};
 use crate::store::{Change, Key};
@@ -47,7 +47,7 @@ impl Core {
             .ok_or_else(|| Refusal::MeshNotFound { mesh: mesh.to_string() })?;
         let Spec::Mesh(spec) = typed(&document).map_err(Refusal::Failed)?.spec else { return Ok(None) };
         let Some(backend) = spec.ca() else { return Ok(None) };
-        let material = self.material(mesh, backend, &BTreeMap::new()).map_err(|list| Refusal::Invalid(list))?;
+        let material = self.material(mesh, backend, &BTreeMap::new()).map_err(Refusal::Invalid)?;
         let mut cas = self.cas.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(cached) = cas.get(mesh).filter(|c| c.backend == *backend && c.material == material) {
             return Ok(Some(cached.ca.clone()));
@@ -190,7 +190,7 @@ impl Core {
 /// The data of the secrets among `resources`.
 pub(super) fn secrets_of(resources: &[Resource]) -> BTreeMap<Key, String> {
     let data = |r: &Resource| match &r.spec {
-        Spec::Secret(s) | Spec::GlobalSecret(s) => Some((key_of(r), s.data.clone())),
+        Spec::Secret(s) | Spec::GlobalSecret(s) => Some((r.key(), s.data.clone())),
         _ => None,
     };
     resources.iter().filter_map(data).collect()

@@ -19,6 +19,8 @@ pub(super) const MAX_COPIED_NODES: usize = 50_000;
 pub(super) const MAX_COPIED_BYTES: usize = 4 << 20;
 /// Faults kept of one document; more are not worth reading.
 const MAX_FAULTS: usize = 100;
+/// Lines of a broken document that are looked at to tell what it was meant to be.
+const OUTLINE_LINES: usize = 50;
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Node {
@@ -69,6 +71,8 @@ pub(super) struct Fault {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Document {
     pub(super) root: Option<Node>,
+    /// Of a document that couldn't be read: its outermost plain `key: value` lines, to tell what it was meant to be.
+    pub(super) outline: Option<Node>,
     pub(super) faults: Vec<Fault>,
 }
 
@@ -161,7 +165,7 @@ pub(super) fn parse(text: &str) -> Vec<Document> {
 }
 
 fn refused(line: usize, message: String) -> Document {
-    Document { root: None, faults: vec![Fault { line, column: 1, message }] }
+    Document { root: None, outline: None, faults: vec![Fault { line, column: 1, message }] }
 }
 
 fn too_large(what: &str, bytes: usize, limit: usize) -> String {
@@ -211,6 +215,7 @@ fn parse_chunk(text: &str, lines_before: usize) -> Vec<Document> {
         if let Err(fault) = outcome {
             builder.document.faults.push(fault);
             builder.document.root = None;
+            builder.document.outline = Some(outline(text, lines_before));
             all.push(builder.document);
             break;
         }
@@ -218,9 +223,21 @@ fn parse_chunk(text: &str, lines_before: usize) -> Vec<Document> {
     all
 }
 
+fn outline(text: &str, lines_before: usize) -> Node {
+    let entry = |(index, line): (usize, &str)| {
+        let (key, value) = line.split_once(": ")?;
+        let line = lines_before + index + 1;
+        let plain = key.chars().all(|c| c.is_ascii_alphanumeric());
+        let scalar = Scalar { text: value.trim().to_owned(), kind: Kind::Text };
+        plain.then(|| (MapKey { text: key.to_owned(), line }, Node { line, value: Value::Scalar(scalar) }))
+    };
+    let entries = text.lines().enumerate().take(OUTLINE_LINES).filter_map(entry).collect();
+    Node { line: lines_before + 1, value: Value::Map(entries) }
+}
+
 fn syntax(info: &str) -> String {
     let tab = if info.contains("tab") { " (indent with spaces)" } else { "" };
-    if info.contains("nest") || info.contains("depth") {
+    if info.contains("recursion limit") {
         return format!("nested deeper than {MAX_DEPTH} levels");
     }
     format!("not valid YAML: {info}{tab}")

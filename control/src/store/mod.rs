@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::watch;
 
+pub use crate::resource::Key;
+
 /// One document's body, or one blob (bytes).
 pub const BODY_BYTES_MAX: usize = 4 << 20;
 /// Changes in one transaction.
@@ -24,26 +26,9 @@ pub const CHANGES_MAX: usize = 1 << 16;
 /// The whole file, unless the caller says otherwise (bytes).
 pub const FILE_BYTES_MAX: u64 = 64 << 30;
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key {
-    pub kind: String,
-    /// Empty for global kinds.
-    pub mesh: String,
-    pub name: String,
-}
-
 impl Key {
     pub fn new(kind: &str, mesh: &str, name: &str) -> Self {
         Self { kind: kind.into(), mesh: mesh.into(), name: name.into() }
-    }
-}
-
-impl fmt::Display for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.mesh.as_str() {
-            "" => write!(f, "{} {}", self.kind, self.name),
-            mesh => write!(f, "{} {} of mesh {mesh}", self.kind, self.name),
-        }
     }
 }
 

@@ -149,8 +149,6 @@ pub struct Identity {
     #[prost(string, tag = "2")]
     pub chain_pem: ::prost::alloc::string::String,
     #[prost(uint64, tag = "3")]
-    pub not_before_ms: u64,
-    #[prost(uint64, tag = "4")]
     pub not_after_ms: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
