@@ -67,13 +67,13 @@ impl FromStr for UidExclusion {
             "*" | "" => Vec::new(),
             list => list.split(',').map(str::parse).collect::<Result<_, _>>()?,
         };
-        match uids {
-            "*" => return Err("wildcard '*' is not allowed for UIDs".to_owned()),
-            list if list.contains(',') => {
-                return Err(format!("list of UIDs {list:?} is not supported, repeat the flag"));
-            }
-            uids => Ok(Self { protocols, ports, uids: range(uids, "UID")? }),
+        if uids == "*" {
+            return Err("wildcard '*' is not allowed for UIDs".to_owned());
         }
+        if uids.contains(',') {
+            return Err(format!("list of UIDs {uids:?} is not supported, repeat the flag"));
+        }
+        Ok(Self { protocols, ports, uids: range(uids, "UID")? })
     }
 }
 
