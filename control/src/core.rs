@@ -3,6 +3,7 @@
 //! compile.
 
 mod defaults;
+mod members;
 mod meshes;
 #[cfg(test)]
 mod tests;
@@ -191,11 +192,13 @@ impl Core {
             .map(|r| r.meta.name.as_str())
             .collect();
         let secrets = meshes::secrets_of(&resources);
+        let constraints = self.constraints(&resources);
         let mut changes = Vec::new();
         let mut written: Vec<Written> = Vec::with_capacity(resources.len());
         for resource in &resources {
             let key = resource.key();
-            let outcome = match self.admit(&key, &new_meshes) {
+            let admitted = self.admit(&key, &new_meshes).and_then(|()| is_member(resource, &constraints));
+            let outcome = match admitted {
                 Err(refusal) => Err(refusal),
                 Ok(()) => self.changes_for(resource, &key, &secrets).await.map(|more| {
                     changes.extend(more);
@@ -216,6 +219,24 @@ impl Core {
         changes.retain(|c| !matches!(c, Change::Put { key, .. } if refused.contains(&key.mesh)));
         self.commit(changes, &mut written).await;
         written
+    }
+
+    /// Of the meshes that `resources` name: as they are being written, or else as they are.
+    fn constraints(&self, resources: &[Resource]) -> BTreeMap<String, serde_json::Value> {
+        let mut constraints: BTreeMap<String, serde_json::Value> = BTreeMap::new();
+        for resource in resources {
+            match &resource.spec {
+                Spec::Mesh(mesh) => drop(constraints.insert(resource.meta.name.clone(), mesh.constraints.clone())),
+                Spec::Dataplane(_) if !constraints.contains_key(&resource.meta.mesh) => {
+                    let document = self.store.get(&Key::new("Mesh", "", &resource.meta.mesh));
+                    let body = document.and_then(|d| serde_json::from_str::<serde_json::Value>(&d.body).ok());
+                    let found = body.and_then(|b| b.get("constraints").cloned()).unwrap_or_default();
+                    constraints.insert(resource.meta.mesh.clone(), found);
+                }
+                _ => {}
+            }
+        }
+        constraints
     }
 
     async fn commit(&self, changes: Vec<Change>, written: &mut [Written]) {
@@ -317,6 +338,13 @@ impl Core {
 
     pub fn insight(&self, key: &Key) -> Option<serde_json::Value> {
         self.insights.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+}
+
+fn is_member(resource: &Resource, constraints: &BTreeMap<String, serde_json::Value>) -> Result<(), Refusal> {
+    match (&resource.spec, constraints.get(&resource.meta.mesh)) {
+        (Spec::Dataplane(dataplane), Some(of_mesh)) => members::check(&resource.meta.mesh, of_mesh, dataplane),
+        _ => Ok(()),
     }
 }
 

@@ -72,7 +72,7 @@ pub async fn http_connection(
     settings: std::sync::Arc<http::traffic::Settings>,
 ) {
     let context = http::traffic::Context {
-        traffic: std::sync::Arc::new(traffic),
+        traffic: std::rc::Rc::new(traffic),
         pools: serving.worker.pools.clone(),
         settings,
         peer: Some(serving.peer.ip()),

@@ -59,7 +59,7 @@ pub struct Shared {
 pub struct Worker {
     pub shared: Shared,
     pub upstreams: Upstreams,
-    pub pools: Arc<crate::http::Pools<EndpointKey, Stream>>,
+    pub pools: Rc<crate::http::Pools<EndpointKey, Stream>>,
     pub http: crate::traffic::HttpSettings,
     reader: RefCell<CachedReader>,
     rng: RefCell<Rng>,
@@ -71,7 +71,7 @@ impl Worker {
     fn new(shared: Shared, seed: u64) -> Self {
         Self {
             upstreams: Upstreams::new(ConnectOptions::default(), seed),
-            pools: Arc::new(crate::http::Pools::new(POOL_IDLE)),
+            pools: Rc::new(crate::http::Pools::new(POOL_IDLE)),
             http: crate::traffic::HttpSettings::default(),
             reader: RefCell::new(shared.reader.cached()),
             rng: RefCell::new(Rng::new(seed ^ 0x9e37_79b9_7f4a_7c15)),

@@ -183,3 +183,15 @@ async fn contents_are_typed_once_a_version() {
     assert_eq!(three.unreadable.len(), 1);
     assert!(Arc::ptr_eq(&three.resources[0], &one.resources[0]));
 }
+
+#[tokio::test]
+async fn a_mesh_with_requirements_refuses_strangers() {
+    let core = core(NO_KEYS).await;
+    let mesh =
+        "type: Mesh\nname: default\nconstraints:\n  dataplaneProxy:\n    requirements:\n    - tags: {team: \"*\"}\n";
+    let outcomes = apply(&core, &[mesh.to_string(), dataplane("default", "a")].join("---\n")).await;
+    outcomes[0].as_ref().unwrap();
+    assert_eq!(mesh_error(&outcomes[1]).0, "networking.inbound[0].tags");
+    let later = apply(&core, &dataplane("default", "a")).await;
+    assert!(mesh_error(&later[0]).1.contains("does not fulfill any requirements"));
+}

@@ -83,11 +83,10 @@ fn exclusions(n: &Fields<'_>, net: &Networking, (inbound, outbound, probes): (bo
             n.spot.error("has to contain at least one inbound interface or gateway");
         }
         None => {}
-        Some(false) => {
-            if inbound {
-                n.spot("inbound").error("inbound cannot be defined for delegated gateways");
-            }
+        Some(false) if inbound => {
+            n.spot("inbound").error("inbound cannot be defined for delegated gateways");
         }
+        Some(false) => {}
         Some(true) => {
             for (there, name) in [(inbound, "inbound"), (outbound, "outbound"), (probes, "probes")] {
                 if there {

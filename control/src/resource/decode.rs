@@ -33,6 +33,11 @@ impl Sink {
         self.problems.borrow().iter().any(|p| p.severity == Severity::Error)
     }
 
+    /// Whether more problems would not be kept, so that it's no use to look for hints.
+    fn is_full(&self) -> bool {
+        self.problems.borrow().len() >= MAX_PROBLEMS
+    }
+
     fn add(&self, severity: Severity, spot: &Spot<'_>, message: String, hint: Option<String>) {
         let mut problems = self.problems.borrow_mut();
         if problems.len() < MAX_PROBLEMS {
@@ -238,7 +243,7 @@ impl<'a> Cursor<'a> {
             Kind::Int(value) => value == *number,
             _ => name.eq_ignore_ascii_case(&scalar.text),
         });
-        if found.is_none() {
+        if found.is_none() && !self.spot.sink.is_full() {
             let names: Vec<&str> = options.iter().map(|o| o.0).collect();
             let hint = nearest(&scalar.text.to_ascii_uppercase(), names.iter().copied()).map(did_you_mean);
             let message = format!("\"{}\" is not one of {}", scalar.text, names.join(", "));
@@ -335,6 +340,9 @@ impl<'a> Fields<'a> {
     /// Warns of every field that no one asked for.
     pub(super) fn done(self) {
         for (key, _) in &self.entries {
+            if self.spot.sink.is_full() {
+                return;
+            }
             if self.known.iter().any(|name| self.is_named(&key.text, name)) {
                 continue;
             }

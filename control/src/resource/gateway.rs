@@ -5,6 +5,8 @@ use super::decode::{Cursor, Fields, Spot};
 use super::{GatewayListener, GatewayProtocol, ListenerTls, MeshGateway, TlsMode};
 
 const MAX_CERTIFICATES: usize = 2;
+/// Of one gateway.
+const MAX_LISTENERS: usize = 1000;
 
 pub(super) fn decode(f: &mut Fields<'_>) -> MeshGateway {
     let selectors = common::selectors(f, "selectors", true);
@@ -28,6 +30,10 @@ fn conf(mut f: Fields<'_>) -> Vec<GatewayListener> {
     let items = f.items("listeners");
     if items.is_empty() {
         f.spot("listeners").error(EMPTY);
+    }
+    if items.len() > MAX_LISTENERS {
+        f.spot("listeners").error(format!("has {} listeners, more than the limit of {MAX_LISTENERS}", items.len()));
+        return Vec::new();
     }
     let read = |cursor| listener(&cursor).map(|l| (cursor.spot, l));
     let all: Vec<_> = items.into_iter().filter_map(read).collect();

@@ -78,6 +78,13 @@ pub fn read_as(text: &str, kind: &str, mesh: &str, name: &str) -> Intake {
 fn take_document(document: yaml::Document, file: &str, expected: Option<&Expected<'_>>, intake: &mut Intake) {
     let seen = document.root.as_ref().or(document.outline.as_ref());
     let resource = seen.map(|root| Head::of(root).title()).unwrap_or_default();
+    if let Some(outline) = document.outline.filter(|o| o.get("apiVersion").is_some() && o.get("kind").is_some()) {
+        let sink = Sink::new(file, resource.clone());
+        if kubernetes::refused(&outline, &Spot { path: String::new(), line: outline.line, sink: &sink }) {
+            intake.problems.extend(sink.into_problems());
+            return;
+        }
+    }
     let broken = !document.faults.is_empty();
     intake.problems.extend(document.faults.into_iter().map(|fault| Problem {
         place: Place { file: file.to_owned(), line: fault.line },
@@ -88,11 +95,6 @@ fn take_document(document: yaml::Document, file: &str, expected: Option<&Expecte
         severity: Severity::Error,
         hint: None,
     }));
-    if let Some(outline) = document.outline.filter(|o| o.get("apiVersion").is_some() && o.get("kind").is_some()) {
-        let sink = Sink::new(file, resource);
-        kubernetes::refused(&outline, &Spot { path: String::new(), line: outline.line, sink: &sink });
-        intake.problems.extend(sink.into_problems());
-    }
     let Some(root) = document.root.filter(|root| !root.is_null()) else { return };
     let items = match root.get("items").map(|n| &n.value) {
         Some(Value::Seq(items)) if expected.is_none() && Head::of(&root).kind.ends_with("List") => items.as_slice(),
@@ -159,6 +161,9 @@ fn take(root: &Node, sink: &Sink, expected: Option<&Expected<'_>>) -> Option<Res
     let spec = decode(kind, &mut spec_fields, &meta, root);
     if kind.support == Support::Typed {
         spec_fields.also_known(&["type", "mesh", "name", "labels"]);
+        spec_fields.done();
+    } else if kind.shape == Shape::Spec && !head.kubernetes {
+        spec_fields.also_known(&["type", "mesh", "name", "labels", "spec"]);
         spec_fields.done();
     }
     Some(Resource { meta, spec })

@@ -2,6 +2,7 @@
 
 use super::common::EMPTY;
 use super::decode::{Cursor, Fields};
+use std::collections::HashSet;
 
 type Check = fn(&Cursor<'_>);
 
@@ -14,8 +15,8 @@ pub(super) const SECTIONS: &[(&str, Check)] = &[
 ];
 
 /// Names of the backends, each with its checked fields.
-fn backends(f: &mut Fields<'_>, check: impl Fn(&str, &mut Fields<'_>)) -> Vec<String> {
-    let mut names = Vec::new();
+fn backends(f: &mut Fields<'_>, check: impl Fn(&str, &mut Fields<'_>)) -> HashSet<String> {
+    let mut names = HashSet::new();
     for item in f.items("backends") {
         let Some(mut b) = item.fields() else { continue };
         let (name, kind) = (b.text("name"), b.text("type"));
@@ -28,12 +29,12 @@ fn backends(f: &mut Fields<'_>, check: impl Fn(&str, &mut Fields<'_>)) -> Vec<St
         check(&kind, &mut b);
         b.also_known(&["conf", "format", "sampling"]);
         b.done();
-        names.push(name);
+        names.insert(name);
     }
     names
 }
 
-fn chosen(f: &mut Fields<'_>, field: &'static str, names: &[String], message: &str) {
+fn chosen(f: &mut Fields<'_>, field: &'static str, names: &HashSet<String>, message: &str) {
     let name = f.text(field);
     if !name.is_empty() && !names.contains(&name) {
         f.spot(field).error(message);

@@ -6,6 +6,24 @@ use super::{Resource, Spec};
 use serde_json::{Map, Value as Json};
 use std::fmt::Write;
 
+/// What a resource is called by; ordered by kind, mesh, name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    pub kind: String,
+    /// Empty for a global kind.
+    pub mesh: String,
+    pub name: String,
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.mesh.as_str() {
+            "" => write!(f, "{} {}", self.kind, self.name),
+            mesh => write!(f, "{} {mesh}/{}", self.kind, self.name),
+        }
+    }
+}
+
 impl Spec {
     pub fn kind(&self) -> &str {
         match self {
@@ -31,9 +49,9 @@ impl Resource {
         self.spec.kind()
     }
 
-    pub fn key(&self) -> crate::store::Key {
+    pub fn key(&self) -> Key {
         let (mesh, name) = (self.meta.mesh.clone(), self.meta.name.clone());
-        crate::store::Key { kind: self.kind().to_owned(), mesh, name }
+        Key { kind: self.kind().to_owned(), mesh, name }
     }
 
     /// As the REST API gives it, with times; the spec beside the name, or under `spec` for the newer kinds.

@@ -282,3 +282,58 @@ fn acknowledged_writes_survive_kill_9() {
         assert!(store.revision() >= acked.len() as u64);
     }
 }
+
+const LIMITED_DIR: &str = "WEIR_STORE_TEST_LIMITED_DIR";
+
+/// Not a test by itself: the process whose files may not grow, in `failed_writes_are_told_and_the_store_goes_on`.
+#[tokio::test]
+async fn child_that_runs_out_of_room() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let Some(dir) = std::env::var_os(LIMITED_DIR) else { return };
+    let store = Store::open(Path::new(&dir), Clock::system()).unwrap();
+    let body = "x".repeat(20 << 10);
+    let (_, hard) = getrlimit(Resource::RLIMIT_FSIZE).unwrap();
+    let mut kept = Vec::new();
+    for round in 0..3 {
+        setrlimit(Resource::RLIMIT_FSIZE, 300 << 10, hard).unwrap();
+        // One failure alone may be cured by itself: opening the file anew folds the log into it.
+        let mut failures = 0;
+        while failures < 3 {
+            assert!(kept.len() < 1000, "the limit has no effect");
+            let key = dataplane(&format!("r{round}-{}", kept.len()));
+            match store.put(key.clone(), body.clone(), Expect::Anything).await {
+                Ok(_) => {
+                    kept.push(key);
+                    failures = 0;
+                }
+                Err(StoreError::Full { .. } | StoreError::Io { .. }) => failures += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        setrlimit(Resource::RLIMIT_FSIZE, hard, hard).unwrap();
+        let key = dataplane(&format!("again-{round}"));
+        store.put(key.clone(), body.clone(), Expect::Anything).await.unwrap();
+        kept.push(key);
+    }
+    drop(store);
+    let store = Store::open(Path::new(&dir), Clock::system()).unwrap();
+    for key in &kept {
+        assert!(store.get(key).is_some(), "{key} was acknowledged and is gone");
+    }
+    println!("\ndone");
+}
+
+#[test]
+fn failed_writes_are_told_and_the_store_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    // A write beyond the limit raises a signal; ignored, it is an error like that of a full disk.
+    let output = Command::new("sh")
+        .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
+        .arg(std::env::current_exe().unwrap())
+        .args(["store::tests::child_that_runs_out_of_room", "--exact", "--nocapture"])
+        .env(LIMITED_DIR, dir.path())
+        .output()
+        .unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && out.lines().any(|l| l == "done"), "{out}{err}");
+}

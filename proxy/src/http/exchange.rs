@@ -119,7 +119,8 @@ where
             if let Poll::Ready(done) = self.poll(cx) {
                 return Poll::Ready(done);
             }
-            if std::mem::take(&mut self.request.progress) | std::mem::take(&mut self.response.progress) {
+            let progress = std::mem::take(&mut self.request.progress) | std::mem::take(&mut self.response.progress);
+            if progress && self.minds_progress() {
                 self.state.progress_at = Instant::now();
             }
             match self.deadline() {
@@ -128,6 +129,13 @@ where
             }
         })
         .await
+    }
+
+    /// Whether a deadline depends on progress; mostly only the endpoint's answer is waited for.
+    fn minds_progress(&self) -> bool {
+        self.terms.timeouts.stream_idle_ms > 0
+            || self.state.phase != Phase::Head
+            || self.state.request == Request::Moving
     }
 
     /// Sends a request without body once more, to another connection put in place of the first.

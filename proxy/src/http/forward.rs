@@ -3,12 +3,13 @@
 
 use super::exchange::{Exchange, Failure, Terms};
 use super::headers::{self, RequestHead};
+use super::mirror;
 use super::path::Spelling;
 use super::pump::Pipe;
 use super::respond::Answer;
 use super::serve::{Facts, Next, Scratch, Session};
 use super::traffic::{Context, Outcome, Picked, Plan, Traffic};
-use super::{buffer::Buffer, framing::Framing};
+use super::{buffer::Buffer, framing::Framing, h2::Upstream};
 use crate::error::{ConnError, Reason};
 use snapshot::Filters;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -46,6 +47,21 @@ pub(super) async fn lease<T: Traffic>(context: &Context<T>, target: &T::Target) 
     Err(ConnError::new(Reason::ConnectFailed, "no endpoint could be connected to"))
 }
 
+impl<E, L, Io> Lease<E, L, Io> {
+    fn own(self) -> Lease<E, L, Upstream<Io>> {
+        Lease { picked: self.picked, io: Upstream::Own(self.io), reused: self.reused }
+    }
+}
+
+type BridgeOf<T> = Lease<<T as Traffic>::Endpoint, <T as Traffic>::Load, Upstream<<T as Traffic>::Io>>;
+
+/// A way to an endpoint that speaks HTTP/2.
+async fn lease_bridge<T: Traffic>(context: &Context<T>, target: &T::Target) -> Result<BridgeOf<T>, ConnError> {
+    let picked = context.traffic.pick(target, None)?;
+    let io = Box::pin(Upstream::bridge(context, target, &picked.endpoint)).await?;
+    Ok(Lease { picked, io, reused: false })
+}
+
 /// Forwards one request whose head is at the start of the session's input.
 pub(super) async fn forward<S, T>(
     session: &mut Session<S, T>,
@@ -57,7 +73,11 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
     T: Traffic,
 {
-    let mut lease = match lease(&session.context, &plan.target).await {
+    let leased = match plan.h2 {
+        true => lease_bridge(&session.context, &plan.target).await,
+        false => lease(&session.context, &plan.target).await.map(Lease::own),
+    };
+    let mut lease = match leased {
         Ok(lease) => lease,
         Err(error) => {
             let answer = Answer::error(error, &session.context.settings);
@@ -88,7 +108,7 @@ where
         let fresh = Box::pin(session.context.traffic.connect(&plan.target, &lease.picked.endpoint)).await;
         done = match fresh {
             Ok(io) => {
-                *exchange.upstream = io;
+                *exchange.upstream = Upstream::Own(io);
                 exchange.restart();
                 exchange.run(&mut session.timer).await
             }
@@ -107,8 +127,11 @@ where
     let Exchange { request, response, .. } = exchange;
     (session.input, scratch.up) = (request.input, request.out);
     scratch.down = response.out;
-    if done.is_ok() && ended.reuse {
-        session.context.pools.put(lease.picked.endpoint.clone(), lease.io);
+    if let Upstream::Own(io) = lease.io
+        && done.is_ok()
+        && ended.reuse
+    {
+        session.context.pools.put(lease.picked.endpoint.clone(), io);
     }
     finish(session, facts, (plan, filters), (done, ended, &lease.picked.endpoint)).await
 }
@@ -134,17 +157,57 @@ fn compose<S, T: Traffic>(
     (plan, filters): (&Plan<T::Target>, Option<&Filters>),
     (scratch, endpoint): (&mut Scratch, Option<&str>),
 ) {
+    let mut up = std::mem::take(&mut scratch.up);
+    up.clear();
+    let authority = headers::authority(filters, endpoint);
+    let authority = authority.map_or(facts.authority.of(session.input.data()), str::as_bytes);
+    write_head(session, facts, (plan, filters), (scratch, authority), &mut up);
+    scratch.up = up;
+}
+
+/// Copies a request to a mirror, if all of it is here: no body, or one that came with its head.
+pub(super) fn mirror<S, T: Traffic>(
+    session: &Session<S, T>,
+    facts: &Facts,
+    (plan, filters, mirror): (&Plan<T::Target>, Option<&Filters>, T::Target),
+    scratch: &Scratch,
+) {
+    let buffer = session.input.data();
+    let body = match facts.framing {
+        Framing::Empty => Some(&b""[..]),
+        Framing::Length(length) => usize::try_from(length)
+            .ok()
+            .and_then(|length| buffer.get(scratch.head.len..scratch.head.len.checked_add(length)?)),
+        _ => None,
+    };
+    if let Some(body) = body
+        && !facts.upgrade
+    {
+        let mut request = Vec::with_capacity(512 + body.len());
+        let authority = headers::authority(filters, None).map_or(facts.authority.of(buffer), str::as_bytes);
+        write_head(session, facts, (plan, filters), (scratch, &mirror::authority(authority)), &mut request);
+        request.extend_from_slice(body);
+        mirror::send(&session.context, mirror, request, facts.to_head);
+    }
+}
+
+fn write_head<S, T: Traffic>(
+    session: &Session<S, T>,
+    facts: &Facts,
+    (plan, filters): (&Plan<T::Target>, Option<&Filters>),
+    (scratch, authority): (&Scratch, &[u8]),
+    out: &mut Vec<u8>,
+) {
     let buffer = session.input.data();
     let sent = match facts.spelling {
         Spelling::AsSent => facts.path.of(buffer),
         _ => &scratch.path,
     };
-    scratch.up.clear();
     let head = RequestHead {
         head: &scratch.head,
         buffer,
         options: &facts.options,
-        authority: headers::authority(filters, endpoint).map_or(facts.authority.of(buffer), str::as_bytes),
+        authority,
         path: plan.path.as_ref().map_or(sent, |path| path.as_bytes()),
         query: facts.query.as_ref().map(|query| query.of(buffer)),
         framing: facts.framing,
@@ -153,7 +216,7 @@ fn compose<S, T: Traffic>(
         settings: &session.context.settings,
         peer: session.context.peer,
     };
-    head.write(&mut scratch.up);
+    head.write(out);
 }
 
 /// Reports the outcome, and answers for an endpoint that didn't.

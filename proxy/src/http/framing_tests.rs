@@ -73,8 +73,10 @@ fn response_framing_by_rfc_9112() {
     }
 }
 
+type Trailers = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// Decodes `input` in pieces of `cut` bytes: body, trailers, and how much of the input was taken.
-fn decode(input: &[u8], cut: usize) -> Result<(Vec<u8>, Vec<(Vec<u8>, Vec<u8>)>, usize), Fault> {
+fn decode(input: &[u8], cut: usize) -> Result<(Vec<u8>, Trailers, usize), Fault> {
     let mut decoder = Decoder::new(Framing::Chunked);
     let (mut body, mut taken, mut have) = (Vec::new(), 0, 0);
     loop {

@@ -42,7 +42,7 @@ impl Options {
         !self.close && (version == Version::Http11 || self.keep_alive)
     }
 
-    fn ends(&self, name: &[u8]) -> bool {
+    pub(super) fn ends(&self, name: &[u8]) -> bool {
         self.nominated.iter().any(|nominated| nominated.eq_ignore_ascii_case(name))
     }
 }

@@ -9,17 +9,19 @@ pub mod framing;
 mod h2;
 pub mod head;
 mod headers;
+mod mirror;
 pub mod path;
 mod pool;
 mod pump;
 mod respond;
 mod serve;
+mod sniff;
 pub mod target;
 mod timer;
 pub mod traffic;
 
 pub use pool::Pools;
-pub use serve::serve;
+pub use sniff::{Wire, serve};
 
 #[cfg(test)]
 mod tests;

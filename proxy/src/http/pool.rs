@@ -2,10 +2,10 @@
 //! snapshots nor who may use what: equal keys mean interchangeable connections.
 
 use super::h2::Shared;
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, ReadBuf};
@@ -17,9 +17,9 @@ const IDLE_MAX: usize = 4096;
 
 /// Upstream connections of one worker.
 pub struct Pools<K, Io> {
-    idle: Mutex<Idle<K, Io>>,
+    idle: RefCell<Idle<K, Io>>,
     /// HTTP/2 connections, shared by many requests.
-    pub(super) shared: Mutex<HashMap<K, Shared>>,
+    pub(super) shared: RefCell<HashMap<K, Shared>>,
     idle_max: Duration,
 }
 
@@ -31,28 +31,28 @@ struct Idle<K, Io> {
 impl<K: Eq + Hash, Io> Pools<K, Io> {
     /// A connection that waited longer than `idle_max` isn't used again.
     pub fn new(idle_max: Duration) -> Self {
-        let idle = Mutex::new(Idle { by_endpoint: HashMap::new(), count: 0 });
-        Self { idle, shared: Mutex::new(HashMap::new()), idle_max }
+        let idle = RefCell::new(Idle { by_endpoint: HashMap::new(), count: 0 });
+        Self { idle, shared: RefCell::new(HashMap::new()), idle_max }
     }
 
     /// Closes the idle connections of endpoints that are no more, and those that waited too long.
     pub fn prune(&self, keep: impl Fn(&K) -> bool) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.idle.borrow_mut();
         idle.by_endpoint.retain(|key, entries| {
             entries.retain(|(since, _)| since.elapsed() < self.idle_max);
             keep(key) && !entries.is_empty()
         });
         idle.count = idle.by_endpoint.values().map(Vec::len).sum();
         drop(idle);
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner).retain(|key, shared| keep(key) && shared.is_open());
+        self.shared.borrow_mut().retain(|key, shared| keep(key) && shared.is_open());
     }
 
     pub fn idle_count(&self) -> usize {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).count
+        self.idle.borrow().count
     }
 
     pub(super) fn put(&self, key: K, io: Io) {
-        let mut guard = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guard = self.idle.borrow_mut();
         let idle = &mut *guard;
         if idle.count >= IDLE_MAX {
             return;
@@ -71,7 +71,7 @@ impl<K: Eq + Hash, Io> Pools<K, Io> {
 impl<K: Eq + Hash, Io: AsyncRead + Unpin> Pools<K, Io> {
     /// The connection that waited least, if its peer hasn't closed it or spoken out of turn meanwhile.
     pub(super) fn take(&self, key: &K) -> Option<Io> {
-        let mut guard = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guard = self.idle.borrow_mut();
         let idle = &mut *guard;
         let entries = idle.by_endpoint.get_mut(key)?;
         while let Some((since, mut io)) = entries.pop() {

@@ -46,6 +46,7 @@ pub(super) struct Scratch {
 }
 
 thread_local! {
+    #[expect(clippy::vec_box, reason = "it is the box that is taken and given, without moving what is in it")]
     static SCRATCH: RefCell<Vec<Box<Scratch>>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -104,8 +105,8 @@ pub(super) enum Next {
     Broken,
 }
 
-/// Serves one connection until its end. `drain` turns true when it should end after the request under way.
-pub async fn serve<S, T>(io: S, context: Context<T>, drain: watch::Receiver<bool>) -> End
+/// Serves one HTTP/1 connection; `input` may hold its first bytes.
+pub(super) async fn serve<S, T>(io: S, input: Buffer, context: Context<T>, drain: watch::Receiver<bool>) -> End
 where
     S: AsyncRead + AsyncWrite + Unpin,
     T: Traffic,
@@ -116,7 +117,7 @@ where
             std::future::pending::<()>().await;
         }
     });
-    let mut session = Session { io, input: Buffer::default(), timer: Timer::new(), context, drain };
+    let mut session = Session { io, input, timer: Timer::new(), context, drain };
     while session.wait(draining.as_mut()).await {
         let mut scratch = Scratch::take();
         let next = session.request(&mut scratch).await;
@@ -184,11 +185,10 @@ where
                 return self.refuse(answer, began).await;
             }
         }
-        let mut facts = match assess(scratch, self.input.data(), &self.context.settings) {
+        let facts = match assess(scratch, self.input.data(), &self.context.settings, began) {
             Ok(facts) => facts,
             Err(fault) => return self.refuse(Answer::fault(fault), began).await,
         };
-        facts.began = began;
         if facts.spelling == Spelling::Redirect {
             let location = redirect_location(&facts, scratch, self.input.data());
             let answer = Answer { status: 307, location: Some(location), ..Answer::default() };
@@ -197,7 +197,12 @@ where
         let Decision { action, filters } = self.decide(&facts, scratch);
         let filters = filters.as_deref();
         let answer = match action {
-            Action::Forward(plan) => return forward::forward(self, &facts, (&plan, filters), scratch).await,
+            Action::Forward(mut plan) => {
+                if let Some(mirror) = plan.mirror.take() {
+                    forward::mirror(self, &facts, (&plan, filters, mirror), scratch);
+                }
+                return forward::forward(self, &facts, (&plan, filters), scratch).await;
+            }
             Action::Redirect { status, location } => Answer { status, location: Some(location), ..Answer::default() },
             Action::Respond { status, body, reason } => Answer { status, body, reason, ..Answer::default() },
         };
@@ -336,7 +341,7 @@ where
 }
 
 /// Checks all of a request that its head alone shows.
-fn assess(scratch: &mut Scratch, data: &[u8], settings: &Settings) -> Result<Facts, Fault> {
+fn assess(scratch: &mut Scratch, data: &[u8], settings: &Settings, began: Instant) -> Result<Facts, Fault> {
     let head = &scratch.head;
     let target = target::target(head, data)?;
     let framing = framing::of_request(head, data)?;
@@ -366,7 +371,7 @@ fn assess(scratch: &mut Scratch, data: &[u8], settings: &Settings) -> Result<Fac
         upgrade: websocket && method == b"GET" && head.version == Version::Http11 && framing == Framing::Empty,
         keep: options.persists(head.version),
         options,
-        began: Instant::now(),
+        began,
     })
 }
 

@@ -9,11 +9,13 @@ use std::borrow::Cow;
 use std::future::Future;
 use std::hash::Hash;
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// The proxy behind one downstream connection: it may know the peer, the listener and the snapshot.
+/// The proxy behind one downstream connection: it may know the peer, the listener and the snapshot. Everything stays on
+/// its worker's thread.
 pub trait Traffic: 'static {
     /// Whom a request goes to, as `decide` says and `pick` and `connect` understand it.
     type Target: 'static;
@@ -198,9 +200,9 @@ impl Settings {
 
 /// All that a downstream connection needs.
 pub struct Context<T: Traffic> {
-    pub traffic: Arc<T>,
+    pub traffic: Rc<T>,
     /// The worker's.
-    pub pools: Arc<Pools<T::Endpoint, T::Io>>,
+    pub pools: Rc<Pools<T::Endpoint, T::Io>>,
     pub settings: Arc<Settings>,
     pub peer: Option<IpAddr>,
 }
@@ -208,8 +210,8 @@ pub struct Context<T: Traffic> {
 impl<T: Traffic> Clone for Context<T> {
     fn clone(&self) -> Self {
         Self {
-            traffic: Arc::clone(&self.traffic),
-            pools: Arc::clone(&self.pools),
+            traffic: Rc::clone(&self.traffic),
+            pools: Rc::clone(&self.pools),
             settings: Arc::clone(&self.settings),
             peer: self.peer,
         }

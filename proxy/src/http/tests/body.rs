@@ -2,7 +2,7 @@
 
 use super::*;
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn chunked_bodies_and_trailers_pass_both_ways_reframed() {
     let mut bench = Bench::sidecar();
     bench.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n").await;
@@ -15,7 +15,7 @@ async fn chunked_bodies_and_trailers_pass_both_ways_reframed() {
         .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn bodies_until_close_become_chunked_and_keep_the_client() {
     let mut bench = Bench::sidecar();
     for _ in 0..2 {
@@ -29,7 +29,7 @@ async fn bodies_until_close_become_chunked_and_keep_the_client() {
     assert_eq!(bench.pools.idle_count(), 0);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn large_bodies_pass_whole_both_ways() {
     let mut bench = Bench::sidecar();
     let body: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
@@ -74,7 +74,7 @@ async fn large_bodies_pass_whole_both_ways() {
     patient(answer).await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn an_early_answer_reaches_the_client_before_its_body_is_over() {
     let mut bench = Bench::sidecar();
     bench.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nabc").await;
@@ -86,7 +86,7 @@ async fn an_early_answer_reaches_the_client_before_its_body_is_over() {
     assert_eq!(bench.pools.idle_count(), 0);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn both_bodies_may_stream_at_the_same_time() {
     let mut bench = Bench::sidecar();
     bench.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n").await;
@@ -106,7 +106,7 @@ async fn both_bodies_may_stream_at_the_same_time() {
     expect(&mut bench.client, "0\r\n\r\n").await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn continue_comes_from_the_endpoint_and_other_expectations_are_refused() {
     let mut bench = Bench::sidecar();
     bench.send("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n").await;
@@ -126,7 +126,7 @@ async fn continue_comes_from_the_endpoint_and_other_expectations_are_refused() {
 const UPGRADE: &str =
     "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: k\r\n\r\n";
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_websocket_tunnel_opens_after_101_and_half_closes() {
     let mut bench = Bench::sidecar();
     bench.send(UPGRADE).await;
@@ -151,7 +151,7 @@ async fn a_websocket_tunnel_opens_after_101_and_half_closes() {
     assert_eq!(bench.end().await, End::Closed);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_refused_upgrade_is_an_ordinary_answer() {
     let mut bench = Bench::sidecar();
     bench.send(UPGRADE).await;
@@ -163,7 +163,7 @@ async fn a_refused_upgrade_is_an_ordinary_answer() {
     expect(&mut endpoint, "GET / HTTP/1.1\r\n").await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn an_upgrade_nobody_asked_for_is_502() {
     let answers = [
         ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", "websocket"),

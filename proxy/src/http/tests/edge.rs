@@ -7,7 +7,7 @@ fn gateway() -> Bench {
     Bench::new(Settings::gateway(true), to_endpoint(Filters::default()))
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn forwarding_headers_are_the_gateways_own() {
     let mut bench = gateway();
     bench
@@ -25,7 +25,7 @@ async fn forwarding_headers_are_the_gateways_own() {
     expect(&mut bench.client, "HTTP/1.1 200 OK\r\nserver: weir\r\ncontent-length: 0\r\n\r\n").await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn underscores_are_refused_at_the_edge_only() {
     let request = "GET / HTTP/1.1\r\nHost: a\r\na_b: 1\r\n\r\n";
     let mut bench = gateway();
@@ -37,7 +37,7 @@ async fn underscores_are_refused_at_the_edge_only() {
     expect(&mut endpoint, "GET / HTTP/1.1\r\nhost: a\r\na_b: 1\r\n\r\n").await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn what_is_matched_is_what_is_forwarded() {
     let mut bench = gateway();
     bench.send("GET //a/../%62?x=%2F/.. HTTP/1.1\r\nHost: a\r\n\r\n").await;
@@ -45,7 +45,7 @@ async fn what_is_matched_is_what_is_forwarded() {
     expect(&mut endpoint, "GET /b?x=%2F/.. HTTP/1.1\r\n").await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn escaped_slashes_are_redirected_at_the_edge() {
     let mut bench = gateway();
     bench.send("GET /a%2Fb?q=1 HTTP/1.1\r\nHost: a\r\n\r\n").await;
@@ -54,7 +54,7 @@ async fn escaped_slashes_are_redirected_at_the_edge() {
     assert!(bench.dialled.try_recv().is_err());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn denied_requests_say_so_and_keep_the_connection() {
     let mut bench =
         Bench::new(Settings::sidecar(), Box::new(|_| Decision::refuse(Reason::Denied, "RBAC: access denied")));
@@ -69,7 +69,7 @@ async fn denied_requests_say_so_and_keep_the_connection() {
     assert_eq!(bench.outcomes(), [(403, Some(Reason::Denied)); 3]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn an_answer_to_an_unread_body_ends_the_connection() {
     let mut bench = Bench::new(Settings::sidecar(), Box::new(|_| Decision::refuse(Reason::NoRoute, "")));
     bench
@@ -81,7 +81,7 @@ async fn an_answer_to_an_unread_body_ends_the_connection() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn redirects_carry_the_routes_response_headers() {
     let decide: Box<Decide> = Box::new(|_| {
         let response =
@@ -95,7 +95,7 @@ async fn redirects_carry_the_routes_response_headers() {
     expect(&mut bench.client, expected).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn strangers_are_not_told_addresses() {
     let mut bench = gateway();
     bench.fake.failures.lock().unwrap().push_back(Reason::UpstreamProtocol);

@@ -2,7 +2,7 @@
 
 use super::*;
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn what_the_client_breaks_is_its_fault_and_ends_its_connection() {
     let cases = [
         ("GET / HTTP/1.1\r\n\r\n", 400),
@@ -30,7 +30,7 @@ async fn what_the_client_breaks_is_its_fault_and_ends_its_connection() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_broken_chunk_in_a_request_is_400_not_502() {
     let mut bench = Bench::sidecar();
     bench.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n").await;
@@ -42,7 +42,7 @@ async fn a_broken_chunk_in_a_request_is_400_not_502() {
     assert_eq!(bench.outcomes(), [(400, Some(Reason::DownstreamProtocol))]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn an_endpoint_that_breaks_http_is_502_and_not_reused() {
     let answers = [
         "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
@@ -70,7 +70,7 @@ async fn an_endpoint_that_breaks_http_is_502_and_not_reused() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn an_endpoint_that_says_more_than_its_answer_is_not_reused() {
     let mut bench = Bench::sidecar();
     bench.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
@@ -95,7 +95,7 @@ async fn an_endpoint_that_says_more_than_its_answer_is_not_reused() {
     head(&mut other).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_refused_connection_is_503_once_no_endpoint_is_left_to_try() {
     let mut bench = Bench::sidecar();
     bench.fake.failures.lock().unwrap().extend([Reason::ConnectFailed; 3]);
@@ -111,7 +111,7 @@ async fn a_refused_connection_is_503_once_no_endpoint_is_left_to_try() {
     head(&mut endpoint).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_reset_before_the_answer_is_503() {
     let mut bench = Bench::sidecar();
     bench.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
@@ -123,7 +123,7 @@ async fn a_reset_before_the_answer_is_503() {
     assert!(bench.dialled.try_recv().is_err());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_kept_connection_that_dies_is_replaced_once_for_idempotent_requests() {
     let mut bench = Bench::sidecar();
     let mut endpoint = bench.warm_up().await;
@@ -142,7 +142,7 @@ async fn a_kept_connection_that_dies_is_replaced_once_for_idempotent_requests() 
     assert!(bench.dialled.try_recv().is_err());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_kept_connection_that_was_closed_meanwhile_is_not_used() {
     let mut bench = Bench::sidecar();
     drop(bench.warm_up().await);
@@ -151,7 +151,7 @@ async fn a_kept_connection_that_was_closed_meanwhile_is_not_used() {
     head(&mut fresh).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn an_answer_cut_in_the_middle_never_looks_complete() {
     let cases = ["Content-Length: 9\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"];
     for answer in cases {
@@ -175,7 +175,7 @@ fn quick(request_ms: u64) -> Box<Decide> {
     })
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_stalled_endpoint_is_504_at_the_request_timeout() {
     let mut bench = Bench::new(Settings::sidecar(), quick(30));
     bench.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
@@ -187,7 +187,7 @@ async fn a_stalled_endpoint_is_504_at_the_request_timeout() {
     assert_eq!(rest(&mut endpoint).await, "");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_dripping_answer_is_cut_at_the_request_timeout() {
     let mut bench = Bench::new(Settings::sidecar(), quick(30));
     bench.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
@@ -198,7 +198,7 @@ async fn a_dripping_answer_is_cut_at_the_request_timeout() {
     assert_eq!(bench.end().await, End::Broken);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn slow_heads_and_stalled_bodies_are_408() {
     let settings = || Settings {
         head_timeout: Duration::from_millis(30),
@@ -217,7 +217,7 @@ async fn slow_heads_and_stalled_bodies_are_408() {
     assert_eq!(bench.outcomes(), [(408, Some(Reason::RequestTimeout))]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn idle_connections_end_silently() {
     let settings = Settings { idle_timeout: Duration::from_millis(20), ..Settings::sidecar() };
     let mut bench = Bench::new(settings, to_endpoint(Filters::default()));
@@ -225,7 +225,7 @@ async fn idle_connections_end_silently() {
     assert_eq!(bench.outcomes(), []);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_client_that_half_closes_gets_its_answer() {
     let mut bench = Bench::sidecar();
     bench.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
@@ -237,7 +237,7 @@ async fn a_client_that_half_closes_gets_its_answer() {
     assert_eq!(bench.end().await, End::Closed);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_client_that_vanishes_in_its_body_leaves_no_half_request_behind() {
     let mut bench = Bench::sidecar();
     bench.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc").await;
@@ -248,7 +248,7 @@ async fn a_client_that_vanishes_in_its_body_leaves_no_half_request_behind() {
     assert_eq!(bench.outcomes(), [(499, Some(Reason::DownstreamReset))]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn informational_responses_without_end_are_cut() {
     let mut bench = Bench::sidecar();
     bench.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;

@@ -4,12 +4,14 @@ mod body;
 mod edge;
 mod failure;
 mod plain;
+mod two;
 
 use super::traffic::{Action, Context, Decision, End, Outcome, Picked, Plan, RequestView, Settings, Traffic};
-use super::{Pools, serve};
+use super::{Pools, Wire, serve};
 use crate::error::{ConnError, Reason};
 use snapshot::{Filters, Timeouts};
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
@@ -71,8 +73,8 @@ pub(super) struct Bench {
     pub(super) dialled: mpsc::Receiver<DuplexStream>,
     pub(super) serving: JoinHandle<End>,
     pub(super) drain: watch::Sender<bool>,
-    pub(super) fake: Arc<Fake>,
-    pub(super) pools: Arc<Pools<usize, DuplexStream>>,
+    pub(super) fake: Rc<Fake>,
+    pub(super) pools: Rc<Pools<usize, DuplexStream>>,
 }
 
 impl Bench {
@@ -82,17 +84,17 @@ impl Bench {
 
     pub(super) fn new(settings: Settings, decide: Box<Decide>) -> Self {
         let (sender, dialled) = mpsc::channel(8);
-        let fake = Arc::new(Fake { decide, dialled: sender, failures: Mutex::default(), outcomes: Mutex::default() });
-        let pools = Arc::new(Pools::new(PATIENCE));
+        let fake = Rc::new(Fake { decide, dialled: sender, failures: Mutex::default(), outcomes: Mutex::default() });
+        let pools = Rc::new(Pools::new(PATIENCE));
         let context = Context {
-            traffic: Arc::clone(&fake),
-            pools: Arc::clone(&pools),
+            traffic: Rc::clone(&fake),
+            pools: Rc::clone(&pools),
             settings: Arc::new(settings),
             peer: Some([192, 0, 2, 7].into()),
         };
         let (client, io) = duplex(256 * 1024);
         let (drain, drained) = watch::channel(false);
-        let serving = tokio::spawn(serve(io, context, drained));
+        let serving = tokio::task::spawn_local(serve(io, context, drained, Wire::Sniff));
         Self { client, dialled, serving, drain, fake, pools }
     }
 

@@ -3,7 +3,7 @@
 use super::*;
 use snapshot::HeaderOps;
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn connections_of_both_sides_are_kept_and_reused() {
     let mut bench = Bench::sidecar();
     let mut endpoint = bench.warm_up().await;
@@ -18,7 +18,7 @@ async fn connections_of_both_sides_are_kept_and_reused() {
     assert_eq!(bench.end().await, End::Closed);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn pipelined_requests_are_answered_in_order() {
     let mut bench = Bench::sidecar();
     bench.send("GET /1 HTTP/1.1\r\nHost: a\r\n\r\nPOST /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabcGET /3 HTTP/1.1\r\nHost: a\r\n\r\n").await;
@@ -34,7 +34,7 @@ async fn pipelined_requests_are_answered_in_order() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn requests_that_come_byte_by_byte_are_the_same_requests() {
     let mut bench = Bench::sidecar();
     for byte in b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n" {
@@ -47,7 +47,7 @@ async fn requests_that_come_byte_by_byte_are_the_same_requests() {
     expect(&mut endpoint, "1\r\na\r\n1\r\nb\r\n1\r\nc\r\n0\r\n\r\n").await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn hop_by_hop_headers_end_here_both_ways() {
     let mut bench = Bench::sidecar();
     bench
@@ -62,7 +62,7 @@ async fn hop_by_hop_headers_end_here_both_ways() {
     expect(&mut bench.client, "HTTP/1.1 200 OK\r\nx-stays: 1\r\ncontent-length: 0\r\n\r\n").await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn head_and_304_announce_a_length_without_a_body() {
     let mut bench = Bench::sidecar();
     bench.send("HEAD / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
@@ -75,7 +75,7 @@ async fn head_and_304_announce_a_length_without_a_body() {
     expect(&mut bench.client, "HTTP/1.1 304 Not Modified\r\ncontent-length: 99\r\n\r\n").await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn old_clients_get_unchunked_bodies_and_no_interim_responses() {
     let mut bench = Bench::sidecar();
     bench.send("GET / HTTP/1.0\r\n\r\n").await;
@@ -89,7 +89,7 @@ async fn old_clients_get_unchunked_bodies_and_no_interim_responses() {
     assert_eq!(rest(&mut bench.client).await, "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nabc");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn old_clients_may_keep_their_connection() {
     let mut bench = Bench::sidecar();
     for _ in 0..2 {
@@ -101,7 +101,7 @@ async fn old_clients_may_keep_their_connection() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn close_is_honoured_and_announced() {
     let mut bench = Bench::sidecar();
     bench.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
@@ -111,7 +111,7 @@ async fn close_is_honoured_and_announced() {
     assert_eq!(rest(&mut bench.client).await, "HTTP/1.1 200 OK\r\ncontent-length: 1\r\nconnection: close\r\n\r\na");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn draining_ends_idle_connections_and_announces_it_on_busy_ones() {
     let mut idle = Bench::sidecar();
     idle.warm_up().await;
@@ -128,7 +128,7 @@ async fn draining_ends_idle_connections_and_announces_it_on_busy_ones() {
     assert_eq!(rest(&mut busy.client).await, "HTTP/1.1 200 OK\r\ncontent-length: 1\r\nconnection: close\r\n\r\na");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn filters_change_both_heads_and_cannot_break_them() {
     let filters = Filters {
         request: HeaderOps {
@@ -151,7 +151,7 @@ async fn filters_change_both_heads_and_cannot_break_them() {
     expect(&mut bench.client, "HTTP/1.1 200 OK\r\nx-out: 1\r\ncontent-length: 0\r\n\r\n").await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn a_rewritten_path_cannot_break_the_request_line() {
     let decide: Box<Decide> = Box::new(|request| {
         assert_eq!((request.path, request.query, request.host), ("/old", Some("q=1"), "a.example"));
@@ -168,10 +168,50 @@ async fn a_rewritten_path_cannot_break_the_request_line() {
     expect(&mut endpoint, "GET /n%20w%0D%0Ax?q=1 HTTP/1.1\r\nhost: endpoint.example\r\n").await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "local")]
 async fn absolute_form_replaces_host() {
     let mut bench = Bench::sidecar();
     bench.send("GET http://b.example:81/p?q HTTP/1.1\r\nHost: a\r\n\r\n").await;
     let mut endpoint = bench.endpoint().await;
     expect(&mut endpoint, "GET /p?q HTTP/1.1\r\nhost: b.example:81\r\n\r\n").await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_mirror_gets_a_copy_and_its_answer_is_dropped() {
+    let decide: Box<Decide> = Box::new(|_| {
+        let plan = Plan { mirror: Some(()), ..plan() };
+        Decision { action: Action::Forward(plan), filters: None }
+    });
+    let mut bench = Bench::new(Settings::sidecar(), decide);
+    bench.send("POST / HTTP/1.1\r\nHost: a.example:81\r\nContent-Length: 2\r\n\r\nhi").await;
+    let (mut one, mut other) = (bench.endpoint().await, bench.endpoint().await);
+    let (one_head, other_head) = (head(&mut one).await, head(&mut other).await);
+    let (endpoint, mirror, copied) = match one_head.contains("-shadow") {
+        true => (&mut other, &mut one, one_head),
+        false => (&mut one, &mut other, other_head),
+    };
+    assert_eq!(copied, "POST / HTTP/1.1\r\nhost: a.example-shadow:81\r\ncontent-length: 2\r\n\r\n");
+    expect(mirror, "hi").await;
+    expect(endpoint, "hi").await;
+    say(mirror, "HTTP/1.1 500 x\r\nContent-Length: 3\r\n\r\nbad").await;
+    say(endpoint, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    expect(&mut bench.client, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+    while bench.pools.idle_count() < 2 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "local")]
+async fn an_idle_connection_is_small() {
+    let (_client, io) = duplex(1);
+    let bench = Bench::sidecar();
+    let context = Context {
+        traffic: Rc::clone(&bench.fake),
+        pools: Rc::clone(&bench.pools),
+        settings: Arc::new(Settings::sidecar()),
+        peer: None,
+    };
+    let (_drain, drained) = watch::channel(false);
+    let bytes = size_of_val(&serve(io, context, drained, Wire::Sniff));
+    assert!(bytes < 4096, "{bytes} bytes");
 }
