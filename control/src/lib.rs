@@ -1,6 +1,18 @@
 //! The control plane as a library: resources in, one checked `Snapshot` per proxy out.
 #![forbid(unsafe_code)]
 
+pub mod channel;
+pub mod compile;
+pub mod api;
+pub mod core;
+pub mod identity;
 pub mod names;
+pub mod publish;
 pub mod resource;
+pub mod select;
+pub mod session;
 pub mod settings;
+pub mod store;
+pub mod template;
+pub mod time;
+pub mod vip;

@@ -1,4 +1,34 @@
 //! The data plane: binds listeners, decides by the snapshot, moves bytes. Must not know YAML or policies.
 #![deny(unsafe_code)]
 
+mod accesslog;
+mod admin;
+mod app;
+pub mod channel;
+mod connection;
+mod drain;
 pub mod error;
+pub mod http;
+pub mod identity;
+mod inbound;
+mod interception;
+mod last_good;
+mod listener;
+mod metrics;
+mod outbound;
+mod routing;
+pub mod sni;
+pub mod socket;
+pub mod source;
+mod splice;
+pub mod stream;
+pub mod tcp;
+#[cfg(test)]
+mod test_ca;
+pub mod tls;
+mod traffic;
+mod upstream;
+mod worker;
+mod zone;
+
+pub use app::{Config, Proxy};

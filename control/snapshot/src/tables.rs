@@ -50,6 +50,8 @@ pub struct DnsSettings {
     /// Suffix of mesh names, without dots at its ends (`mesh`).
     pub domain: String,
     pub ttl_s: u32,
+    /// Ranges that VIPs come from (`240.0.0.0/4`), for the route that `bind` and `tproxy` need.
+    pub vip_ranges: Vec<String>,
 }
 
 /// A mesh name. `name` is lower case, without trailing dot. A family without an address answers NODATA.

@@ -69,8 +69,8 @@ pub struct Nack {
 pub struct Csr {
     #[prost(string, tag = "1")]
     pub mesh: ::prost::alloc::string::String,
-    #[prost(bytes = "vec", tag = "2")]
-    pub der: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, tag = "2")]
+    pub pem: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Status {
@@ -149,8 +149,6 @@ pub struct Identity {
     #[prost(string, tag = "2")]
     pub chain_pem: ::prost::alloc::string::String,
     #[prost(uint64, tag = "3")]
-    pub not_before_ms: u64,
-    #[prost(uint64, tag = "4")]
     pub not_after_ms: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

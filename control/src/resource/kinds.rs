@@ -87,6 +87,7 @@ pub enum DataSource {
     Secret(String),
     File(String),
     /// Decoded already; written as base64.
+    #[serde(serialize_with = "as_base64")]
     Inline(String),
     InlineString(String),
 }
@@ -568,7 +569,7 @@ pub struct ExternalNetworking {
     pub address: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<ExternalTls>,
-    #[serde(skip_serializing_if = "no")]
+    #[serde(skip_serializing_if = "no", rename = "disableHostDNSEntry")]
     pub disable_host_dns_entry: bool,
 }
 
@@ -628,6 +629,11 @@ fn as_selectors<S: serde::Serializer>(list: &[Matcher], out: S) -> Result<S::Ok,
         r#match: &'a Tags,
     }
     out.collect_seq(list.iter().map(|m| Selector { r#match: m }))
+}
+
+fn as_base64<S: serde::Serializer>(text: &str, out: S) -> Result<S::Ok, S::Error> {
+    use base64::Engine;
+    out.serialize_str(&base64::engine::general_purpose::STANDARD.encode(text))
 }
 
 fn as_listeners<S: serde::Serializer>(list: &[GatewayListener], out: S) -> Result<S::Ok, S::Error> {

@@ -1,7 +1,34 @@
 //! Resources: what users write, as plain typed values. Intake (`yaml`, `decode`, one file a kind) makes them; nothing
 //! here selects, allocates or compiles.
 
+mod common;
+mod dataplane;
+mod decode;
+mod external;
+mod filter;
+mod gateway;
+mod intake;
 mod kinds;
+mod kubernetes;
+mod mesh;
+mod mesh_backends;
+mod name;
+mod output;
+mod permission;
+mod problem;
+pub mod registry;
+mod route;
+mod secret;
+mod variables;
+mod virtual_outbound;
+mod yaml;
+mod zone;
+
+pub use intake::{Intake, read, read_as};
+pub use name::is_valid as is_valid_name;
+pub use output::{Key, rfc3339, yaml as to_yaml};
+pub use problem::{Problem, Severity};
+pub use variables::{Rendered, render_variables};
 
 pub use kinds::{
     Admin, AvailableService, Backend, CaBackend, CaConf, DataSource, Dataplane, ExternalNetworking, ExternalService,
@@ -59,3 +86,6 @@ pub enum Spec {
     Zone(Zone),
     Opaque(Opaque),
 }
+
+#[cfg(test)]
+mod tests;

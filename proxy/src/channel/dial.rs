@@ -1,6 +1,7 @@
 //! One HTTP/2 connection over TLS to the control plane, as the service that the generated client calls.
 
 use super::ChannelError;
+use crate::tls::{ExternalVerifier, Roots};
 use http::{Request, Response, Uri};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
@@ -37,9 +38,8 @@ pub(super) async fn dial(address: &str, ca_pem: Option<&str>) -> Result<Service,
         .map_err(|e| lost(e.to_string()))?;
     tcp.set_nodelay(true).map_err(|e| lost(e.to_string()))?;
     let name = ServerName::try_from(bare.to_owned()).map_err(|e| lost(e.to_string()))?;
-    let mut config = crate::tls::external_client_config(ca_pem).map_err(|e| ChannelError::Refused(format!("CA of the control plane: {e}")))?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let connecting = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp);
+    let config = client_config(ca_pem).map_err(|e| ChannelError::Refused(format!("CA of the control plane: {e}")))?;
+    let connecting = tokio_rustls::TlsConnector::from(config).connect(name, tcp);
     let tls = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
         .await
         .map_err(|_| lost(format!("no TLS handshake within {CONNECT_TIMEOUT:?}")))?
@@ -58,6 +58,13 @@ pub(super) async fn dial(address: &str, ca_pem: Option<&str>) -> Result<Service,
         }
     });
     Ok(Service { sender, authority: uri.authority().map_or_else(|| host.to_owned(), ToString::to_string) })
+}
+
+/// Without a CA the channel is encrypted, and its other end isn't verified.
+fn client_config(ca_pem: Option<&str>) -> Result<Arc<rustls::ClientConfig>, String> {
+    let roots = ca_pem.map(|pem| Roots::parse("control plane", pem).map(Arc::new)).transpose()?;
+    let verifier = ExternalVerifier::new(&crate::tls::provider(), roots, true);
+    crate::tls::external_client(verifier, None, vec![b"h2".to_vec()])
 }
 
 impl tower_service::Service<Request<tonic::body::Body>> for Service {

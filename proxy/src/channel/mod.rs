@@ -4,7 +4,8 @@
 mod dial;
 mod proto;
 
-use crate::source::{Bundle, IdentityMaterial, Material, SecretMaterial, Update, Updates};
+use crate::identity::{Bundle, IdentityMaterial, Material, SecretMaterial};
+use crate::source::{Update, Updates};
 use proto::channel_client::ChannelClient;
 use proto::from_proxy::Message as Say;
 use proto::to_proxy::Message as Hear;
@@ -214,7 +215,7 @@ async fn csrs(
     let (reply, made) = oneshot::channel();
     send(updates, Update::Csrs { meshes, reply }).await?;
     for csr in made.await.unwrap_or_default() {
-        say(outbox, Say::Csr(proto::Csr { mesh: csr.mesh, der: csr.der })).await?;
+        say(outbox, Say::Csr(proto::Csr { mesh: csr.mesh, pem: csr.pem })).await?;
     }
     Ok(())
 }
@@ -287,7 +288,6 @@ fn from_wire(material: proto::Material) -> Material {
     let identity = |i: proto::Identity| IdentityMaterial {
         mesh: i.mesh,
         chain_pem: i.chain_pem,
-        not_before_ms: i.not_before_ms,
         not_after_ms: i.not_after_ms,
     };
     let secret = |s: proto::Secret| SecretMaterial { name: s.name, cert_pem: s.cert_pem, key_pem: s.key_pem };
@@ -295,6 +295,6 @@ fn from_wire(material: proto::Material) -> Material {
     Material {
         identities: material.identities.into_iter().map(identity).collect(),
         bundles: material.bundles.into_iter().map(bundle).collect(),
-        secrets: Some(material.secrets.into_iter().map(secret).collect()),
+        secrets: material.secrets.into_iter().map(secret).collect(),
     }
 }

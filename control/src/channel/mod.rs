@@ -1,0 +1,252 @@
+//! The control channel's server: one stream a proxy. Authenticates, registers the proxy's own resource, sends what
+//! changed in its tables, waits for ack or nack, signs its keys. Latest wins: a slow proxy skips generations.
+
+#[expect(clippy::all, clippy::wildcard_imports, clippy::allow_attributes_without_reason, unused_qualifications, unreachable_pub, reason = "generated")]
+mod proto;
+mod register;
+mod serve;
+
+pub use serve::serve;
+
+use crate::compile::Options;
+use crate::core::Core;
+use crate::publish::{Published, Subscription};
+use crate::session::{self, Plan};
+use crate::settings::Auth;
+use proto::channel_server::{Channel, ChannelServer};
+use proto::from_proxy::Message as Hear;
+use proto::to_proxy::Message as Say;
+use register::Registered;
+use snapshot::{Delta, Generation, RowId, RowUpsert, Tables};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+/// A proxy that opens a stream says who it is within this time.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// Frames to one proxy that wait to be sent.
+const OUTBOX_MAX: usize = 8;
+
+type Frame = Result<proto::ToProxy, Status>;
+
+/// What every stream needs.
+#[derive(Clone)]
+pub struct Service {
+    pub core: Arc<Core>,
+    pub subscription: Subscription,
+    /// Of dataplanes, of zone proxies.
+    pub auth: (Auth, Auth),
+}
+
+#[tonic::async_trait]
+impl Channel for Service {
+    type ConnectStream = ReceiverStream<Frame>;
+
+    async fn connect(&self, request: Request<Streaming<proto::FromProxy>>) -> Result<Response<Self::ConnectStream>, Status> {
+        let mut inbox = request.into_inner();
+        let first = tokio::time::timeout(HELLO_TIMEOUT, inbox.next()).await;
+        let first = first.map_err(|_| Status::deadline_exceeded("no hello within 10 s"))?;
+        let Some(Hear::Hello(hello)) = first.transpose()?.and_then(|m| m.message) else {
+            return Err(Status::invalid_argument("the first message must be a hello"));
+        };
+        let registered = register::register(&self.core, self.auth, &hello).await?;
+        tracing::info!(proxy = %registered.key.origin(), version = hello.version, "proxy connected");
+        let (outbox, frames) = mpsc::channel(OUTBOX_MAX);
+        let stream = Stream {
+            core: self.core.clone(),
+            subscription: self.subscription.clone(),
+            proxy: registered,
+            outbox,
+            sent: None,
+            in_flight: None,
+            refused: None,
+            identities: BTreeMap::new(),
+            material: None,
+        };
+        tokio::spawn(stream.run(inbox));
+        Ok(Response::new(ReceiverStream::new(frames)))
+    }
+}
+
+/// The tonic service, for [`serve`].
+fn server(service: Service) -> ChannelServer<Service> {
+    ChannelServer::new(service)
+}
+
+/// One proxy's stream.
+struct Stream {
+    core: Arc<Core>,
+    subscription: Subscription,
+    proxy: Registered,
+    outbox: mpsc::Sender<Frame>,
+    /// The last acked tables: the base of the next delta.
+    sent: Option<(Generation, Tables)>,
+    in_flight: Option<(Generation, Tables)>,
+    /// Tables that the proxy nacked: not sent again unless they change.
+    refused: Option<Tables>,
+    /// Fingerprints of the identities that were asked for.
+    identities: BTreeMap<String, String>,
+    material: Option<(BTreeMap<String, String>, Vec<crate::compile::SecretMaterial>)>,
+}
+
+/// The stream is over.
+struct Over;
+
+impl Stream {
+    async fn run(mut self, mut inbox: Streaming<proto::FromProxy>) {
+        let origin = self.proxy.key.origin();
+        self.subscription.mark_changed();
+        loop {
+            let going = tokio::select! {
+                changed = self.subscription.changed() => match changed {
+                    Ok(()) => self.offer().await,
+                    Err(_) => Err(Over),
+                },
+                message = inbox.next() => match message {
+                    Some(Ok(message)) => self.hear(message).await,
+                    _ => Err(Over),
+                },
+            };
+            if going.is_err() {
+                break;
+            }
+        }
+        tracing::info!(proxy = %origin, "proxy disconnected");
+        register::left(&self.core, &self.proxy).await;
+    }
+
+    async fn say(&self, message: Say) -> Result<(), Over> {
+        self.outbox.send(Ok(proto::ToProxy { message: Some(message) })).await.map_err(|_| Over)
+    }
+
+    /// Sends what is new for this proxy; while an offer is unanswered, the answer brings us back here.
+    async fn offer(&mut self) -> Result<(), Over> {
+        if self.in_flight.is_some() {
+            return Ok(());
+        }
+        let published = self.subscription.borrow_and_update().clone();
+        if published.revision < self.proxy.revision {
+            return Ok(());
+        }
+        let plan = match session::plan(&published, &self.proxy.key, Options::default()) {
+            // Deleted, or not there yet: what the proxy has keeps serving.
+            None => return Ok(()),
+            Some(Err(violations)) => {
+                let reasons: Vec<String> = violations.iter().map(ToString::to_string).collect();
+                tracing::error!(proxy = %self.proxy.key.origin(), ?reasons, "tables not sent: they can't be built");
+                return Ok(());
+            }
+            Some(Ok(plan)) => plan,
+        };
+        self.offer_material(&plan).await?;
+        self.offer_tables(&published, plan).await
+    }
+
+    async fn offer_material(&mut self, plan: &Plan) -> Result<(), Over> {
+        let material = (plan.bundles.clone(), plan.compiled.secrets.clone());
+        if self.material.as_ref() != Some(&material) {
+            self.say(Say::Material(to_material(&material.0, &material.1, Vec::new()))).await?;
+            self.material = Some(material);
+        }
+        let wanted = plan.identities.iter().filter(|(mesh, print)| self.identities.get(*mesh) != Some(print));
+        let meshes: Vec<String> = wanted.map(|(mesh, _)| mesh.clone()).collect();
+        if !meshes.is_empty() {
+            self.say(Say::IdentityWanted(proto::IdentityWanted { meshes })).await?;
+        }
+        self.identities = plan.identities.clone();
+        Ok(())
+    }
+
+    async fn offer_tables(&mut self, published: &Published, plan: Plan) -> Result<(), Over> {
+        let tables = plan.compiled.tables;
+        let same = |t: &Tables| *t == tables;
+        if self.sent.as_ref().is_some_and(|(_, t)| same(t)) || self.refused.as_ref().is_some_and(same) {
+            return Ok(());
+        }
+        let nothing = Tables::default();
+        let (base, delta) = match &self.sent {
+            Some((generation, base)) => (Some(to_generation(*generation)), snapshot::diff(base, &tables)),
+            None => (None, Delta { upserts: snapshot::rows(&tables), removals: snapshot::diff(&tables, &nothing).removals }),
+        };
+        let removals = if base.is_some() { delta.removals } else { Vec::new() };
+        let row = |r: RowUpsert| proto::Row { table: r.id.table, key: r.id.key, body: r.body };
+        let id = |i: RowId| proto::RowId { table: i.table, key: i.key };
+        self.in_flight = Some((published.generation, tables));
+        self.say(Say::Delta(proto::Delta {
+            generation: Some(to_generation(published.generation)),
+            base,
+            upserts: delta.upserts.into_iter().map(row).collect(),
+            removals: removals.into_iter().map(id).collect(),
+        }))
+        .await
+    }
+
+    async fn hear(&mut self, message: proto::FromProxy) -> Result<(), Over> {
+        match message.message {
+            Some(Hear::Ack(_)) => {
+                self.sent = self.in_flight.take().or(self.sent.take());
+                self.refused = None;
+                self.offer().await
+            }
+            Some(Hear::Nack(nack)) => {
+                let refused = self.in_flight.take();
+                tracing::error!(proxy = %self.proxy.key.origin(), reasons = ?nack.reasons, "proxy refused a snapshot and keeps its last good one");
+                self.refused = refused.map(|(_, tables)| tables);
+                self.offer().await
+            }
+            Some(Hear::Csr(csr)) => self.sign(csr).await,
+            Some(Hear::Status(status)) => {
+                if status.draining {
+                    register::draining(&self.core, &mut self.proxy).await;
+                }
+                Ok(())
+            }
+            Some(Hear::Hello(_)) | None => Ok(()),
+        }
+    }
+
+    async fn sign(&mut self, csr: proto::Csr) -> Result<(), Over> {
+        let published = self.subscription.borrow().clone();
+        let now_ms = self.core.clock().now_ms();
+        let issued = session::issue(&published, &self.proxy.key, &csr.mesh, csr.pem.as_bytes(), now_ms);
+        match issued {
+            Ok(cert) => {
+                let identity = proto::Identity { mesh: csr.mesh, chain_pem: cert.chain_pem, not_after_ms: cert.not_after_ms };
+                let (bundles, secrets) = self.material.clone().unwrap_or_default();
+                self.say(Say::Material(to_material(&bundles, &secrets, vec![identity]))).await
+            }
+            Err(error) => {
+                tracing::error!(proxy = %self.proxy.key.origin(), mesh = csr.mesh, error, "no certificate issued");
+                // Asked again with the next change.
+                self.identities.remove(&csr.mesh);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn to_generation(g: Generation) -> proto::Generation {
+    proto::Generation { epoch: g.epoch, sequence: g.sequence }
+}
+
+fn to_material(
+    bundles: &BTreeMap<String, String>,
+    secrets: &[crate::compile::SecretMaterial],
+    identities: Vec<proto::Identity>,
+) -> proto::Material {
+    let secret = |s: &crate::compile::SecretMaterial| proto::Secret {
+        name: s.name.clone(),
+        cert_pem: s.cert_pem.clone(),
+        key_pem: s.key_pem.clone(),
+    };
+    let bundle = |(mesh, ca): (&String, &String)| proto::Bundle { mesh: mesh.clone(), ca_pem: ca.clone() };
+    proto::Material {
+        identities,
+        bundles: bundles.iter().map(bundle).collect(),
+        secrets: secrets.iter().map(secret).collect(),
+    }
+}

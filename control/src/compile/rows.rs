@@ -1,0 +1,276 @@
+//! Rows while they are collected, and the services that a sidecar or a builtin gateway sends to. It decides nothing
+//! about listeners or routes.
+
+use super::endpoints::{self, View};
+use super::external::{self, Aside};
+use super::sni::{self, MESH, service};
+use super::world::{MeshIndex, World};
+use super::{Compiled, Problem, permissions};
+use crate::resource::{Dataplane, Tags};
+use snapshot::{
+    Backend, Balance, DnsSettings, Endpoint, Forward, Handler, HostPattern, ListenerRow, Match, NameRow, Origin,
+    PermissionRow, Protocol, ProxyKind, ProxyRow, RouteAction, RouteRow, ServiceRow, SniRow, Tables, Timeouts,
+    UpstreamTls, VirtualHost, limits, spiffe_id,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// The admin port of a proxy that names none.
+const ADMIN_PORT: u16 = 9901;
+
+/// A Dataplane in its world.
+#[derive(Clone, Copy)]
+pub(super) struct Input<'a> {
+    pub world: &'a World,
+    pub mesh: &'a MeshIndex,
+    pub name: &'a str,
+    pub dataplane: &'a Dataplane,
+}
+
+impl Input<'_> {
+    pub(super) fn origin(&self) -> Origin {
+        Origin::new("Dataplane", &self.mesh.name, self.name)
+    }
+
+    pub(super) fn proxy_row(&self, kind: ProxyKind) -> ProxyRow {
+        let services: BTreeSet<String> = self.dataplane.tag_sets().map(|t| service(t).to_owned()).collect();
+        ProxyRow {
+            mesh: self.mesh.name.clone(),
+            zone: self.world.zone_of(self.dataplane),
+            services: services.into_iter().filter(|s| !s.is_empty()).collect(),
+            ..proxy_row(self.world, kind, self.name, self.dataplane.networking.admin.as_ref())
+        }
+    }
+}
+
+pub(super) fn proxy_row(
+    world: &World,
+    kind: ProxyKind,
+    name: &str,
+    admin: Option<&crate::resource::Admin>,
+) -> ProxyRow {
+    ProxyRow {
+        kind,
+        name: name.to_owned(),
+        admin_port: admin.map(|a| a.port).filter(|p| *p != 0).unwrap_or(ADMIN_PORT),
+        dns: DnsSettings {
+            domain: world.settings.domain.clone(),
+            ttl_s: world.settings.dns_ttl_s,
+            vip_ranges: world.settings.vip_ranges.clone(),
+        },
+        ..ProxyRow::default()
+    }
+}
+
+/// Rows by key, so that they come out sorted.
+#[derive(Default)]
+pub(super) struct Rows {
+    pub names: BTreeMap<String, NameRow>,
+    pub listeners: BTreeMap<SocketAddr, ListenerRow>,
+    pub services: BTreeMap<String, ServiceRow>,
+    pub permissions: BTreeMap<String, PermissionRow>,
+    pub snis: BTreeMap<String, SniRow>,
+    pub aside: Aside,
+}
+
+impl Rows {
+    pub(super) fn note(&mut self, origin: Origin, text: impl Into<String>) {
+        self.aside.problems.push(Problem::new(origin, text));
+    }
+
+    /// The first at an address wins.
+    pub(super) fn listen(&mut self, row: ListenerRow) {
+        match self.listeners.get(&row.address) {
+            None => {
+                self.listeners.insert(row.address, row);
+            }
+            Some(first) => {
+                let text = format!("{} is taken by {} already: this listener is left out", row.address, first.origin);
+                self.note(row.origin, text);
+            }
+        }
+    }
+
+    /// Returns the row's name.
+    pub(super) fn permit(&mut self, mesh: &MeshIndex, tags: &Tags) -> String {
+        let row = permissions::row(mesh, tags);
+        let name = row.name.clone();
+        self.permissions.entry(name.clone()).or_insert(row);
+        name
+    }
+
+    pub(super) fn finish(self, proxy: ProxyRow) -> Compiled {
+        let Aside { mut problems, mut secrets } = self.aside;
+        problems.sort();
+        problems.dedup();
+        secrets.sort();
+        secrets.dedup();
+        let tables = Tables {
+            proxy,
+            names: self.names.into_values().map(Arc::new).collect(),
+            listeners: self.listeners.into_values().map(Arc::new).collect(),
+            services: self.services.into_values().map(Arc::new).collect(),
+            permissions: self.permissions.into_values().map(Arc::new).collect(),
+            snis: self.snis.into_values().map(Arc::new).collect(),
+        };
+        Compiled { tables, secrets, problems }
+    }
+}
+
+/// A service row that listeners and routes can refer to.
+pub(super) struct Reached {
+    pub name: String,
+    pub protocol: Protocol,
+    /// Requests carry the endpoint's host name: an external service dialled from here.
+    pub named: bool,
+}
+
+/// The services that a proxy of a mesh sends to.
+pub(super) struct Upstreams<'a> {
+    pub input: Input<'a>,
+    zone: String,
+    /// Seen before, by the tags asked for.
+    known: BTreeMap<Tags, (String, bool)>,
+}
+
+impl<'a> Upstreams<'a> {
+    pub(super) fn new(input: Input<'a>) -> Self {
+        Self { input, zone: input.world.zone_of(input.dataplane), known: BTreeMap::new() }
+    }
+
+    /// The row for endpoints that carry `tags`, made when it isn't there yet.
+    pub(super) fn reach(&mut self, rows: &mut Rows, tags: &Tags) -> Reached {
+        if let Some((name, named)) = self.known.get(tags) {
+            let protocol = rows.services.get(name).map_or(Protocol::Tcp, |row| row.protocol);
+            return Reached { name: name.clone(), protocol, named: *named };
+        }
+        let is_external = !tags.contains_key(MESH) && self.input.mesh.external(service(tags)).next().is_some();
+        let (row, named) = match is_external {
+            true if self.via_egress() => (self.external_by_egress(tags), false),
+            true => self.external(rows, tags),
+            false => (self.internal(tags), false),
+        };
+        let reached = Reached { name: row.name.clone(), protocol: row.protocol, named };
+        self.known.insert(tags.clone(), (row.name.clone(), named));
+        rows.services.insert(row.name.clone(), row);
+        reached
+    }
+
+    fn via_egress(&self) -> bool {
+        self.input.mesh.spec.routing.zone_egress && self.input.mesh.has_mtls()
+    }
+
+    fn internal(&self, tags: &Tags) -> ServiceRow {
+        let own = &self.input.mesh.name;
+        let target = tags.get(MESH).unwrap_or(own);
+        let mut row = service_row(sni::row_name(tags), target, service(tags));
+        let view =
+            View { mesh: target.clone(), zone: self.zone.clone(), via_egress: self.via_egress(), tags: tags.clone() };
+        let group = endpoints::group(self.input.world, view);
+        row.protocol = group.protocol;
+        let has_mtls = self.input.world.meshes.get(target).is_some_and(MeshIndex::has_mtls);
+        if tags.contains_key(MESH) && !(has_mtls && self.input.mesh.has_mtls()) {
+            row.hint = format!("calls from mesh {own} to mesh {target} need mTLS in both meshes");
+            return row;
+        }
+        row.hint.clone_from(&group.hint);
+        row.endpoints = group.endpoints.clone();
+        if has_mtls {
+            row.tls = self.mesh_tls(target, tags, spiffe_id(target, service(tags)));
+        }
+        row
+    }
+
+    fn mesh_tls(&self, target: &str, tags: &Tags, peer: String) -> UpstreamTls {
+        UpstreamTls::Mesh {
+            identity_mesh: self.input.mesh.name.clone(),
+            mesh: target.to_owned(),
+            sni: sni::of_tags(target, tags),
+            peers: vec![peer],
+        }
+    }
+
+    fn external_by_egress(&self, tags: &Tags) -> ServiceRow {
+        let Input { world, mesh, .. } = self.input;
+        let mut row = service_row(sni::row_name(tags), &mesh.name, service(tags));
+        row.protocol = external::protocol_of(mesh, service(tags));
+        row.tls = self.mesh_tls(&mesh.name, tags, spiffe_id(&mesh.name, super::egress::SERVICE_NAME));
+        row.endpoints = Arc::new(endpoints::egresses(world, &self.zone, 1, 0));
+        if row.endpoints.is_empty() {
+            row.hint = endpoints::no_egress(&mesh.name, &self.zone);
+        }
+        if let Some((meta, _)) = external::with_tags(mesh, service(tags), tags).next() {
+            row.origin = Origin::new("ExternalService", &mesh.name, &meta.name);
+        }
+        row
+    }
+
+    fn external(&self, rows: &mut Rows, tags: &Tags) -> (ServiceRow, bool) {
+        let Input { world, mesh, dataplane, .. } = self.input;
+        let mut row = service_row(sni::row_name(tags), &mesh.name, service(tags));
+        let mut refused = String::new();
+        let admitted: Vec<_> = external::with_tags(mesh, service(tags), tags)
+            .filter(|(meta, es)| {
+                let picked = permissions::pick(mesh, &es.tags);
+                let admits = !mesh.has_mtls() || picked.is_some_and(|(_, tp)| permissions::admits(tp, dataplane));
+                if !admits {
+                    refused = match picked {
+                        Some((tp, _)) => format!("TrafficPermission {} doesn't admit this proxy to it", tp.name),
+                        None => "no TrafficPermission has it as a destination".into(),
+                    };
+                    refused = format!("ExternalService {}: {refused}", meta.name);
+                }
+                admits
+            })
+            .collect();
+        let dialled = external::dial(world, mesh, &self.zone, admitted.into_iter(), &mut rows.aside);
+        row.protocol = external::protocol_of(mesh, service(tags));
+        if dialled.endpoints.is_empty() {
+            row.hint = match refused.is_empty() {
+                true => {
+                    format!("no ExternalService of {} can be used: the control plane's log says why", service(tags))
+                }
+                false => refused,
+            };
+        } else {
+            row.origin = dialled.origin;
+        }
+        let named = external::is_named(&dialled.endpoints);
+        row.tls = dialled.tls;
+        row.endpoints = dialled.endpoints;
+        (row, named)
+    }
+}
+
+pub(super) fn service_row(name: String, mesh: &str, service: &str) -> ServiceRow {
+    ServiceRow {
+        name,
+        service: service.to_owned(),
+        mesh: mesh.to_owned(),
+        protocol: Protocol::Tcp,
+        tls: UpstreamTls::None,
+        balance: Balance::RoundRobin,
+        connect_timeout_ms: limits::CONNECT_TIMEOUT_MS,
+        idle_timeout_ms: limits::IDLE_TIMEOUT_MS,
+        hint: String::new(),
+        endpoints: Arc::new(Vec::<Endpoint>::new()),
+        origin: Origin::new("default", "", ""),
+    }
+}
+
+/// Sends everything to one service.
+pub(super) fn handler_for(to: &Reached, request_ms: u64) -> Handler {
+    let backends = vec![Backend { service: to.name.clone(), weight: 1 }];
+    if !to.protocol.is_http() {
+        return Handler::Tcp { backends, idle_timeout_ms: limits::IDLE_TIMEOUT_MS };
+    }
+    let filters = snapshot::Filters { host_of_endpoint: to.named, ..Default::default() };
+    let timeouts = Timeouts { request_ms, stream_idle_ms: 0 };
+    let route = RouteRow {
+        matches: Match::default(),
+        action: RouteAction::Forward(Forward { backends, filters, timeouts }),
+        origin: Origin::new("default", "", ""),
+    };
+    Handler::Http { hosts: vec![VirtualHost { host: HostPattern::Any, routes: vec![route] }] }
+}

@@ -1,0 +1,174 @@
+//! A Dataplane beside a workload, and a delegated gateway, which is one without inbounds. It knows which sockets and
+//! virtual addresses there are and what stands behind them; endpoints are `endpoints`' matter.
+
+use super::rows::{Input, Rows, Upstreams, handler_for};
+use super::sni::{PROTOCOL, SERVICE, ZONE};
+use super::{Compiled, Options, protocol};
+use crate::names::NamedOutbound;
+use crate::resource::{Inbound, Tags};
+use snapshot::{InboundTls, Interception, ListenerRow, NameRow, Origin, ProxyKind, Role, limits};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+pub(super) fn compile(input: Input<'_>, options: Options) -> Compiled {
+    let mut proxy = input.proxy_row(ProxyKind::Sidecar);
+    let net = &input.dataplane.networking;
+    proxy.passthrough = input.mesh.spec.passthrough();
+    if let Some(tp) = &net.transparent_proxying {
+        proxy.interception = Interception {
+            outbound_port: tp.redirect_port_outbound,
+            inbound_port: tp.redirect_port_inbound,
+            ipv4_only: tp.ip_family_mode.eq_ignore_ascii_case("ipv4"),
+        };
+    }
+    let is_transparent = proxy.interception.outbound_port != 0 || proxy.interception.inbound_port != 0;
+    let has_ipv6 = input.world.settings.has_ipv6 && !proxy.interception.ipv4_only;
+    if !has_ipv6 {
+        proxy.dns.vip_ranges.retain(|range| !range.contains(':'));
+    }
+    let mut sidecar = Sidecar {
+        input,
+        rows: Rows::default(),
+        upstreams: Upstreams::new(input),
+        captured: proxy.interception.inbound_port != 0,
+        has_ipv6,
+    };
+    if net.transparent_proxying.as_ref().is_some_and(|tp| !tp.direct_access_services.is_empty()) {
+        let text = "directAccessServices isn't supported yet: use the services' names";
+        sidecar.rows.note(input.origin(), text);
+    }
+    sidecar.inbounds();
+    if !is_transparent {
+        sidecar.written_outbounds();
+    }
+    if is_transparent || options.as_transparent {
+        sidecar.named_outbounds();
+    }
+    sidecar.rows.finish(proxy)
+}
+
+struct Sidecar<'a> {
+    input: Input<'a>,
+    rows: Rows,
+    upstreams: Upstreams<'a>,
+    captured: bool,
+    has_ipv6: bool,
+}
+
+impl Sidecar<'_> {
+    fn inbounds(&mut self) {
+        let net = &self.input.dataplane.networking;
+        let shared = self.input.world.ip(&net.address);
+        for inbound in net.inbound.iter().filter(|i| i.port != Inbound::MARKER_PORT) {
+            let Some(ip) = inbound.address.or(shared) else {
+                let text = format!("address {} doesn't resolve: inbound {} isn't served", net.address, inbound.port);
+                self.rows.note(self.input.origin(), text);
+                continue;
+            };
+            if let Some(app) = self.app(inbound, ip) {
+                let row = self.inbound(inbound, SocketAddr::new(ip, inbound.port), app);
+                self.rows.listen(row);
+            }
+        }
+    }
+
+    /// Where the application listens. Without interception it can't be the listener's own address.
+    fn app(&mut self, inbound: &Inbound, ip: IpAddr) -> Option<SocketAddr> {
+        let port = inbound.service_port.filter(|p| *p != 0).unwrap_or(inbound.port);
+        let app = SocketAddr::new(inbound.service_address.unwrap_or(ip), port);
+        let listener = SocketAddr::new(ip, inbound.port);
+        if self.captured || app != listener {
+            return Some(app);
+        }
+        let local = SocketAddr::new(loopback(ip), port);
+        let service = inbound.service();
+        if local == listener || inbound.service_address.is_some() {
+            let text = format!(
+                "inbound {listener} of {service} would send to itself, and isn't served: set servicePort or serviceAddress to where the application listens"
+            );
+            self.rows.note(self.input.origin(), text);
+            return None;
+        }
+        let text = format!(
+            "inbound {listener} of {service} has no servicePort or serviceAddress: the application is expected at {local}"
+        );
+        self.rows.note(self.input.origin(), text);
+        Some(local)
+    }
+
+    fn inbound(&mut self, inbound: &Inbound, address: SocketAddr, app: SocketAddr) -> ListenerRow {
+        let mesh = self.input.mesh;
+        let mut tags = inbound.tags.clone();
+        let zone = self.input.world.zone_of_tags(&inbound.tags);
+        if !zone.is_empty() {
+            tags.insert(ZONE.into(), zone.to_owned());
+        }
+        let tls = match mesh.spec.ca() {
+            None => InboundTls::Off,
+            Some(ca) if ca.is_permissive() => InboundTls::Permissive,
+            Some(_) => InboundTls::Strict,
+        };
+        let role = Role::Inbound {
+            captured: self.captured,
+            service: inbound.service().to_owned(),
+            protocol: protocol::of_tag(inbound.tags.get(PROTOCOL)),
+            app,
+            tls,
+            permission: self.rows.permit(mesh, &tags),
+        };
+        ListenerRow { address, role, origin: self.input.origin() }
+    }
+
+    fn written_outbounds(&mut self) {
+        for outbound in &self.input.dataplane.networking.outbound {
+            let address = SocketAddr::new(outbound.address.unwrap_or(Ipv4Addr::LOCALHOST.into()), outbound.port);
+            if !outbound.tags.contains_key(SERVICE) {
+                let text =
+                    format!("outbound {address} has no kuma.io/service tag (backendRef isn't supported yet): left out");
+                self.rows.note(self.input.origin(), text);
+                continue;
+            }
+            let origin = self.input.origin();
+            self.outbound(address, false, &outbound.tags, origin);
+        }
+    }
+
+    /// Virtual listeners, and the names that still lead to one.
+    fn named_outbounds(&mut self) {
+        let tp = self.input.dataplane.networking.transparent_proxying.as_ref();
+        let reachable = tp.map_or(&[] as &[String], |tp| &tp.reachable_services);
+        let is_reachable =
+            |o: &&NamedOutbound| reachable.is_empty() || o.tags.get(SERVICE).is_some_and(|s| reachable.contains(s));
+        let (mut v4, mut v6) = (BTreeSet::new(), BTreeSet::new());
+        for outbound in self.input.mesh.names.outbounds.iter().filter(is_reachable) {
+            if let Some(ip) = outbound.v4 {
+                v4.insert(ip);
+                self.outbound(SocketAddr::new(ip.into(), outbound.port), true, &outbound.tags, outbound.origin.clone());
+            }
+            if let Some(ip) = outbound.v6.filter(|_| self.has_ipv6) {
+                v6.insert(ip);
+                self.outbound(SocketAddr::new(ip.into(), outbound.port), true, &outbound.tags, outbound.origin.clone());
+            }
+        }
+        for row in &self.input.mesh.names.names {
+            let remains = row.v4.is_some_and(|ip| v4.contains(&ip)) || row.v6.is_some_and(|ip| v6.contains(&ip));
+            if remains {
+                let v6 = row.v6.filter(|_| self.has_ipv6);
+                self.rows.names.insert(row.name.clone(), NameRow { v6, ..row.clone() });
+            }
+        }
+    }
+
+    fn outbound(&mut self, address: SocketAddr, vip: bool, tags: &Tags, origin: Origin) {
+        let to = self.upstreams.reach(&mut self.rows, tags);
+        let handler = handler_for(&to, limits::REQUEST_TIMEOUT_MS);
+        self.rows.listen(ListenerRow { address, role: Role::Outbound { vip, handler }, origin });
+    }
+}
+
+fn loopback(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    }
+}

@@ -1,0 +1,234 @@
+//! The publishing loop: whenever the store has changed, all resources become one [`Published`] world (names allocated,
+//! authorities ready), which sessions compile their own proxy's tables from. Level-triggered: it recomputes, never patches.
+
+use crate::compile::{self, World};
+use crate::core::{Core, MeshCa};
+use crate::names::{MeshNames, NameSettings, NamesInput, names_and_outbounds, view};
+use crate::resource::{Resource, Spec};
+use crate::settings::Settings;
+use crate::store::{Change, StoreError};
+use crate::vip::{self, Ranges, VipTable};
+use snapshot::Generation;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Writes that come together are published together.
+const DEBOUNCE: Duration = Duration::from_millis(2);
+/// DNS names in resources are looked up again after this long.
+const RESOLVE_EVERY: Duration = Duration::from_secs(10);
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The mesh at one moment, as every session sees it.
+pub struct Published {
+    pub generation: Generation,
+    /// Of the store: a write of this revision or an earlier one is in.
+    pub revision: u64,
+    pub world: World,
+    pub resources: Vec<Arc<Resource>>,
+    /// Of meshes with mTLS.
+    pub authorities: BTreeMap<String, Arc<MeshCa>>,
+    /// What an operator should know: conflicts of names, exhausted ranges, secrets that can't be used.
+    pub problems: Vec<String>,
+}
+
+impl Published {
+    pub fn resource(&self, kind: &str, mesh: &str, name: &str) -> Option<&Arc<Resource>> {
+        self.resources.iter().find(|r| r.kind() == kind && r.meta.mesh == mesh && r.meta.name == name)
+    }
+}
+
+/// What sessions hold.
+pub type Subscription = watch::Receiver<Arc<Published>>;
+
+pub struct Loop {
+    core: Arc<Core>,
+    settings: Settings,
+    epoch: u64,
+    sequence: u64,
+    resolved: BTreeMap<String, IpAddr>,
+    reported: BTreeSet<String>,
+    out: watch::Sender<Arc<Published>>,
+}
+
+impl Loop {
+    /// Publishes the store as it is now.
+    ///
+    /// # Errors
+    /// When the allocated addresses can't be made durable.
+    pub async fn start(core: Arc<Core>, settings: Settings) -> Result<(Self, Subscription), StoreError> {
+        let epoch = core.clock().now_ms();
+        let nothing = Published {
+            generation: Generation { epoch, sequence: 0 },
+            revision: 0,
+            world: World::new(Vec::new(), compile::Settings::default(), BTreeMap::new()),
+            resources: Vec::new(),
+            authorities: BTreeMap::new(),
+            problems: Vec::new(),
+        };
+        let (out, subscription) = watch::channel(Arc::new(nothing));
+        let mut this = Self {
+            core,
+            settings,
+            epoch,
+            sequence: 0,
+            resolved: BTreeMap::new(),
+            reported: BTreeSet::new(),
+            out,
+        };
+        this.refresh().await?;
+        Ok((this, subscription))
+    }
+
+    /// Runs until every subscription is gone.
+    pub async fn run(mut self) {
+        let mut changes = self.core.watch();
+        loop {
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(RESOLVE_EVERY) => {}
+                () = self.out.closed() => return,
+            }
+            tokio::time::sleep(DEBOUNCE).await;
+            changes.mark_unchanged();
+            if let Err(error) = self.refresh().await {
+                tracing::error!(%error, "nothing is published until the store takes the allocated addresses");
+            }
+        }
+    }
+
+    async fn refresh(&mut self) -> Result<(), StoreError> {
+        let contents = self.core.contents();
+        let resources = contents.resources;
+        let mut problems: Vec<String> =
+            contents.unreadable.iter().map(|(key, why)| format!("{key} can't be read and is left out: {why}")).collect();
+        self.resolve(&resources, &mut problems).await;
+        let names = self.names(&resources, &mut problems).await?;
+        let authorities = self.authorities(&resources, &mut problems);
+        let settings = compile::Settings {
+            domain: self.settings.domain.clone(),
+            dns_ttl_s: self.settings.dns_ttl_s,
+            zone: self.settings.zone.clone(),
+            has_ipv6: self.settings.cidr_v6.is_some(),
+            vip_ranges: [Some(self.settings.cidr), self.settings.cidr_v6].iter().flatten().map(ToString::to_string).collect(),
+            resolved: self.resolved.clone(),
+            files: BTreeMap::new(),
+        };
+        let world = World::new(resources.clone(), settings, names);
+        problems.extend(world.problems().iter().map(ToString::to_string));
+        self.report(&problems);
+        self.sequence += 1;
+        let generation = Generation { epoch: self.epoch, sequence: self.sequence };
+        let revision = contents.revision;
+        // A subscription may be gone by now; there will be others.
+        self.out.send_replace(Arc::new(Published { generation, revision, world, resources, authorities, problems }));
+        Ok(())
+    }
+
+    /// The CA of every mesh that has mTLS on; one that can't be used stops only its mesh.
+    fn authorities(&self, resources: &[Arc<Resource>], problems: &mut Vec<String>) -> BTreeMap<String, Arc<MeshCa>> {
+        let mut found = BTreeMap::new();
+        for mesh in resources.iter().filter(|r| r.kind() == "Mesh").map(|r| &r.meta.name) {
+            match self.core.mesh_ca(mesh) {
+                Ok(None) => {}
+                Ok(Some(ca)) => drop(found.insert(mesh.clone(), ca)),
+                Err(problem) => problems.push(format!("mesh {mesh}: its CA can't be used: {problem}")),
+            }
+        }
+        found
+    }
+
+    /// Looks up the DNS names in addresses of proxies; one that doesn't resolve keeps its last address.
+    async fn resolve(&mut self, resources: &[Arc<Resource>], problems: &mut Vec<String>) {
+        let wanted: BTreeSet<String> = resources.iter().flat_map(|r| hostnames(&r.spec)).collect();
+        self.resolved.retain(|name, _| wanted.contains(name));
+        for name in wanted {
+            let lookup = tokio::time::timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host((name.as_str(), 0)));
+            let found = match lookup.await {
+                Ok(Ok(addresses)) => addresses.map(|a| a.ip()).min_by_key(ToString::to_string),
+                _ => None,
+            };
+            match found {
+                Some(address) => drop(self.resolved.insert(name, address)),
+                None => problems.push(format!("address {name} doesn't resolve; its last known address stays")),
+            }
+        }
+    }
+
+    /// Names of every mesh, with addresses that are durable before anyone hears of them.
+    async fn names(
+        &self,
+        resources: &[Arc<Resource>],
+        problems: &mut Vec<String>,
+    ) -> Result<BTreeMap<String, MeshNames>, StoreError> {
+        let settings = NameSettings {
+            domain: self.settings.domain.clone(),
+            service_vip_enabled: self.settings.service_vip_enabled,
+            vip_port: self.settings.service_vip_port,
+            own_zone: self.settings.zone.clone(),
+        };
+        let plain: Vec<&Resource> = resources.iter().map(AsRef::as_ref).collect();
+        let mut names = BTreeMap::new();
+        let mut changes = Vec::new();
+        for mesh in resources.iter().filter(|r| r.kind() == "Mesh").map(|r| r.meta.name.as_str()) {
+            let view = view(&NamesInput { mesh, resources: &plain, settings: &settings });
+            let blob = format!("vips/{mesh}");
+            let before = self.load_vips(&blob, problems);
+            let (table, trouble) = vip::allocate(&before, &view.keys(), &ranges(&self.settings), self.core.clock().now_ms());
+            problems.extend(trouble.iter().map(|p| format!("mesh {mesh}: {p}")));
+            problems.extend(view.conflicts.iter().map(|c| format!("mesh {mesh}: {c}")));
+            if table != before {
+                changes.push(Change::Blob { name: blob, bytes: serde_json::to_vec(&table).ok() });
+            }
+            let (published, warnings) = names_and_outbounds(&view, &table, &settings);
+            problems.extend(warnings.iter().map(|w| format!("mesh {mesh}: {w}")));
+            names.insert(mesh.to_owned(), published);
+        }
+        if !changes.is_empty() {
+            self.core.store().apply(changes).await?;
+        }
+        Ok(names)
+    }
+
+    fn load_vips(&self, blob: &str, problems: &mut Vec<String>) -> VipTable {
+        let Some(bytes) = self.core.store().blob(blob) else { return VipTable::default() };
+        serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+            problems.push(format!("{blob}: the stored addresses can't be read ({error}); they are allocated anew"));
+            VipTable::default()
+        })
+    }
+
+    /// Each problem is logged once, until it goes away.
+    fn report(&mut self, problems: &[String]) {
+        let now: BTreeSet<String> = problems.iter().cloned().collect();
+        for problem in now.difference(&self.reported) {
+            tracing::warn!("{problem}");
+        }
+        self.reported = now;
+    }
+}
+
+fn ranges(settings: &Settings) -> Ranges {
+    let v4 = match settings.cidr.network {
+        IpAddr::V4(network) => vip::Cidr::new(network, settings.cidr.prefix),
+        IpAddr::V6(_) => None,
+    };
+    let v6 = settings.cidr_v6.and_then(|cidr| match cidr.network {
+        IpAddr::V6(network) => vip::Cidr::new(network, cidr.prefix),
+        IpAddr::V4(_) => None,
+    });
+    Ranges { v4, v6 }
+}
+
+/// DNS names where an address may be one.
+fn hostnames(spec: &Spec) -> Vec<String> {
+    let candidates = match spec {
+        Spec::Dataplane(d) => vec![&d.networking.address, &d.networking.advertised_address],
+        Spec::ZoneIngress(z) => vec![&z.networking.address, &z.networking.advertised_address],
+        Spec::ZoneEgress(z) => vec![&z.networking.address],
+        _ => Vec::new(),
+    };
+    candidates.into_iter().filter(|a| !a.is_empty() && a.parse::<IpAddr>().is_err()).cloned().collect()
+}

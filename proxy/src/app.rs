@@ -1,0 +1,434 @@
+//! The proxy as a whole: wires workers, listeners, DNS, admin and the source of updates, and is the one place that
+//! publishes. Every fallible step of starting is in [`Proxy::bind`].
+
+use crate::admin::{Admin, AdminState, Format, Readiness, Scope};
+use crate::identity::Identities;
+use crate::last_good::LastGood;
+use crate::listener::{self, Wanted};
+use crate::metrics::Metrics;
+use crate::socket::{self, Mode};
+use crate::source::{Csr, QUEUE_MAX, Update, Updates};
+use crate::worker::{self, Command, Opened, Shared};
+use crate::channel::Status;
+use snapshot::{Generation, Publisher, Reader, Snapshot, Tables, cell};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+/// How one proxy is run on this machine.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// For logs and the names of state files.
+    pub name: String,
+    pub workers: usize,
+    /// None: nothing is intercepted.
+    pub mode: Option<Mode>,
+    /// `bind` and `tproxy` add the routes of the VIP ranges (and tproxy its rule), and take them away at the end.
+    pub manage_routes: bool,
+    pub admin: Option<SocketAddr>,
+    pub dns: Option<dns::Config>,
+    /// Folder of the last good snapshot.
+    pub state: Option<PathBuf>,
+    pub drain_deadline: Duration,
+}
+
+/// A running proxy's handles.
+pub struct Proxy {
+    coordinator: Coordinator,
+    updates: Updates,
+    inbox: mpsc::Receiver<Update>,
+    reader: Reader,
+    status: watch::Receiver<Status>,
+    drain: Arc<Notify>,
+    admin: Option<Admin>,
+    admin_address: Option<SocketAddr>,
+    dns_addresses: Vec<SocketAddr>,
+    restored: (Generation, Tables),
+    deadline: Duration,
+}
+
+impl Proxy {
+    /// Starts workers, binds admin and DNS, and takes the last good snapshot into force if there is one.
+    ///
+    /// # Errors
+    /// What can't be bound or made, with its address.
+    pub async fn bind(config: Config) -> Result<Self, String> {
+        let (publisher, reader) = cell();
+        let identities = Arc::new(Identities::new());
+        let metrics = Metrics::new();
+        let (draining, is_draining) = watch::channel(false);
+        let shared = Shared {
+            name: config.name.as_str().into(),
+            reader: reader.clone(),
+            identities: identities.clone(),
+            metrics: metrics.clone(),
+            mode: config.mode,
+            draining: is_draining,
+        };
+        let workers: std::io::Result<Vec<_>> = (0..config.workers.max(1)).map(|i| worker::start(shared.clone(), i)).collect();
+        let workers = workers.map_err(|e| format!("{}: worker: {e}", config.name))?;
+        let mut parts = vec!["snapshot", "listeners", "identity"];
+        if config.dns.is_some() {
+            parts.push("dns");
+        }
+        let readiness = Readiness::new(&parts);
+        let drain = Arc::new(Notify::new());
+        let (dns_addresses, dns_metrics) = start_dns(&config, &reader, &readiness).await?;
+        let admin = bind_admin(&config, (&reader, &metrics, dns_metrics), &readiness, &drain)?;
+        let admin_address = admin.as_ref().and_then(|a| a.local_addr().ok());
+        let (updates, inbox) = mpsc::channel(QUEUE_MAX);
+        let (status_sender, status) = watch::channel(Status::default());
+        let last_good = config.state.as_ref().map(|folder| LastGood::new(folder, &config.name));
+        let mut coordinator = Coordinator {
+            config: config.clone(),
+            publisher,
+            reader: reader.clone(),
+            identities,
+            metrics,
+            readiness,
+            workers,
+            open: BTreeMap::new(),
+            interception: None,
+            last_good,
+            draining,
+            status: status_sender,
+        };
+        let restored = coordinator.restore().await;
+        let deadline = config.drain_deadline;
+        Ok(Self { coordinator, updates, inbox, reader, status, drain, admin, admin_address, dns_addresses, restored, deadline })
+    }
+
+    pub fn updates(&self) -> Updates {
+        self.updates.clone()
+    }
+
+    pub fn reader(&self) -> Reader {
+        self.reader.clone()
+    }
+
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
+    /// Ends `run` when notified, as `POST /drain` does.
+    pub fn drain(&self) -> Arc<Notify> {
+        self.drain.clone()
+    }
+
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address
+    }
+
+    pub fn dns_addresses(&self) -> &[SocketAddr] {
+        &self.dns_addresses
+    }
+
+    /// What is in force since before any control plane spoke: the base of the first delta.
+    pub fn restored(&self) -> crate::channel::Base {
+        crate::channel::Base { generation: self.restored.0, tables: self.restored.1.clone() }
+    }
+
+    /// Serves until drained: by `drain()` or when every sender of updates is gone.
+    pub async fn run(self) {
+        let Self { mut coordinator, updates, mut inbox, drain, admin, deadline, .. } = self;
+        drop(updates);
+        let admin = admin.map(|admin| tokio::spawn(admin.serve()));
+        loop {
+            tokio::select! {
+                () = drain.notified() => break,
+                update = inbox.recv() => match update {
+                    None => break,
+                    Some(update) => coordinator.take(update).await,
+                },
+            }
+        }
+        coordinator.drain(deadline, &mut inbox).await;
+        if let Some(admin) = admin {
+            admin.abort();
+        }
+    }
+}
+
+/// DNS has a thread of its own: a large snapshot being decoded must not delay an answer.
+async fn start_dns(
+    config: &Config,
+    reader: &Reader,
+    readiness: &Arc<Readiness>,
+) -> Result<(Vec<SocketAddr>, Option<Arc<dns::Metrics>>), String> {
+    let Some(dns_config) = config.dns.clone() else { return Ok((Vec::new(), None)) };
+    let (name, reader, readiness) = (config.name.clone(), reader.clone(), readiness.clone());
+    let (bound_sender, bound) = oneshot::channel();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| format!("{name}: {e}"))?;
+    let thread = std::thread::Builder::new().name("weir-dns".into()).spawn(move || {
+        let local = tokio::task::LocalSet::new();
+        local.block_on(&runtime, async move {
+            match dns::bind(dns_config, reader).await {
+                Ok(server) => {
+                    readiness.done("dns");
+                    let _ = bound_sender.send(Ok((server.addresses().to_vec(), server.metrics())));
+                    server.run(std::future::pending()).await;
+                }
+                Err(error) => drop(bound_sender.send(Err(error))),
+            }
+        });
+    });
+    thread.map_err(|e| format!("{}: dns: {e}", config.name))?;
+    match bound.await {
+        Ok(Ok((addresses, metrics))) => Ok((addresses, Some(metrics))),
+        Ok(Err(error)) => Err(format!("{}: dns: {error}", config.name)),
+        Err(_) => Err(format!("{}: the DNS thread ended", config.name)),
+    }
+}
+
+fn bind_admin(
+    config: &Config,
+    shown: (&Reader, &Arc<Metrics>, Option<Arc<dns::Metrics>>),
+    readiness: &Arc<Readiness>,
+    drain: &Arc<Notify>,
+) -> Result<Option<Admin>, String> {
+    let Some(address) = config.admin else { return Ok(None) };
+    let (reader, metrics, dns_metrics) = (shown.0.clone(), shown.1.clone(), shown.2);
+    let drain = drain.clone();
+    let state = AdminState {
+        readiness: readiness.clone(),
+        metrics: Box::new(move || {
+            let mut text = metrics.encode();
+            if let Some(dns) = &dns_metrics {
+                dns.render(&mut text);
+            }
+            text
+        }),
+        snapshot: Box::new(move |format| {
+            let snapshot = reader.load();
+            let tables = || serde_json::to_string_pretty(snapshot.tables()).unwrap_or_default();
+            (!snapshot.is_empty()).then(|| match format {
+                Format::Text => format!("generation {}\n{}", snapshot.generation(), snapshot.tables()),
+                Format::Json => tables(),
+            })
+        }),
+        drain: Box::new(move || drain.notify_one()),
+    };
+    let bound = Admin::bind(address, Scope::Full, Arc::new(state));
+    bound.map(Some).map_err(|e| format!("{}: admin {address}: {e}; set networking.admin.port to another port", config.name))
+}
+
+/// The only one that publishes.
+struct Coordinator {
+    config: Config,
+    publisher: Publisher,
+    reader: Reader,
+    identities: Arc<Identities>,
+    metrics: Arc<Metrics>,
+    readiness: Arc<Readiness>,
+    workers: Vec<mpsc::Sender<Command>>,
+    open: BTreeMap<SocketAddr, Wanted>,
+    interception: Option<crate::interception::Installed>,
+    last_good: Option<LastGood>,
+    draining: watch::Sender<bool>,
+    status: watch::Sender<Status>,
+}
+
+impl Coordinator {
+    async fn restore(&mut self) -> (Generation, Tables) {
+        let Some(last_good) = self.last_good.clone() else { return Default::default() };
+        match last_good.load(&self.identities) {
+            Ok(None) => Default::default(),
+            Ok(Some((generation, tables))) => match self.put_in_force(tables.clone(), generation).await {
+                Ok(()) => {
+                    tracing::info!(proxy = %self.config.name, %generation, "serving the last good snapshot until the control plane speaks");
+                    self.note_readiness();
+                    (generation, tables)
+                }
+                Err(reasons) => {
+                    tracing::warn!(proxy = %self.config.name, ?reasons, "the saved snapshot is of no use");
+                    Default::default()
+                }
+            },
+            Err(problem) => {
+                tracing::warn!(proxy = %self.config.name, "saved snapshot: {problem}");
+                Default::default()
+            }
+        }
+    }
+
+    async fn take(&mut self, update: Update) {
+        match update {
+            Update::Offer { tables, generation, verdict } => {
+                let outcome = self.put_in_force(*tables, generation).await;
+                match &outcome {
+                    Ok(()) => {
+                        if let Some(last_good) = &self.last_good {
+                            last_good.save(generation, self.reader.load().tables());
+                        }
+                    }
+                    Err(_) => self.metrics.snapshot_refused(),
+                }
+                // A source that went away meanwhile doesn't wait for the answer.
+                let _ = verdict.send(outcome);
+            }
+            Update::Material(material) => {
+                for problem in self.identities.install(material, now_ms()) {
+                    tracing::error!(proxy = %self.config.name, "{problem}");
+                }
+                if let Some(last_good) = &self.last_good {
+                    last_good.save_identities(&self.identities);
+                }
+            }
+            Update::Csrs { meshes, reply } => {
+                let meshes = if meshes.is_empty() { self.identities.due(now_ms()) } else { meshes };
+                let _ = reply.send(meshes.iter().filter_map(|mesh| self.csr(mesh)).collect());
+            }
+        }
+        self.note_readiness();
+    }
+
+    fn csr(&self, mesh: &str) -> Option<Csr> {
+        let services = self.reader.load().tables().proxy.services.clone();
+        match self.identities.csr(mesh, &services) {
+            Ok(pem) => Some(Csr { mesh: mesh.to_owned(), pem }),
+            Err(problem) => {
+                tracing::error!(proxy = %self.config.name, "{problem}");
+                None
+            }
+        }
+    }
+
+    /// Builds, binds what is new, publishes, then closes what is gone. All or nothing but for single sockets: one that
+    /// can't be bound stops only itself.
+    async fn put_in_force(&mut self, tables: Tables, generation: Generation) -> Result<(), Vec<String>> {
+        let current = self.reader.load();
+        let built = Snapshot::build_after(Some(&current), tables, generation);
+        let snapshot = Arc::new(built.map_err(|v| v.iter().map(ToString::to_string).collect::<Vec<_>>())?);
+        let tables = snapshot.tables();
+        self.prepare_interception(tables);
+        let wanted = listener::plan(tables, self.config.mode);
+        let gone: Vec<SocketAddr> =
+            self.open.iter().filter(|(a, w)| wanted.get(*a) != Some(*w)).map(|(a, _)| *a).collect();
+        // A socket whose purpose changed must be closed before its successor is bound.
+        let changed: Vec<SocketAddr> = gone.iter().filter(|a| wanted.contains_key(*a)).copied().collect();
+        self.close(changed).await;
+        let opened = self.bind_all(&wanted);
+        self.publisher.publish(snapshot.clone()).map_err(|stale| vec![stale.to_string()])?;
+        self.metrics.snapshot_accepted(generation);
+        for (worker, sockets) in self.workers.iter().zip(opened) {
+            if !sockets.is_empty() {
+                // A worker only ends with the process.
+                let _ = worker.send(Command::Open(sockets)).await;
+            }
+        }
+        self.close(gone).await;
+        self.readiness.done("snapshot");
+        self.readiness.done("listeners");
+        self.metrics.prune(|service| snapshot.service(service).is_some());
+        Ok(())
+    }
+
+    /// Routes of the VIP ranges (and tproxy's rule), once.
+    fn prepare_interception(&mut self, tables: &Tables) {
+        let wanted = self.config.manage_routes && self.interception.is_none();
+        let Some(mode) = self.config.mode.filter(|_| wanted) else { return };
+        let ranges = tables.proxy.dns.vip_ranges.iter().filter_map(|r| r.parse().ok()).collect::<Vec<_>>();
+        match crate::interception::install(mode, &ranges, tables.proxy.interception.outbound_port) {
+            Ok(installed) => self.interception = Some(installed),
+            Err(error) => tracing::error!(proxy = %self.config.name, %error, "virtual IPs can't be reached on this machine"),
+        }
+    }
+
+    /// One socket a worker for each new address.
+    fn bind_all(&mut self, wanted: &BTreeMap<SocketAddr, Wanted>) -> Vec<Vec<Opened>> {
+        let mut opened: Vec<Vec<Opened>> = self.workers.iter().map(|_| Vec::new()).collect();
+        for (address, want) in wanted {
+            if self.open.contains_key(address) {
+                continue;
+            }
+            let sockets: Result<Vec<_>, _> =
+                self.workers.iter().map(|_| socket::listen_tcp(*address, want.options)).collect();
+            match sockets {
+                Ok(sockets) => {
+                    for (list, socket) in opened.iter_mut().zip(sockets) {
+                        list.push(Opened { address: *address, purpose: want.purpose, socket });
+                    }
+                    self.open.insert(*address, *want);
+                }
+                Err(error) => tracing::error!(proxy = %self.config.name, %error, "listener left out; the others serve"),
+            }
+        }
+        opened
+    }
+
+    async fn close(&mut self, addresses: Vec<SocketAddr>) {
+        if addresses.is_empty() {
+            return;
+        }
+        for address in &addresses {
+            self.open.remove(address);
+        }
+        for worker in &self.workers {
+            let _ = worker.send(Command::Close(addresses.clone())).await;
+        }
+    }
+
+    fn note_readiness(&self) {
+        let snapshot = self.reader.load();
+        if !snapshot.is_empty() {
+            let have = self.identities.meshes();
+            let needed = listener::meshes_needed(snapshot.tables());
+            if needed.iter().all(|mesh| have.iter().any(|h| h == mesh)) {
+                self.readiness.done("identity");
+            }
+        }
+        let ready = self.readiness.check().is_ok();
+        let was = self.status.borrow().ready;
+        if ready && !was {
+            tracing::info!(proxy = %self.config.name, generation = %snapshot.generation(), "ready");
+        }
+        self.status.send_if_modified(|status| {
+            let changed = status.ready != ready;
+            status.ready = ready;
+            changed
+        });
+    }
+
+    /// Readiness off, tell the control plane, stop accepting, wait for connections, then give up on the rest.
+    async fn drain(mut self, deadline: Duration, inbox: &mut mpsc::Receiver<Update>) {
+        tracing::info!(proxy = %self.config.name, deadline_s = deadline.as_secs(), "draining");
+        self.readiness.terminate();
+        self.status.send_modify(|s| *s = Status { ready: false, draining: true });
+        self.draining.send_replace(true);
+        let mut waiting = Vec::new();
+        for worker in &self.workers {
+            let (done, drained) = oneshot::channel();
+            let _ = worker.send(Command::Drain(done)).await;
+            waiting.push(drained);
+        }
+        let all = async {
+            for drained in waiting {
+                let _ = drained.await;
+            }
+        };
+        tokio::pin!(all);
+        let end = tokio::time::sleep(deadline);
+        tokio::pin!(end);
+        loop {
+            tokio::select! {
+                () = &mut all => break,
+                () = &mut end => {
+                    tracing::warn!(proxy = %self.config.name, live = self.metrics.active_connections(), "deadline reached: live connections are closed");
+                    break;
+                }
+                // Policies still hold for live connections.
+                Some(update) = inbox.recv() => if let Update::Material(_) = update { self.take(update).await },
+            }
+        }
+        if let Some(Err(error)) = self.interception.take().map(crate::interception::Installed::remove) {
+            tracing::warn!(proxy = %self.config.name, %error, "interception is not fully removed");
+        }
+    }
+}
+
+fn now_ms() -> u64 {
+    UNIX_EPOCH.elapsed().map_or(0, |t| t.as_millis() as u64)
+}

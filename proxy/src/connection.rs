@@ -1,0 +1,120 @@
+//! A connection from accept to end: find its row by where it was headed, then hand it to the row's role. Decides by one
+//! snapshot; what it then does is `inbound`'s, `outbound`'s or `zone`'s.
+
+use crate::accesslog::Record;
+use crate::error::{ConnError, Reason};
+use crate::listener::Purpose;
+use crate::metrics::Direction;
+use crate::socket::{self, Mode};
+use crate::stream::Stream;
+use crate::worker::Worker;
+use crate::{inbound, outbound, zone};
+use snapshot::{InboundTls, Role};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Instant;
+use tokio::net::TcpStream;
+
+/// A connection just accepted.
+pub struct Arrival {
+    pub stream: TcpStream,
+    pub peer: SocketAddr,
+    /// The socket that accepted it.
+    pub listener: SocketAddr,
+    pub purpose: Purpose,
+}
+
+/// How a connection ended, for its log line.
+#[derive(Debug, Default)]
+pub struct Ended {
+    pub service: String,
+    pub origin: String,
+    pub upstream: Option<SocketAddr>,
+    pub received: u64,
+    pub sent: u64,
+}
+
+/// What is known while a connection is served.
+pub struct Serving {
+    pub worker: Rc<Worker>,
+    pub peer: SocketAddr,
+    /// Where the client meant to go: the key of its row.
+    pub destination: SocketAddr,
+    pub begun: Instant,
+}
+
+pub async fn serve(worker: Rc<Worker>, arrival: Arrival) {
+    // A socket that refuses is dead already; the copy will notice.
+    let _ = arrival.stream.set_nodelay(true);
+    let peer = arrival.peer;
+    let begun = Instant::now();
+    let direction = if arrival.purpose == Purpose::CaptureInbound { Direction::Inbound } else { Direction::Outbound };
+    let destination = match destination(&worker, &arrival) {
+        Ok(destination) => destination,
+        Err(failure) => {
+            socket::reset_on_drop(&arrival.stream);
+            return finish(&worker, direction, &Ended::default(), (peer, begun, Some(&failure)));
+        }
+    };
+    let serving = Serving { worker: worker.clone(), peer, destination, begun };
+    dispatch(serving, arrival.stream, arrival.purpose).await;
+}
+
+fn destination(worker: &Worker, arrival: &Arrival) -> Result<SocketAddr, ConnError> {
+    if arrival.purpose == Purpose::Own {
+        return Ok(arrival.listener);
+    }
+    let mode = worker.shared.mode.unwrap_or(Mode::Bind);
+    let destination = unmapped(socket::original_destination(&arrival.stream, mode)?);
+    let direct = arrival.stream.local_addr().is_ok_and(|local| unmapped(local) == destination);
+    if mode != Mode::Tproxy && direct || destination.port() == arrival.listener.port() {
+        let detail = format!("{destination} is the interception port itself; connect to a mesh name or address instead");
+        return Err(ConnError::new(Reason::Loop, detail));
+    }
+    Ok(destination)
+}
+
+/// An IPv4 address in IPv6 clothes is the IPv4 address.
+fn unmapped(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+async fn dispatch(serving: Serving, stream: TcpStream, purpose: Purpose) {
+    let snapshot = serving.worker.snapshot();
+    let Some(listener) = snapshot.listener(serving.destination).cloned() else {
+        return match purpose {
+            Purpose::CaptureInbound => inbound::passthrough(serving, stream).await,
+            Purpose::CaptureOutbound => outbound::unmatched(serving, stream, snapshot.tables().proxy.passthrough).await,
+            // Its row went with the last swap, and this connection was accepted before the socket went too.
+            Purpose::Own => socket::reset_on_drop(&stream),
+        };
+    };
+    match &listener.row.role {
+        Role::Outbound { handler, .. } => {
+            outbound::serve(&serving, Stream::Plain(stream), handler, outbound::Site::Listener(serving.destination)).await;
+        }
+        Role::Gateway { handler, tls, .. } => outbound::gateway(&serving, stream, handler, tls).await,
+        Role::Inbound { tls: InboundTls::Permissive, .. } => inbound::permissive(&serving, stream, &listener.row).await,
+        Role::Inbound { .. } => inbound::serve(&serving, stream, &listener.row).await,
+        Role::Zone => zone::serve(&serving, stream).await,
+    }
+}
+
+/// Counts and logs the end of a connection.
+pub fn finish(worker: &Worker, direction: Direction, ended: &Ended, how: (SocketAddr, Instant, Option<&ConnError>)) {
+    let (peer, begun, failure) = how;
+    let peer = peer.to_string();
+    let mut record = Record::new(direction, &ended.service, &peer);
+    record.origin = &ended.origin;
+    record.upstream = ended.upstream;
+    record.failure = failure;
+    record.received = ended.received;
+    record.sent = ended.sent;
+    record.duration = begun.elapsed();
+    record.write();
+    let handle = worker.shared.metrics.handle(direction, &ended.service, "");
+    handle.bytes(ended.received, ended.sent);
+    if let Some(failure) = failure {
+        handle.failed(failure.reason);
+    }
+}

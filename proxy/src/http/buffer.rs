@@ -1,0 +1,126 @@
+//! Read buffers that a connection holds only while bytes are in them: a thread keeps a few for all of its connections,
+//! so an idle connection costs none. Knows no protocol.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, ReadBuf};
+
+const SMALL_BYTES: usize = 16 * 1024;
+/// Holds the largest head (60 KiB), and is what large bodies are moved by.
+const LARGE_BYTES: usize = 64 * 1024;
+/// Free buffers that a thread keeps, of each size.
+const SPARE_MAX: usize = 64;
+
+thread_local! {
+    static SPARE: RefCell<[Vec<Vec<u8>>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
+}
+
+fn take(large: bool) -> Vec<u8> {
+    let spare = SPARE.with(|spare| spare.borrow_mut().get_mut(usize::from(large)).and_then(Vec::pop));
+    spare.unwrap_or_else(|| vec![0; if large { LARGE_BYTES } else { SMALL_BYTES }])
+}
+
+fn give(bytes: Vec<u8>) {
+    let class = match bytes.len() {
+        SMALL_BYTES => 0,
+        LARGE_BYTES => 1,
+        _ => return,
+    };
+    SPARE.with(|spare| {
+        if let Some(spare) = spare.borrow_mut().get_mut(class)
+            && spare.len() < SPARE_MAX
+        {
+            spare.push(bytes);
+        }
+    });
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Buffer {
+    /// Empty, or one of the two sizes.
+    bytes: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// The last read filled all there was: the next buffer may be larger.
+    eager: bool,
+}
+
+impl Buffer {
+    pub(super) fn data(&self) -> &[u8] {
+        self.bytes.get(self.start..self.end).unwrap_or_default()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    pub(super) fn consume(&mut self, count: usize) {
+        self.start = (self.start + count).min(self.end);
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        }
+    }
+
+    /// Gives the memory back; what was in it is gone.
+    pub(super) fn release(&mut self) {
+        (self.start, self.end, self.eager) = (0, 0, false);
+        give(std::mem::take(&mut self.bytes));
+    }
+
+    /// Reads once. 0 is the end of the stream. Holds no memory while an empty buffer waits.
+    pub(super) fn poll_fill<R: AsyncRead + Unpin>(
+        &mut self,
+        io: &mut R,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        self.make_room()?;
+        let mut target = ReadBuf::new(self.bytes.get_mut(self.end..).unwrap_or_default());
+        let read = Pin::new(io).poll_read(cx, &mut target);
+        let (count, full) = (target.filled().len(), target.remaining() == 0);
+        match read {
+            Poll::Ready(Ok(())) => {
+                self.end += count;
+                self.eager = full || (self.eager && count >= SMALL_BYTES);
+                Poll::Ready(Ok(count))
+            }
+            other => {
+                if self.is_empty() {
+                    give(std::mem::take(&mut self.bytes));
+                }
+                other.map_ok(|()| 0)
+            }
+        }
+    }
+
+    fn make_room(&mut self) -> io::Result<()> {
+        if self.is_empty() {
+            (self.start, self.end) = (0, 0);
+            if self.bytes.is_empty() || (self.eager && self.bytes.len() < LARGE_BYTES) {
+                let large = take(self.eager);
+                give(std::mem::replace(&mut self.bytes, large));
+            }
+        } else if self.end == self.bytes.len() {
+            if self.start > 0 {
+                self.bytes.copy_within(self.start..self.end, 0);
+            } else if self.bytes.len() < LARGE_BYTES {
+                let mut large = take(true);
+                if let Some(room) = large.get_mut(..self.end) {
+                    room.copy_from_slice(self.data());
+                }
+                give(std::mem::replace(&mut self.bytes, large));
+            } else {
+                return Err(io::ErrorKind::OutOfMemory.into());
+            }
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.release();
+    }
+}

@@ -1,0 +1,266 @@
+//! A decided request's way to an endpoint and back: lease a connection, write the head, exchange, give back. Must not
+//! know how endpoints are balanced or dialled.
+
+use super::exchange::{Exchange, Failure, Terms};
+use super::headers::{self, RequestHead};
+use super::mirror;
+use super::path::Spelling;
+use super::pump::Pipe;
+use super::respond::Answer;
+use super::serve::{Facts, Next, Scratch, Session};
+use super::traffic::{Context, Outcome, Picked, Plan, Traffic};
+use super::{buffer::Buffer, framing::Framing, h2::Upstream};
+use crate::error::{ConnError, Reason};
+use snapshot::Filters;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// Endpoints that are tried for one request while none could be connected to.
+const CONNECTS_MAX: usize = 3;
+
+/// A connection to an endpoint, for one request.
+pub(super) struct Lease<E, L, Io> {
+    pub(super) picked: Picked<E, L>,
+    pub(super) io: Io,
+    /// It served requests before, so its peer may just have closed it.
+    pub(super) reused: bool,
+}
+
+type LeaseOf<T> = Lease<<T as Traffic>::Endpoint, <T as Traffic>::Load, <T as Traffic>::Io>;
+
+/// An idle connection to the endpoint picked, or a new one; other endpoints while connecting fails.
+pub(super) async fn lease<T: Traffic>(context: &Context<T>, target: &T::Target) -> Result<LeaseOf<T>, ConnError> {
+    let mut picked = context.traffic.pick(target, None)?;
+    for attempt in 1.. {
+        if let Some(io) = context.pools.take(&picked.endpoint) {
+            return Ok(Lease { picked, io, reused: true });
+        }
+        // Boxed: a connection's future is large and rarely needed.
+        match Box::pin(context.traffic.connect(target, &picked.endpoint)).await {
+            Ok(io) => return Ok(Lease { picked, io, reused: false }),
+            Err(error) if !error.reason.consequence().retryable || attempt == CONNECTS_MAX => return Err(error),
+            Err(error) => match context.traffic.pick(target, Some(&picked.endpoint)) {
+                Ok(other) => picked = other,
+                Err(_) => return Err(error),
+            },
+        }
+    }
+    Err(ConnError::new(Reason::ConnectFailed, "no endpoint could be connected to"))
+}
+
+impl<E, L, Io> Lease<E, L, Io> {
+    fn own(self) -> Lease<E, L, Upstream<Io>> {
+        Lease { picked: self.picked, io: Upstream::Own(self.io), reused: self.reused }
+    }
+}
+
+type BridgeOf<T> = Lease<<T as Traffic>::Endpoint, <T as Traffic>::Load, Upstream<<T as Traffic>::Io>>;
+
+/// A way to an endpoint that speaks HTTP/2.
+async fn lease_bridge<T: Traffic>(context: &Context<T>, target: &T::Target) -> Result<BridgeOf<T>, ConnError> {
+    let picked = context.traffic.pick(target, None)?;
+    let io = Box::pin(Upstream::bridge(context, target, &picked.endpoint)).await?;
+    Ok(Lease { picked, io, reused: false })
+}
+
+/// Forwards one request whose head is at the start of the session's input.
+pub(super) async fn forward<S, T>(
+    session: &mut Session<S, T>,
+    facts: &Facts,
+    (plan, filters): (&Plan<T::Target>, Option<&Filters>),
+    scratch: &mut Scratch,
+) -> Next
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: Traffic,
+{
+    let leased = match plan.h2 {
+        true => lease_bridge(&session.context, &plan.target).await,
+        false => lease(&session.context, &plan.target).await.map(Lease::own),
+    };
+    let mut lease = match leased {
+        Ok(lease) => lease,
+        Err(error) => {
+            let answer = Answer::error(error, &session.context.settings);
+            return session.answer(answer, facts, filters, scratch.head.len).await;
+        }
+    };
+    compose(session, facts, (plan, filters), (&mut *scratch, lease.picked.host.as_deref()));
+    session.input.consume(scratch.head.len);
+    let mut request = Pipe::new(std::mem::take(&mut session.input), std::mem::take(&mut scratch.up));
+    request.frame(facts.framing, facts.framing == Framing::Chunked);
+    let response = Pipe::new(Buffer::default(), std::mem::take(&mut scratch.down));
+    let terms = Terms {
+        version: facts.version,
+        to_head: facts.to_head,
+        keep: facts.keep,
+        upgrade: facts.upgrade,
+        filters,
+        settings: &session.context.settings,
+        timeouts: &plan.timeouts,
+        drain: &session.drain,
+    };
+    let io = (&mut session.io, &mut lease.io);
+    let mut exchange = Exchange::new(io, terms, &mut scratch.response, (request, response));
+    let mut done = exchange.run(&mut session.timer).await;
+    let replayable = facts.idempotent && facts.framing == Framing::Empty;
+    if lease.reused && replayable && is_stale(&done) && exchange.is_unanswered() {
+        // The peer closed it just when it was taken: once more, on a connection of its own.
+        let fresh = Box::pin(session.context.traffic.connect(&plan.target, &lease.picked.endpoint)).await;
+        done = match fresh {
+            Ok(io) => {
+                *exchange.upstream = Upstream::Own(io);
+                exchange.restart();
+                exchange.run(&mut session.timer).await
+            }
+            Err(error) => Err(Failure::Upstream(error)),
+        };
+    }
+    let ended = Ended {
+        status: exchange.status(),
+        keep: exchange.keeps_client(),
+        reuse: exchange.keeps_upstream(),
+        tunnel: exchange.is_tunnel(),
+        torn: exchange.response.is_torn(),
+        received: exchange.request.moved,
+        sent: exchange.response.moved,
+    };
+    let Exchange { request, response, .. } = exchange;
+    (session.input, scratch.up) = (request.input, request.out);
+    scratch.down = response.out;
+    if let Upstream::Own(io) = lease.io
+        && done.is_ok()
+        && ended.reuse
+    {
+        session.context.pools.put(lease.picked.endpoint.clone(), io);
+    }
+    finish(session, facts, (plan, filters), (done, ended, &lease.picked.endpoint)).await
+}
+
+struct Ended {
+    status: u16,
+    keep: bool,
+    reuse: bool,
+    tunnel: bool,
+    /// The client has part of a head.
+    torn: bool,
+    received: u64,
+    sent: u64,
+}
+
+fn is_stale(done: &Result<(), Failure>) -> bool {
+    matches!(done, Err(Failure::Upstream(error)) if error.reason == Reason::UpstreamReset)
+}
+
+fn compose<S, T: Traffic>(
+    session: &Session<S, T>,
+    facts: &Facts,
+    (plan, filters): (&Plan<T::Target>, Option<&Filters>),
+    (scratch, endpoint): (&mut Scratch, Option<&str>),
+) {
+    let mut up = std::mem::take(&mut scratch.up);
+    up.clear();
+    let authority = headers::authority(filters, endpoint);
+    let authority = authority.map_or(facts.authority.of(session.input.data()), str::as_bytes);
+    write_head(session, facts, (plan, filters), (scratch, authority), &mut up);
+    scratch.up = up;
+}
+
+/// Copies a request to a mirror, if all of it is here: no body, or one that came with its head.
+pub(super) fn mirror<S, T: Traffic>(
+    session: &Session<S, T>,
+    facts: &Facts,
+    (plan, filters, mirror): (&Plan<T::Target>, Option<&Filters>, T::Target),
+    scratch: &Scratch,
+) {
+    let buffer = session.input.data();
+    let body = match facts.framing {
+        Framing::Empty => Some(&b""[..]),
+        Framing::Length(length) => usize::try_from(length)
+            .ok()
+            .and_then(|length| buffer.get(scratch.head.len..scratch.head.len.checked_add(length)?)),
+        _ => None,
+    };
+    if let Some(body) = body
+        && !facts.upgrade
+    {
+        let mut request = Vec::with_capacity(512 + body.len());
+        let authority = headers::authority(filters, None).map_or(facts.authority.of(buffer), str::as_bytes);
+        write_head(session, facts, (plan, filters), (scratch, &mirror::authority(authority)), &mut request);
+        request.extend_from_slice(body);
+        mirror::send(&session.context, mirror, request, facts.to_head);
+    }
+}
+
+fn write_head<S, T: Traffic>(
+    session: &Session<S, T>,
+    facts: &Facts,
+    (plan, filters): (&Plan<T::Target>, Option<&Filters>),
+    (scratch, authority): (&Scratch, &[u8]),
+    out: &mut Vec<u8>,
+) {
+    let buffer = session.input.data();
+    let sent = match facts.spelling {
+        Spelling::AsSent => facts.path.of(buffer),
+        _ => &scratch.path,
+    };
+    let head = RequestHead {
+        head: &scratch.head,
+        buffer,
+        options: &facts.options,
+        authority,
+        path: plan.path.as_ref().map_or(sent, |path| path.as_bytes()),
+        query: facts.query.as_ref().map(|query| query.of(buffer)),
+        framing: facts.framing,
+        upgrade: facts.upgrade,
+        filters,
+        settings: &session.context.settings,
+        peer: session.context.peer,
+    };
+    head.write(out);
+}
+
+/// Reports the outcome, and answers for an endpoint that didn't.
+async fn finish<S, T>(
+    session: &mut Session<S, T>,
+    facts: &Facts,
+    (plan, filters): (&Plan<T::Target>, Option<&Filters>),
+    (done, ended, endpoint): (Result<(), Failure>, Ended, &T::Endpoint),
+) -> Next
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: Traffic,
+{
+    let answer = match done {
+        Ok(()) => None,
+        Err(Failure::Client(detail)) => {
+            Some(Answer { reason: Some(Reason::DownstreamReset), detail, ..Answer::default() })
+        }
+        Err(Failure::Request(fault)) => Some(Answer::fault(fault)),
+        Err(Failure::Upstream(error)) => Some(Answer::error(error, &session.context.settings)),
+    };
+    let status = match &answer {
+        Some(Answer { status: 0, reason: Some(reason), .. }) if ended.status == 0 => reason.consequence().status,
+        Some(answer) if ended.status == 0 => answer.status,
+        _ => ended.status,
+    };
+    let outcome = Outcome {
+        status,
+        reason: answer.as_ref().and_then(|answer| answer.reason),
+        detail: answer.as_ref().map_or("", |answer| &answer.detail),
+        endpoint: Some(endpoint),
+        received: ended.received,
+        sent: ended.sent,
+        elapsed: facts.began.elapsed(),
+    };
+    session.context.traffic.finished(Some(plan), &outcome);
+    match answer {
+        None if ended.tunnel => Next::Close,
+        None if ended.keep => Next::Keep,
+        None => Next::Linger,
+        Some(answer) if answer.status != 0 && ended.status == 0 && !ended.torn => {
+            session.late_answer(&answer, facts, filters).await
+        }
+        Some(answer) if answer.reason == Some(Reason::DownstreamReset) => Next::Close,
+        Some(_) => Next::Broken,
+    }
+}

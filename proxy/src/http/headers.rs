@@ -1,0 +1,296 @@
+//! Which headers pass and how heads are written: hop-by-hop ones end here, framing is ours, routes' filters apply, and
+//! nothing that was configured or captured can break a line. Must not know connections.
+
+use super::framing::Framing;
+use super::head::{Field, Head, Known, Version, is_field_value, is_token};
+use super::traffic::Settings;
+use snapshot::{Filters, HeaderOps};
+use std::cell::Cell;
+use std::hash::{BuildHasher, RandomState};
+use std::io::Write;
+use std::net::IpAddr;
+
+/// What `Connection` says.
+#[derive(Debug, Default)]
+pub(super) struct Options {
+    pub(super) close: bool,
+    pub(super) keep_alive: bool,
+    pub(super) upgrade: bool,
+    /// Headers that end with this connection by name; lower case.
+    nominated: Vec<Box<[u8]>>,
+}
+
+impl Options {
+    pub(super) fn read(head: &Head, buffer: &[u8]) -> Self {
+        let mut options = Self::default();
+        for value in head.values(buffer, Known::Connection) {
+            for token in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+                match token.to_ascii_lowercase().as_slice() {
+                    b"close" => options.close = true,
+                    b"keep-alive" => options.keep_alive = true,
+                    b"upgrade" => options.upgrade = true,
+                    b"" | b"te" | b"http2-settings" => {}
+                    other => options.nominated.push(other.into()),
+                }
+            }
+        }
+        options
+    }
+
+    /// Whether the peer keeps the connection open after this message.
+    pub(super) fn persists(&self, version: Version) -> bool {
+        !self.close && (version == Version::Http11 || self.keep_alive)
+    }
+
+    pub(super) fn ends(&self, name: &[u8]) -> bool {
+        self.nominated.iter().any(|nominated| nominated.eq_ignore_ascii_case(name))
+    }
+}
+
+/// Whether a head asks for, or agrees to, `websocket` and nothing else.
+pub(super) fn is_websocket(head: &Head, buffer: &[u8], options: &Options) -> bool {
+    let mut upgrades = head.values(buffer, Known::Upgrade);
+    let one = upgrades.next().is_some_and(|value| value.eq_ignore_ascii_case(b"websocket"));
+    options.upgrade && one && upgrades.next().is_none()
+}
+
+/// A request as it goes to an endpoint.
+pub(super) struct RequestHead<'a> {
+    pub(super) head: &'a Head,
+    pub(super) buffer: &'a [u8],
+    pub(super) options: &'a Options,
+    pub(super) authority: &'a [u8],
+    pub(super) path: &'a [u8],
+    pub(super) query: Option<&'a [u8]>,
+    pub(super) framing: Framing,
+    pub(super) upgrade: bool,
+    pub(super) filters: Option<&'a Filters>,
+    pub(super) settings: &'a Settings,
+    pub(super) peer: Option<IpAddr>,
+}
+
+impl RequestHead<'_> {
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.head.method.of(self.buffer));
+        out.push(b' ');
+        push_visible(out, self.path);
+        if let Some(query) = self.query {
+            out.push(b'?');
+            push_visible(out, query);
+        }
+        out.extend_from_slice(b" HTTP/1.1\r\n");
+        push_field(out, b"host", self.authority);
+        let ops = self.filters.map(|filters| &filters.request);
+        for field in &self.head.fields {
+            if self.passes(field) && !is_replaced(ops, field.name.of(self.buffer)) {
+                push_field(out, field.name.of(self.buffer), field.value.of(self.buffer));
+            }
+        }
+        if self.settings.edge {
+            self.write_forwarding(out, ops);
+        }
+        push_ops(out, ops);
+        match self.framing {
+            // A method that usually has a body gets to know that there is none.
+            Framing::Empty if matches!(self.head.method.of(self.buffer), b"POST" | b"PUT" | b"PATCH") => {
+                out.extend_from_slice(b"content-length: 0\r\n");
+            }
+            Framing::Empty => {}
+            framing => push_framing(out, framing),
+        }
+        if self.upgrade {
+            out.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\n");
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+
+    fn passes(&self, field: &Field) -> bool {
+        let stays = match field.known {
+            Known::Other => true,
+            Known::Host | Known::ContentLength | Known::XKumaTags | Known::XForwardedClientCert => false,
+            Known::Expect => self.head.version == Version::Http11,
+            Known::Trailer => self.framing == Framing::Chunked,
+            Known::XForwardedFor | Known::XForwardedProto | Known::XRequestId | Known::XEnvoy => !self.settings.edge,
+            known => !known.is_hop_by_hop(),
+        };
+        stays && !self.options.ends(field.name.of(self.buffer))
+    }
+
+    fn write_forwarding(&self, out: &mut Vec<u8>, ops: Option<&HeaderOps>) {
+        if !is_replaced(ops, b"x-forwarded-for") {
+            out.extend_from_slice(b"x-forwarded-for: ");
+            if !self.options.ends(b"x-forwarded-for") {
+                for value in self.head.values(self.buffer, Known::XForwardedFor) {
+                    out.extend_from_slice(value);
+                    out.push(b',');
+                }
+            }
+            if let Some(peer) = self.peer {
+                let _ = write!(out, "{}", peer.to_canonical());
+            }
+            out.extend_from_slice(b"\r\n");
+        }
+        if !is_replaced(ops, b"x-forwarded-proto") {
+            push_field(out, b"x-forwarded-proto", scheme(self.settings).as_bytes());
+        }
+        if !is_replaced(ops, b"x-request-id") {
+            push_field(out, b"x-request-id", request_id().as_bytes());
+        }
+    }
+}
+
+pub(super) fn scheme(settings: &Settings) -> &'static str {
+    if settings.https { "https" } else { "http" }
+}
+
+/// An endpoint's response as it goes to the client.
+pub(super) struct ResponseHead<'a> {
+    pub(super) head: &'a Head,
+    pub(super) buffer: &'a [u8],
+    pub(super) options: &'a Options,
+    /// How the body goes to the client; UntilClose for clients that don't know chunks.
+    pub(super) framing: Framing,
+    /// Length of the body that isn't sent (HEAD, 304).
+    pub(super) announced: Option<u64>,
+    pub(super) connection: Option<&'static str>,
+    pub(super) upgrade: bool,
+    pub(super) filters: Option<&'a Filters>,
+    pub(super) settings: &'a Settings,
+}
+
+impl ResponseHead<'_> {
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        let _ = write!(out, "HTTP/1.1 {} ", self.head.status);
+        out.extend_from_slice(self.head.phrase.of(self.buffer));
+        out.extend_from_slice(b"\r\n");
+        let ops = self.filters.map(|filters| &filters.response);
+        for field in &self.head.fields {
+            let name = field.name.of(self.buffer);
+            let passes = match field.known {
+                Known::Other => true,
+                Known::ContentLength => false,
+                Known::Server => self.settings.server.is_none(),
+                Known::Trailer => self.framing == Framing::Chunked,
+                known => !known.is_hop_by_hop(),
+            };
+            if passes && !self.options.ends(name) && !is_replaced(ops, name) {
+                push_field(out, name, field.value.of(self.buffer));
+            }
+        }
+        push_common(out, ops, self.settings);
+        match (self.framing, self.announced) {
+            (Framing::Empty, Some(length)) => push_framing(out, Framing::Length(length)),
+            (framing, _) => push_framing(out, framing),
+        }
+        if let Some(option) = self.connection {
+            push_field(out, b"connection", option.as_bytes());
+        }
+        if self.upgrade {
+            out.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\n");
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// Configured headers of a response, an endpoint's or our own.
+pub(super) fn push_common(out: &mut Vec<u8>, ops: Option<&HeaderOps>, settings: &Settings) {
+    if let Some(server) = &settings.server
+        && !is_replaced(ops, b"server")
+    {
+        push_checked(out, "server", server);
+    }
+    push_ops(out, ops);
+}
+
+pub(super) fn push_framing(out: &mut Vec<u8>, framing: Framing) {
+    match framing {
+        Framing::Length(length) => {
+            let _ = write!(out, "content-length: {length}\r\n");
+        }
+        Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        Framing::Empty | Framing::UntilClose => {}
+    }
+}
+
+/// Names go out in lower case.
+pub(super) fn push_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    let start = out.len();
+    out.extend_from_slice(name);
+    if let Some(name) = out.get_mut(start..) {
+        name.make_ascii_lowercase();
+    }
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// A configured header; left out if it could break the head (control planes refuse such ones with a reason).
+pub(super) fn push_checked(out: &mut Vec<u8>, name: &str, value: &str) {
+    if is_settable(name, value) {
+        push_field(out, name.as_bytes(), value.as_bytes());
+    }
+}
+
+/// Whether configuration may set this header to this value: well-formed, and not ours (framing, connection, routing).
+pub(super) fn is_settable(name: &str, value: &str) -> bool {
+    let known = Known::of(name.as_bytes());
+    let ours = known.is_hop_by_hop() || matches!(known, Known::ContentLength | Known::Host);
+    !ours && is_token(name.as_bytes()) && is_field_value(value.as_bytes())
+}
+
+fn push_ops(out: &mut Vec<u8>, ops: Option<&HeaderOps>) {
+    let Some(ops) = ops else { return };
+    for (name, value) in ops.set.iter().chain(&ops.add) {
+        push_checked(out, name, value);
+    }
+}
+
+/// Whether a header that came gives way to the route's filters.
+pub(super) fn is_replaced(ops: Option<&HeaderOps>, name: &[u8]) -> bool {
+    let same = |other: &str| other.as_bytes().eq_ignore_ascii_case(name);
+    ops.is_some_and(|ops| ops.remove.iter().any(|n| same(n)) || ops.set.iter().any(|(n, _)| same(n)))
+}
+
+/// The authority that a route's filters order: the endpoint's DNS name, a host rewrite, or a `Host` set as a header.
+pub(super) fn authority<'a>(filters: Option<&'a Filters>, endpoint: Option<&'a str>) -> Option<&'a str> {
+    let filters = filters?;
+    let set =
+        || filters.request.set.iter().rev().find(|(name, _)| name.eq_ignore_ascii_case("host") || name == ":authority");
+    let of_endpoint = endpoint.filter(|_| filters.host_of_endpoint);
+    let chosen = of_endpoint.or(filters.host.as_deref()).or_else(|| set().map(|(_, value)| value.as_str()))?;
+    super::target::split_host(chosen.as_bytes()).map(|_| chosen)
+}
+
+/// Writes part of a target or a location; what isn't visible ASCII is escaped.
+pub(super) fn push_visible(out: &mut Vec<u8>, bytes: &[u8]) {
+    if bytes.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'#') {
+        out.extend_from_slice(bytes);
+        return;
+    }
+    for byte in bytes {
+        if byte.is_ascii_graphic() && *byte != b'#' {
+            out.push(*byte);
+        } else {
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+}
+
+/// A random-looking UUID (version 4): unguessable keys over a count, without a system call a request.
+pub(super) fn request_id() -> String {
+    thread_local! {
+        static KEYS: (RandomState, RandomState, Cell<u64>) = (RandomState::new(), RandomState::new(), Cell::new(0));
+    }
+    KEYS.with(|(high, low, count)| {
+        count.set(count.get().wrapping_add(1));
+        let (high, low) = (high.hash_one(count.get()), low.hash_one(count.get()));
+        format!(
+            "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
+            high >> 32,
+            (high >> 16) & 0xffff,
+            high & 0xfff,
+            (low >> 48) & 0x3fff | 0x8000,
+            low & 0xffff_ffff_ffff
+        )
+    })
+}

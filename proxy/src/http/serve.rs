@@ -1,0 +1,386 @@
+//! A downstream HTTP/1 connection from its first byte to its end: read a head, decide, exchange, again. Must not know
+//! sockets or TLS.
+
+use super::buffer::Buffer;
+use super::fault::Fault;
+use super::forward;
+use super::framing::{self, Framing};
+use super::head::{Head, Kind, Known, Span, Version};
+use super::headers::{self, Options};
+use super::path::{self, Spelling};
+use super::respond::{self, Answer, Recipient};
+use super::target;
+use super::timer::{Timer, deadline};
+use super::traffic::{Action, Context, Decision, End, Headers, Outcome, RequestView, Settings, Traffic};
+use crate::error::Reason;
+use snapshot::Filters;
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::Poll;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// After a response that ends the connection, the client's bytes are read away this long, so that it gets to see the
+/// response before a reset.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES_MAX: usize = 1 << 20;
+/// Scratch space that a thread keeps.
+const SCRATCH_SPARE_MAX: usize = 64;
+/// Larger output buffers aren't kept.
+const OUT_BYTES_KEPT: usize = 64 * 1024;
+
+/// What a connection needs only while a request is under way.
+#[derive(Default)]
+pub(super) struct Scratch {
+    pub(super) head: Head,
+    pub(super) response: Head,
+    pub(super) up: Vec<u8>,
+    pub(super) down: Vec<u8>,
+    host: String,
+    /// The normalised path, if it isn't the one sent.
+    pub(super) path: Vec<u8>,
+}
+
+thread_local! {
+    #[expect(clippy::vec_box, reason = "it is the box that is taken and given, without moving what is in it")]
+    static SCRATCH: RefCell<Vec<Box<Scratch>>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Scratch {
+    fn take() -> Box<Self> {
+        SCRATCH.with(|spare| spare.borrow_mut().pop()).unwrap_or_default()
+    }
+
+    fn give(mut self: Box<Self>) {
+        self.head.clear();
+        for out in [&mut self.up, &mut self.down] {
+            out.clear();
+            out.shrink_to(OUT_BYTES_KEPT);
+        }
+        SCRATCH.with(|spare| {
+            let mut spare = spare.borrow_mut();
+            if spare.len() < SCRATCH_SPARE_MAX {
+                spare.push(self);
+            }
+        });
+    }
+}
+
+/// What the rest of a request's way depends on.
+pub(super) struct Facts {
+    pub(super) version: Version,
+    pub(super) framing: Framing,
+    pub(super) options: Options,
+    pub(super) authority: Span,
+    pub(super) path: Span,
+    pub(super) query: Option<Span>,
+    pub(super) spelling: Spelling,
+    pub(super) to_head: bool,
+    pub(super) idempotent: bool,
+    pub(super) upgrade: bool,
+    /// The client keeps its connection open.
+    pub(super) keep: bool,
+    pub(super) began: Instant,
+}
+
+pub(super) struct Session<S, T: Traffic> {
+    pub(super) io: S,
+    pub(super) input: Buffer,
+    pub(super) timer: Timer,
+    pub(super) context: Context<T>,
+    pub(super) drain: watch::Receiver<bool>,
+}
+
+/// What becomes of the connection after a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    Keep,
+    /// Everything was sent; close so that the client gets it.
+    Linger,
+    Close,
+    Broken,
+}
+
+/// Serves one HTTP/1 connection; `input` may hold its first bytes.
+pub(super) async fn serve<S, T>(io: S, input: Buffer, context: Context<T>, drain: watch::Receiver<bool>) -> End
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: Traffic,
+{
+    let mut told = drain.clone();
+    let mut draining = pin!(async move {
+        if told.wait_for(|drain| *drain).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    });
+    let mut session = Session { io, input, timer: Timer::new(), context, drain };
+    while session.wait(draining.as_mut()).await {
+        let mut scratch = Scratch::take();
+        let next = session.request(&mut scratch).await;
+        scratch.give();
+        match next {
+            Next::Keep if *session.drain.borrow() => break,
+            Next::Keep => {}
+            Next::Linger => {
+                session.linger().await;
+                return End::Closed;
+            }
+            Next::Close => return End::Closed,
+            Next::Broken => return End::Broken,
+        }
+    }
+    let _ = session.io.shutdown().await;
+    End::Closed
+}
+
+/// Why there is no complete head.
+enum NoHead {
+    Fault(Fault),
+    Timeout,
+    Gone,
+}
+
+impl<S, T> Session<S, T>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: Traffic,
+{
+    /// Waits for the next request's first byte: false when the connection is to end.
+    async fn wait<D: Future<Output = ()>>(&mut self, mut draining: Pin<&mut D>) -> bool {
+        if !self.input.is_empty() {
+            return true;
+        }
+        let idle = deadline(self.context.settings.idle_timeout);
+        let Self { io, input, timer, .. } = self;
+        poll_fn(|cx| {
+            if let Poll::Ready(read) = input.poll_fill(io, cx) {
+                return Poll::Ready(read.is_ok_and(|count| count > 0));
+            }
+            if draining.as_mut().poll(cx).is_ready() || idle.is_some_and(|at| timer.poll(cx, at).is_ready()) {
+                return Poll::Ready(false);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    async fn request(&mut self, scratch: &mut Scratch) -> Next {
+        let began = Instant::now();
+        match self.read_head(&mut scratch.head).await {
+            Ok(()) => {}
+            Err(NoHead::Gone) => return Next::Close,
+            Err(NoHead::Fault(fault)) => return self.refuse(Answer::fault(fault), began).await,
+            Err(NoHead::Timeout) => {
+                let answer = Answer {
+                    status: 408,
+                    body: "request headers took too long".into(),
+                    reason: Some(Reason::RequestTimeout),
+                    detail: "the client didn't finish its request head in time".to_owned(),
+                    location: None,
+                };
+                return self.refuse(answer, began).await;
+            }
+        }
+        let facts = match assess(scratch, self.input.data(), &self.context.settings, began) {
+            Ok(facts) => facts,
+            Err(fault) => return self.refuse(Answer::fault(fault), began).await,
+        };
+        if facts.spelling == Spelling::Redirect {
+            let location = redirect_location(&facts, scratch, self.input.data());
+            let answer = Answer { status: 307, location: Some(location), ..Answer::default() };
+            return self.answer(answer, &facts, None, scratch.head.len).await;
+        }
+        let Decision { action, filters } = self.decide(&facts, scratch);
+        let filters = filters.as_deref();
+        let answer = match action {
+            Action::Forward(mut plan) => {
+                if let Some(mirror) = plan.mirror.take() {
+                    forward::mirror(self, &facts, (&plan, filters, mirror), scratch);
+                }
+                return forward::forward(self, &facts, (&plan, filters), scratch).await;
+            }
+            Action::Redirect { status, location } => Answer { status, location: Some(location), ..Answer::default() },
+            Action::Respond { status, body, reason } => Answer { status, body, reason, ..Answer::default() },
+        };
+        self.answer(answer, &facts, filters, scratch.head.len).await
+    }
+
+    fn decide(&self, facts: &Facts, scratch: &mut Scratch) -> Decision<T::Target> {
+        let data = self.input.data();
+        target::matching_host(facts.authority.of(data), &mut scratch.host);
+        let path = match facts.spelling {
+            Spelling::AsSent => facts.path.text(data),
+            _ => std::str::from_utf8(&scratch.path).unwrap_or_default(),
+        };
+        self.context.traffic.decide(&RequestView {
+            method: scratch.head.method.text(data),
+            path,
+            query: facts.query.map(|query| query.text(data)),
+            host: &scratch.host,
+            authority: facts.authority.text(data),
+            headers: Headers::One { head: &scratch.head, buffer: data },
+        })
+    }
+
+    async fn read_head(&mut self, head: &mut Head) -> Result<(), NoHead> {
+        head.clear();
+        let due = deadline(self.context.settings.head_timeout);
+        let Self { io, input, timer, .. } = self;
+        poll_fn(|cx| {
+            loop {
+                match head.parse(input.data(), Kind::Request) {
+                    Ok(true) => return Poll::Ready(Ok(())),
+                    Ok(false) => {}
+                    Err(fault) => return Poll::Ready(Err(NoHead::Fault(fault))),
+                }
+                match input.poll_fill(io, cx) {
+                    Poll::Ready(Ok(count)) if count > 0 => {}
+                    Poll::Ready(_) => return Poll::Ready(Err(NoHead::Gone)),
+                    Poll::Pending => break,
+                }
+            }
+            match due {
+                Some(at) => timer.poll(cx, at).map(|()| Err(NoHead::Timeout)),
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// Answers what can't be understood; framing is lost, so the connection ends.
+    async fn refuse(&mut self, answer: Answer, began: Instant) -> Next {
+        let to = Recipient { version: Version::Http11, to_head: false, keep: false };
+        self.send(&answer, &to, None, began).await
+    }
+
+    /// Answers an understood request without an endpoint. `head` bytes of input are its head.
+    pub(super) async fn answer(
+        &mut self,
+        answer: Answer,
+        facts: &Facts,
+        filters: Option<&Filters>,
+        head: usize,
+    ) -> Next {
+        self.input.consume(head);
+        let keep = facts.keep && facts.framing == Framing::Empty && !*self.drain.borrow();
+        let to = Recipient { version: facts.version, to_head: facts.to_head, keep };
+        self.send(&answer, &to, filters, facts.began).await
+    }
+
+    /// Answers for an endpoint that failed; what is left of the request's body stays unread.
+    pub(super) async fn late_answer(&mut self, answer: &Answer, facts: &Facts, filters: Option<&Filters>) -> Next {
+        let keep = facts.keep && facts.framing == Framing::Empty && !*self.drain.borrow();
+        let to = Recipient { version: facts.version, to_head: facts.to_head, keep };
+        self.write_answer(answer, &to, filters).await
+    }
+
+    async fn write_answer(&mut self, answer: &Answer, to: &Recipient, filters: Option<&Filters>) -> Next {
+        let mut out = Vec::with_capacity(256 + answer.body.len());
+        respond::write(answer, to, filters, &self.context.settings, &mut out);
+        match self.write_all(&out).await {
+            Err(_) => Next::Close,
+            Ok(()) if to.keep => Next::Keep,
+            Ok(()) => Next::Linger,
+        }
+    }
+
+    async fn send(&mut self, answer: &Answer, to: &Recipient, filters: Option<&Filters>, began: Instant) -> Next {
+        let next = self.write_answer(answer, to, filters).await;
+        self.context.traffic.finished(
+            None,
+            &Outcome {
+                status: answer.status,
+                reason: answer.reason,
+                detail: &answer.detail,
+                endpoint: None,
+                received: 0,
+                sent: if to.to_head { 0 } else { answer.body.len() as u64 },
+                elapsed: began.elapsed(),
+            },
+        );
+        next
+    }
+
+    async fn write_all(&mut self, out: &[u8]) -> io::Result<()> {
+        let write = async {
+            self.io.write_all(out).await?;
+            self.io.flush().await
+        };
+        tokio::time::timeout(self.context.settings.body_timeout, write)
+            .await
+            .unwrap_or(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Ends our side and reads the client's rest away, so that what was sent isn't lost in a reset.
+    async fn linger(&mut self) {
+        let due = Instant::now() + LINGER;
+        let Self { io, input, timer, .. } = self;
+        input.consume(usize::MAX);
+        let mut shut = false;
+        let mut left = LINGER_BYTES_MAX;
+        poll_fn(|cx| {
+            if !shut {
+                shut = Pin::new(&mut *io).poll_shutdown(cx).is_ready();
+            }
+            while let Poll::Ready(read) = input.poll_fill(io, cx) {
+                let count = read.unwrap_or(0);
+                input.consume(count);
+                left = left.saturating_sub(count);
+                if count == 0 || left == 0 {
+                    return Poll::Ready(());
+                }
+            }
+            timer.poll(cx, due)
+        })
+        .await;
+    }
+}
+
+/// Checks all of a request that its head alone shows.
+fn assess(scratch: &mut Scratch, data: &[u8], settings: &Settings, began: Instant) -> Result<Facts, Fault> {
+    let head = &scratch.head;
+    let target = target::target(head, data)?;
+    let framing = framing::of_request(head, data)?;
+    if settings.edge && head.fields.iter().any(|field| field.name.of(data).contains(&b'_')) {
+        return Err(Fault::Underscore);
+    }
+    let mut expectations = head.values(data, Known::Expect);
+    if head.version == Version::Http11 && expectations.any(|value| !value.eq_ignore_ascii_case(b"100-continue")) {
+        return Err(Fault::Expectation);
+    }
+    let spelling = match target.path {
+        b"*" => Spelling::AsSent,
+        path => path::normalise(path, settings.edge, &mut scratch.path)?,
+    };
+    let options = Options::read(head, data);
+    let method = head.method.of(data);
+    let websocket = headers::is_websocket(head, data, &options);
+    Ok(Facts {
+        version: head.version,
+        framing,
+        authority: Span::within(target.authority, data),
+        path: Span::within(target.path, data),
+        query: target.query.map(|query| Span::within(query, data)),
+        spelling,
+        to_head: method == b"HEAD",
+        idempotent: matches!(method, b"GET" | b"HEAD" | b"OPTIONS" | b"PUT" | b"DELETE" | b"TRACE"),
+        upgrade: websocket && method == b"GET" && head.version == Version::Http11 && framing == Framing::Empty,
+        keep: options.persists(head.version),
+        options,
+        began,
+    })
+}
+
+/// The same resource under its one spelling.
+fn redirect_location(facts: &Facts, scratch: &Scratch, data: &[u8]) -> String {
+    let mut location = String::from_utf8_lossy(&scratch.path).into_owned();
+    if let Some(query) = facts.query {
+        location.push('?');
+        location.push_str(query.text(data));
+    }
+    location
+}

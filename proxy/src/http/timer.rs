@@ -1,0 +1,37 @@
+//! One timer a connection for all of its deadlines, re-armed lazily: a later deadline than the armed one costs nothing.
+//! Knows no protocol.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::{Instant, Sleep};
+
+pub(super) struct Timer {
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Timer {
+    pub(super) fn new() -> Self {
+        Self { sleep: None }
+    }
+
+    /// Ready once `deadline` is past.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if sleep.deadline() > deadline {
+            sleep.as_mut().reset(deadline);
+        }
+        while sleep.as_mut().poll(cx).is_ready() {
+            if Instant::now() >= deadline {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(deadline);
+        }
+        Poll::Pending
+    }
+}
+
+/// `after` from now; none for what is too far to name.
+pub(super) fn deadline(after: Duration) -> Option<Instant> {
+    Instant::now().checked_add(after)
+}

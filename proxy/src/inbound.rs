@@ -1,0 +1,154 @@
+//! From the mesh to the local workload: mTLS, permission, then the application.
+
+use crate::connection::{Ended, Serving, finish};
+use crate::error::{ConnError, Reason};
+use crate::metrics::Direction;
+use crate::outbound::{self, CONNECT_TIMEOUT};
+use crate::sni::{self, Hello};
+use crate::stream::Stream;
+use crate::traffic::HttpTraffic;
+use crate::{socket, tcp, tls};
+use snapshot::{InboundTls, ListenerRow, Protocol, Role, lookup};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+use tokio::net::TcpStream;
+
+/// The source of connections to the own application: interception rules let it through (spec/naming.md §7.1).
+const SOURCE_V4: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
+const SOURCE_V6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
+
+/// The parts of an inbound row.
+struct Inbound<'a> {
+    row: &'a ListenerRow,
+    service: &'a str,
+    protocol: Protocol,
+    app: SocketAddr,
+    tls: InboundTls,
+    permission: &'a str,
+    captured: bool,
+}
+
+fn inbound(row: &ListenerRow) -> Option<Inbound<'_>> {
+    match &row.role {
+        Role::Inbound { captured, service, protocol, app, tls, permission } => Some(Inbound {
+            row,
+            service,
+            protocol: *protocol,
+            app: *app,
+            tls: *tls,
+            permission,
+            captured: *captured,
+        }),
+        _ => None,
+    }
+}
+
+/// Strict mTLS, or none.
+pub async fn serve(serving: &Serving, stream: TcpStream, row: &ListenerRow) {
+    let Some(inbound) = inbound(row) else { return };
+    if inbound.tls == InboundTls::Off {
+        return to_app(serving, Stream::Plain(stream), &inbound, None).await;
+    }
+    let snapshot = serving.worker.snapshot();
+    let mesh = snapshot.tables().proxy.mesh.clone();
+    drop(snapshot);
+    let accepted = match serving.worker.shared.identities.server(&mesh) {
+        Ok(server) => tls::accept_mesh(&server, stream).await,
+        Err(why) => Err(ConnError::new(Reason::DownstreamTls, why)),
+    };
+    match accepted {
+        Ok((stream, peers)) => to_app(serving, Stream::from(stream), &inbound, Some(peers)).await,
+        Err(failure) => ended(serving, &inbound, Ended::default(), Some(&failure)),
+    }
+}
+
+/// Plain text and the application's own TLS pass as they are; only TLS with ALPN `kuma` is the mesh's.
+pub async fn permissive(serving: &Serving, stream: TcpStream, row: &ListenerRow) {
+    let Some(inbound) = inbound(row) else { return };
+    let hello = sni::read_hello(&stream, Duration::from_millis(sni::HELLO_TIMEOUT_MS), sni::HELLO_BYTES_MAX).await;
+    match hello {
+        Ok(hello) if hello.alpn().is_some_and(|alpn| alpn.offers(tls::ALPN_KUMA)) => serve(serving, stream, row).await,
+        // Server-first protocols say nothing: after the wait they are plain text too.
+        Ok(Hello::NotTls | Hello::Malformed(_) | Hello::TooLarge | Hello::NeedMore) | Err(_) => {
+            to_app(serving, Stream::Plain(stream), &inbound, None).await;
+        }
+        Ok(_) => opaque(serving, stream, &inbound).await,
+    }
+}
+
+/// The application's own TLS.
+async fn opaque(serving: &Serving, stream: TcpStream, inbound: &Inbound<'_>) {
+    let mut end = Ended { service: inbound.service.into(), ..Ended::default() };
+    let failure = outbound::plain(serving, stream, inbound.app, source(inbound.captured, inbound.app), &mut end).await;
+    ended(serving, inbound, end, failure.as_ref());
+}
+
+/// `peers` are the client's identities; none when the connection isn't mTLS, and then no permission applies.
+async fn to_app(serving: &Serving, stream: Stream, inbound: &Inbound<'_>, peers: Option<Vec<String>>) {
+    let snapshot = serving.worker.snapshot();
+    let allowed = peers.as_ref().is_none_or(|p| lookup::authorize(snapshot.access(inbound.permission), p));
+    let decided_by = snapshot.permission(inbound.permission).map(|p| p.origin.to_string()).unwrap_or_default();
+    drop(snapshot);
+    if inbound.protocol.is_http() {
+        let source = source(inbound.captured, inbound.app);
+        let traffic = HttpTraffic::inbound(serving, inbound.service, (inbound.app, source), inbound.protocol)
+            .for_peer(inbound.permission, peers);
+        let settings = serving.worker.http.inbound.clone();
+        return outbound::http_connection(serving, stream, traffic, settings).await;
+    }
+    if !allowed {
+        let who = peers.unwrap_or_default().join(" ");
+        let detail = format!("{who} isn't admitted to {} by {decided_by}", inbound.service);
+        let end = Ended { origin: decided_by, ..Ended::default() };
+        let mut stream = stream;
+        // The client sees an orderly end without data.
+        let _ = tokio::io::AsyncWriteExt::shutdown(&mut stream).await;
+        return ended(serving, inbound, end, Some(&ConnError::new(Reason::Denied, detail)));
+    }
+    let mut end = Ended::default();
+    let failure = copy(serving, stream, inbound, &mut end).await;
+    ended(serving, inbound, end, failure.as_ref());
+}
+
+async fn copy(serving: &Serving, mut stream: Stream, inbound: &Inbound<'_>, end: &mut Ended) -> Option<ConnError> {
+    let options = socket::ConnectOptions { source: source(inbound.captured, inbound.app), ..socket::ConnectOptions::default() };
+    let _counted = serving.worker.shared.metrics.handle(Direction::Inbound, inbound.service, "").connection();
+    match socket::connect(inbound.app, &options, CONNECT_TIMEOUT).await {
+        Err(failure) => {
+            socket::reset_on_drop(stream.tcp());
+            Some(failure)
+        }
+        Ok(app) => {
+            end.upstream = Some(inbound.app);
+            let idle = Duration::from_millis(snapshot::limits::IDLE_TIMEOUT_MS * 2);
+            let copied = tcp::copy_both(&mut stream, &mut Stream::Plain(app), idle).await;
+            (end.received, end.sent) = (copied.up_bytes, copied.down_bytes);
+            copied.ended.reason().map(|reason| ConnError::new(reason, format!("{:?}", copied.ended)))
+        }
+    }
+}
+
+fn ended(serving: &Serving, inbound: &Inbound<'_>, mut end: Ended, failure: Option<&ConnError>) {
+    inbound.service.clone_into(&mut end.service);
+    if end.origin.is_empty() {
+        end.origin = inbound.row.origin.to_string();
+    }
+    finish(&serving.worker, Direction::Inbound, &end, (serving.peer, serving.begun, failure));
+}
+
+/// Loopback needs no special source: no rule captures it.
+fn source(captured: bool, app: SocketAddr) -> Option<IpAddr> {
+    match app.ip() {
+        ip if !captured || ip.is_loopback() => None,
+        IpAddr::V4(_) => Some(SOURCE_V4.into()),
+        IpAddr::V6(_) => Some(SOURCE_V6.into()),
+    }
+}
+
+/// A captured port that no inbound declares: to the application, as it is.
+pub async fn passthrough(serving: Serving, stream: TcpStream) {
+    let mut end = Ended { service: "inbound-passthrough".into(), ..Ended::default() };
+    let source = source(true, serving.destination);
+    let failure = outbound::plain(&serving, stream, serving.destination, source, &mut end).await;
+    finish(&serving.worker, Direction::Inbound, &end, (serving.peer, serving.begun, failure.as_ref()));
+}

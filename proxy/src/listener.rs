@@ -1,0 +1,142 @@
+//! Which sockets a snapshot needs: a pure function of its rows and of how this machine intercepts.
+
+use crate::socket::{BindOptions, Mode};
+use snapshot::{GatewayTls, Role, Tables};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// How a connection that a socket accepts finds its row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// The socket's own address is the row's.
+    Own,
+    /// The original destination is, of traffic that leaves the workload.
+    CaptureOutbound,
+    /// The original destination is, of traffic that comes in.
+    CaptureInbound,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    pub purpose: Purpose,
+    pub options: BindOptions,
+}
+
+/// Every socket to be bound. `mode` none: nothing is intercepted, VIPs aren't served.
+pub fn plan(tables: &Tables, mode: Option<Mode>) -> BTreeMap<SocketAddr, Wanted> {
+    let mut sockets = BTreeMap::new();
+    let own = Wanted { purpose: Purpose::Own, options: BindOptions::default() };
+    for row in &tables.listeners {
+        let wanted = match &row.role {
+            Role::Outbound { vip: true, .. } if mode != Some(Mode::Bind) => continue,
+            Role::Outbound { vip: true, .. } => vip(row.address.ip()),
+            Role::Inbound { captured: true, .. } if matches!(mode, Some(Mode::Redirect | Mode::Tproxy)) => continue,
+            Role::Outbound { .. } | Role::Inbound { .. } | Role::Gateway { .. } | Role::Zone => own,
+        };
+        sockets.insert(row.address, wanted);
+    }
+    if matches!(mode, Some(Mode::Redirect | Mode::Tproxy)) {
+        capture(tables, mode == Some(Mode::Tproxy), &mut sockets);
+    }
+    sockets
+}
+
+fn vip(address: IpAddr) -> Wanted {
+    // Loopback addresses are this machine's already: no privilege is needed.
+    let transparent = !address.is_loopback();
+    Wanted { purpose: Purpose::Own, options: BindOptions { transparent, ..BindOptions::default() } }
+}
+
+/// The wildcard sockets of `redirect` and `tproxy`, for the ports that the Dataplane asks for.
+fn capture(tables: &Tables, transparent: bool, sockets: &mut BTreeMap<SocketAddr, Wanted>) {
+    let i = &tables.proxy.interception;
+    let ports = [(i.outbound_port, Purpose::CaptureOutbound), (i.inbound_port, Purpose::CaptureInbound)];
+    for (port, purpose) in ports.into_iter().filter(|(port, _)| *port != 0) {
+        let wanted = Wanted { purpose, options: BindOptions { transparent, ..BindOptions::default() } };
+        sockets.insert(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port), wanted);
+        if !i.ipv4_only {
+            sockets.insert(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port), wanted);
+        }
+    }
+}
+
+/// Meshes whose identity the listeners and services of these tables need.
+pub fn meshes_needed(tables: &Tables) -> Vec<&str> {
+    let mut meshes: Vec<&str> = Vec::new();
+    for row in &tables.listeners {
+        match &row.role {
+            Role::Inbound { tls, .. } if *tls != snapshot::InboundTls::Off => meshes.push(&tables.proxy.mesh),
+            Role::Gateway { tls: GatewayTls::Mesh { mesh, .. }, .. } => meshes.push(mesh),
+            _ => {}
+        }
+    }
+    for row in &tables.snis {
+        if let snapshot::SniTarget::Terminate { mesh, .. } = &row.target {
+            meshes.push(mesh);
+        }
+    }
+    for row in &tables.services {
+        if let snapshot::UpstreamTls::Mesh { identity_mesh, .. } = &row.tls {
+            meshes.push(identity_mesh);
+        }
+    }
+    meshes.sort_unstable();
+    meshes.dedup();
+    meshes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Purpose, plan};
+    use crate::socket::Mode;
+    use snapshot::{Handler, InboundTls, Interception, ListenerRow, Origin, Protocol, ProxyRow, Role, Tables};
+    use std::sync::Arc;
+
+    fn tables() -> Tables {
+        let row = |address: &str, role| Arc::new(ListenerRow { address: address.parse().unwrap(), role, origin: Origin::default() });
+        let handler = || Handler::Tcp { backends: vec![], idle_timeout_ms: 0 };
+        let inbound = Role::Inbound {
+            captured: true,
+            service: "web".into(),
+            protocol: Protocol::Tcp,
+            app: "10.0.0.1:80".parse().unwrap(),
+            tls: InboundTls::Off,
+            permission: "p".into(),
+        };
+        Tables {
+            proxy: ProxyRow {
+                interception: Interception { outbound_port: 15001, inbound_port: 15006, ipv4_only: false },
+                ..ProxyRow::default()
+            },
+            listeners: vec![
+                row("10.0.0.1:80", inbound),
+                row("127.0.0.1:9000", Role::Outbound { vip: false, handler: handler() }),
+                row("240.0.0.1:80", Role::Outbound { vip: true, handler: handler() }),
+            ],
+            ..Tables::default()
+        }
+    }
+
+    fn addresses(mode: Option<Mode>) -> Vec<String> {
+        plan(&tables(), mode).keys().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn redirect_binds_two_ports_a_family_and_no_captured_address() {
+        let expected = ["0.0.0.0:15001", "0.0.0.0:15006", "127.0.0.1:9000", "[::]:15001", "[::]:15006"];
+        assert_eq!(addresses(Some(Mode::Redirect)), expected);
+    }
+
+    #[test]
+    fn bind_mode_binds_every_vip_transparently_and_the_inbound_itself() {
+        let plan = plan(&tables(), Some(Mode::Bind));
+        assert_eq!(plan.len(), 3);
+        let vip = plan.get(&"240.0.0.1:80".parse().unwrap()).unwrap();
+        assert!(vip.options.transparent && vip.purpose == Purpose::Own);
+    }
+
+    #[test]
+    fn without_interception_vips_are_not_served() {
+        assert_eq!(addresses(None), ["10.0.0.1:80", "127.0.0.1:9000"]);
+    }
+}

@@ -1,0 +1,293 @@
+//! What the proxy counts, and its Prometheus text. Labels come from the snapshot (service, route) or from closed lists,
+//! never from the wire. A handle is resolved once a connection or request; counting is a relaxed atomic.
+//! Must not know HTTP servers or snapshots.
+
+mod text;
+
+use crate::error::Reason;
+use snapshot::Generation;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Instant;
+
+/// Distinct (direction, service, route). Further ones are counted together under [`OTHER`].
+pub const SERIES_MAX: usize = 10_000;
+/// Label of what exceeds [`SERIES_MAX`].
+pub const OTHER: &str = "(other)";
+/// Upper bounds of the request duration histogram.
+pub const DURATION_BUCKETS_S: [f64; 12] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0];
+
+/// Where a connection came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Direction {
+    Inbound,
+    Outbound,
+    Gateway,
+    /// Zone ingress or egress.
+    Zone,
+    /// Captured, but not for the mesh.
+    Passthrough,
+}
+
+impl Direction {
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+            Self::Gateway => "gateway",
+            Self::Zone => "zone",
+            Self::Passthrough => "passthrough",
+        }
+    }
+}
+
+type ByRoute = HashMap<String, Arc<Series>>;
+type ByService = HashMap<String, ByRoute>;
+
+/// All counters of the process, shared by its workers.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    series: RwLock<HashMap<Direction, ByService>>,
+    size: AtomicU64,
+    epoch_ms: AtomicU64,
+    sequence: AtomicU64,
+    accepted: AtomicU64,
+    refused: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Series {
+    connections: AtomicU64,
+    active: AtomicI64,
+    /// By first digit of the status.
+    requests: [AtomicU64; 6],
+    active_requests: AtomicI64,
+    received: AtomicU64,
+    sent: AtomicU64,
+    /// One a bucket, then the rest.
+    durations: [AtomicU64; DURATION_BUCKETS_S.len() + 1],
+    duration_us: AtomicU64,
+    /// Failures are rare enough for a lock.
+    failures: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+/// The counters of one service (and route).
+#[derive(Clone, Debug)]
+pub struct Handle(Arc<Series>);
+
+/// A connection that counts as active until it is dropped.
+#[derive(Debug)]
+pub struct ConnectionGuard(Handle);
+
+/// A request that counts as active until it is dropped.
+#[derive(Debug)]
+pub struct RequestGuard {
+    handle: Handle,
+    begun: Instant,
+}
+
+impl Metrics {
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// The counters of a service's row; `route` is the origin of the chosen route, or empty.
+    pub fn handle(&self, direction: Direction, service: &str, route: &str) -> Handle {
+        let known = self.series.read().unwrap_or_else(PoisonError::into_inner);
+        let found = known.get(&direction).and_then(|all| all.get(service)).and_then(|routes| routes.get(route));
+        match found {
+            Some(series) => Handle(Arc::clone(series)),
+            None => {
+                drop(known);
+                self.add(direction, service, route)
+            }
+        }
+    }
+
+    fn add(&self, direction: Direction, service: &str, route: &str) -> Handle {
+        let mut series = self.series.write().unwrap_or_else(PoisonError::into_inner);
+        let full = self.size.load(Relaxed) >= SERIES_MAX as u64;
+        let (service, route) = if full { (OTHER, "") } else { (service, route) };
+        let routes = series.entry(direction).or_default().entry(service.to_owned()).or_default();
+        let found = routes.entry(route.to_owned()).or_insert_with(|| {
+            self.size.fetch_add(1, Relaxed);
+            Arc::default()
+        });
+        Handle(Arc::clone(found))
+    }
+
+    /// Forgets services that the snapshot no longer has and that have no connection left.
+    pub fn prune(&self, keep: impl Fn(&str) -> bool) {
+        let mut series = self.series.write().unwrap_or_else(PoisonError::into_inner);
+        let mut size = 0;
+        for services in series.values_mut() {
+            services.retain(|service, routes| {
+                routes.retain(|_, series| keep(service) || Arc::strong_count(series) > 1);
+                size += routes.len() as u64;
+                !routes.is_empty()
+            });
+        }
+        self.size.store(size, Relaxed);
+    }
+
+    /// A snapshot came into use.
+    pub fn snapshot_accepted(&self, generation: Generation) {
+        self.epoch_ms.store(generation.epoch, Relaxed);
+        self.sequence.store(generation.sequence, Relaxed);
+        self.accepted.fetch_add(1, Relaxed);
+    }
+
+    /// A snapshot couldn't be built and was nacked.
+    pub fn snapshot_refused(&self) {
+        self.refused.fetch_add(1, Relaxed);
+    }
+
+    /// Connections being served.
+    pub fn active_connections(&self) -> i64 {
+        let series = self.series.read().unwrap_or_else(PoisonError::into_inner);
+        series.values().flat_map(HashMap::values).flat_map(HashMap::values).map(|s| s.active.load(Relaxed)).sum()
+    }
+}
+
+impl Handle {
+    /// Counts a connection.
+    pub fn connection(&self) -> ConnectionGuard {
+        self.0.connections.fetch_add(1, Relaxed);
+        self.0.active.fetch_add(1, Relaxed);
+        ConnectionGuard(self.clone())
+    }
+
+    /// Counts a request from now on.
+    pub fn request(&self) -> RequestGuard {
+        self.0.active_requests.fetch_add(1, Relaxed);
+        RequestGuard { handle: self.clone(), begun: Instant::now() }
+    }
+
+    /// Bytes of payload from and to the downstream.
+    pub fn bytes(&self, received: u64, sent: u64) {
+        self.0.received.fetch_add(received, Relaxed);
+        self.0.sent.fetch_add(sent, Relaxed);
+    }
+
+    pub fn failed(&self, reason: Reason) {
+        let mut failures = self.0.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        *failures.entry(reason.consequence().label).or_default() += 1;
+    }
+}
+
+impl ConnectionGuard {
+    pub fn handle(&self) -> &Handle {
+        &self.0
+    }
+}
+
+impl Drop for ConnectionGuard {
+    fn drop(&mut self) {
+        self.0.0.active.fetch_sub(1, Relaxed);
+    }
+}
+
+impl RequestGuard {
+    /// The request was answered with this status.
+    pub fn answered(self, status: u16) {
+        let series = &self.handle.0;
+        if let Some(class) = series.requests.get(usize::from(status / 100)) {
+            class.fetch_add(1, Relaxed);
+        }
+        let took = self.begun.elapsed();
+        let bucket = DURATION_BUCKETS_S.iter().take_while(|bound| took.as_secs_f64() > **bound).count();
+        if let Some(bucket) = series.durations.get(bucket) {
+            bucket.fetch_add(1, Relaxed);
+        }
+        series.duration_us.fetch_add(took.as_micros() as u64, Relaxed);
+    }
+
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+}
+
+impl Drop for RequestGuard {
+    fn drop(&mut self) {
+        self.handle.0.active_requests.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_active_until_its_guard_is_dropped() {
+        let metrics = Metrics::new();
+        let guard = metrics.handle(Direction::Outbound, "backend", "").connection();
+        assert_eq!(metrics.active_connections(), 1);
+        guard.handle().bytes(3, 5);
+        drop(guard);
+        assert_eq!(metrics.active_connections(), 0);
+        let text = metrics.encode();
+        assert!(
+            text.contains("weir_connections_total{direction=\"outbound\",service=\"backend\",route=\"\"} 1\n"),
+            "{text}"
+        );
+        assert!(text.contains("way=\"sent\"} 5\n"), "{text}");
+    }
+
+    #[test]
+    fn requests_count_by_class_reason_and_duration_under_both_names() {
+        let metrics = Metrics::new();
+        for route in ["MeshHTTPRoute default/a", ""] {
+            let handle = metrics.handle(Direction::Outbound, "backend", route);
+            handle.request().answered(204);
+            handle.request().answered(503);
+            handle.failed(Reason::ConnectFailed);
+            drop(handle.request());
+        }
+        let text = metrics.encode();
+        for line in [
+            "weir_requests_total{direction=\"outbound\",service=\"backend\",route=\"MeshHTTPRoute default/a\",code=\"2xx\"} 1",
+            "weir_failures_total{direction=\"outbound\",service=\"backend\",route=\"\",reason=\"connect_failed\"} 1",
+            "weir_request_duration_seconds_bucket{direction=\"outbound\",service=\"backend\",route=\"\",le=\"+Inf\"} 2",
+            "envoy_cluster_upstream_rq_xx{envoy_cluster_name=\"backend\",envoy_response_code_class=\"5\"} 2",
+        ] {
+            assert!(text.lines().any(|known| known == line), "{line}\nisn't in\n{text}");
+        }
+    }
+
+    #[test]
+    fn label_values_are_escaped() {
+        let metrics = Metrics::new();
+        let _ = metrics.handle(Direction::Zone, "a\"b\\c\nd", "").connection();
+        assert!(metrics.encode().contains("service=\"a\\\"b\\\\c\\nd\""));
+    }
+
+    #[test]
+    fn series_are_bounded_and_pruned_once_unused() {
+        let metrics = Metrics::new();
+        for index in 0..SERIES_MAX {
+            let _ = metrics.handle(Direction::Outbound, &index.to_string(), "");
+        }
+        let held = metrics.handle(Direction::Outbound, "one too many", "").connection();
+        assert!(
+            metrics
+                .encode()
+                .contains("weir_connections_total{direction=\"outbound\",service=\"(other)\",route=\"\"} 1")
+        );
+        metrics.prune(|service| service == "7");
+        assert_eq!(metrics.size.load(Relaxed), 2);
+        drop(held);
+        metrics.prune(|service| service == "7");
+        assert_eq!(metrics.size.load(Relaxed), 1);
+    }
+
+    #[test]
+    fn snapshots_count_by_result() {
+        let metrics = Metrics::new();
+        metrics.snapshot_accepted(Generation { epoch: 9, sequence: 4 });
+        metrics.snapshot_refused();
+        let text = metrics.encode();
+        assert!(text.contains("weir_snapshot_sequence 4\n"));
+        assert!(text.contains("weir_snapshots_total{result=\"refused\"} 1\n"));
+    }
+}

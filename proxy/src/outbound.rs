@@ -1,0 +1,151 @@
+//! From the local workload, or from a gateway's clients, into the mesh.
+
+use crate::connection::{Ended, Serving, finish};
+use crate::error::{ConnError, Reason};
+use crate::metrics::Direction;
+use crate::socket;
+use crate::stream::Stream;
+use crate::traffic::HttpTraffic;
+use crate::{http, routing, tcp, tls};
+use snapshot::{Backend, GatewayTls, Handler};
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::net::TcpStream;
+
+/// Whose routes decide: a listener's, or those of an SNI that ends at an egress.
+#[derive(Clone, Debug)]
+pub enum Site {
+    Listener(SocketAddr),
+    Sni(String),
+}
+
+/// A connection whose row is found.
+pub async fn serve(serving: &Serving, stream: Stream, handler: &Handler, site: Site) {
+    match handler {
+        Handler::Tcp { backends, idle_timeout_ms } => {
+            balance(serving, stream, backends, Duration::from_millis(*idle_timeout_ms)).await;
+        }
+        Handler::Http { .. } => {
+            let settings = serving.worker.http.sidecar.clone();
+            http_connection(serving, stream, HttpTraffic::routed(serving, site, "http"), settings).await;
+        }
+    }
+}
+
+/// A gateway's connection: TLS first, where the listener has it.
+pub async fn gateway(serving: &Serving, stream: TcpStream, handler: &Handler, gateway_tls: &GatewayTls) {
+    let site = Site::Listener(serving.destination);
+    let ids = &serving.worker.shared.identities;
+    let (stream, https) = match gateway_tls {
+        GatewayTls::None => (Ok(Stream::Plain(stream)), false),
+        GatewayTls::Mesh { mesh, client_meshes } => match ids.cross_mesh_server(mesh, client_meshes) {
+            Ok(server) => (tls::accept_mesh(&server, stream).await.map(|(tls, _)| Stream::from(tls)), false),
+            Err(why) => (Err(ConnError::new(Reason::DownstreamTls, why)), false),
+        },
+        GatewayTls::Terminate { secrets } => match ids.gateway(secrets) {
+            Ok(config) => (tls::accept(&config, stream).await.map(Stream::from), true),
+            Err(why) => (Err(ConnError::new(Reason::DownstreamTls, why)), true),
+        },
+    };
+    let stream = match stream {
+        Ok(stream) => stream,
+        Err(failure) => {
+            let ended = Ended { origin: serving.destination.to_string(), ..Ended::default() };
+            return finish(&serving.worker, Direction::Gateway, &ended, (serving.peer, serving.begun, Some(&failure)));
+        }
+    };
+    match handler {
+        Handler::Tcp { .. } => serve(serving, stream, handler, site).await,
+        Handler::Http { .. } => {
+            let settings = if https { &serving.worker.http.gateway_https } else { &serving.worker.http.gateway };
+            let scheme = if https { "https" } else { "http" };
+            http_connection(serving, stream, HttpTraffic::routed(serving, site, scheme), settings.clone()).await;
+        }
+    }
+}
+
+/// Requests of one connection, each decided for itself.
+pub async fn http_connection(
+    serving: &Serving,
+    stream: Stream,
+    traffic: HttpTraffic,
+    settings: std::sync::Arc<http::traffic::Settings>,
+) {
+    let context = http::traffic::Context {
+        traffic: std::rc::Rc::new(traffic),
+        pools: serving.worker.pools.clone(),
+        settings,
+        peer: Some(serving.peer.ip()),
+    };
+    http::serve(stream, context, serving.worker.shared.draining.clone()).await;
+}
+
+/// A whole connection to one backend.
+async fn balance(serving: &Serving, mut stream: Stream, backends: &[Backend], idle: Duration) {
+    let worker = &serving.worker;
+    let snapshot = worker.snapshot();
+    let chosen = routing::choose(backends, &mut |bound| worker.draw(bound)).and_then(|name| snapshot.service(name));
+    let Some(service) = chosen.cloned() else {
+        let failure = ConnError::new(Reason::NoRoute, format!("{} has no backend", serving.destination));
+        socket::reset_on_drop(stream.tcp());
+        return finish(worker, Direction::Outbound, &Ended::default(), (serving.peer, serving.begun, Some(&failure)));
+    };
+    drop(snapshot);
+    let mut ended = Ended { service: service.name.clone(), origin: service.origin.to_string(), ..Ended::default() };
+    let _counted = worker.shared.metrics.handle(Direction::Outbound, &service.name, "").connection();
+    let failure = match worker.upstreams.connect(&service, &worker.shared.identities).await {
+        Err(failure) => {
+            socket::reset_on_drop(stream.tcp());
+            Some(failure)
+        }
+        Ok(mut upstream) => {
+            ended.upstream = Some(upstream.address);
+            let idle = if idle.is_zero() { Duration::from_millis(service.idle_timeout_ms) } else { idle };
+            let copied = tcp::copy_both(&mut stream, &mut upstream.stream, idle).await;
+            (ended.received, ended.sent) = (copied.up_bytes, copied.down_bytes);
+            copied.ended.reason().map(|reason| ConnError::new(reason, format!("{:?}", copied.ended)))
+        }
+    };
+    finish(worker, Direction::Outbound, &ended, (serving.peer, serving.begun, failure.as_ref()));
+}
+
+/// A captured connection to what the mesh doesn't know: on to where it was headed, where that is allowed.
+pub async fn unmatched(serving: Serving, stream: TcpStream, allowed: bool) {
+    let mut ended = Ended { service: "passthrough".into(), ..Ended::default() };
+    let failure = if allowed {
+        plain(&serving, stream, serving.destination, None, &mut ended).await
+    } else {
+        socket::reset_on_drop(&stream);
+        let detail = format!("{} isn't in the mesh, and the mesh forbids passthrough", serving.destination);
+        Some(ConnError::new(Reason::PassthroughOff, detail))
+    };
+    finish(&serving.worker, Direction::Outbound, &ended, (serving.peer, serving.begun, failure.as_ref()));
+}
+
+/// Bytes as they are, to one address.
+pub async fn plain(
+    serving: &Serving,
+    stream: TcpStream,
+    to: SocketAddr,
+    source: Option<std::net::IpAddr>,
+    ended: &mut Ended,
+) -> Option<ConnError> {
+    let options = socket::ConnectOptions { source, ..socket::ConnectOptions::default() };
+    match socket::connect(to, &options, CONNECT_TIMEOUT).await {
+        Err(failure) => {
+            socket::reset_on_drop(&stream);
+            Some(failure)
+        }
+        Ok(upstream) => {
+            ended.upstream = Some(to);
+            let idle = Duration::from_millis(snapshot::limits::IDLE_TIMEOUT_MS);
+            let _counted = serving.worker.shared.metrics.handle(Direction::Outbound, &ended.service, "").connection();
+            let copied = tcp::copy_both(&mut Stream::Plain(stream), &mut Stream::Plain(upstream), idle).await;
+            (ended.received, ended.sent) = (copied.up_bytes, copied.down_bytes);
+            copied.ended.reason().map(|reason| ConnError::new(reason, format!("{:?}", copied.ended)))
+        }
+    }
+}
+
+/// Of passthrough and of the proxy's own application.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,0 +1,100 @@
+//! Bytes from socket to socket without passing through our memory: pipes, borrowed from a pool of the worker's thread.
+//! Must not know directions, counting or when splicing pays. Relies on SIGPIPE being ignored, as Rust's runtime does.
+
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::task::{Context, Poll, ready};
+
+use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+/// What a pipe may hold; more gains next to nothing.
+pub(crate) const PIPE_BYTES: usize = 256 << 10;
+/// Idle pipes a worker keeps (two descriptors each).
+const POOL_PIPES_MAX: usize = 16;
+
+thread_local! {
+    static POOL: RefCell<Vec<(OwnedFd, OwnedFd)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A pipe and the count of bytes inside. Dropped empty it goes back to the pool, else it is closed.
+#[derive(Debug)]
+pub(crate) struct Pipe {
+    /// Reading end, writing end; absent only while dropping.
+    ends: Option<(OwnedFd, OwnedFd)>,
+    pub(crate) held: usize,
+}
+
+impl Pipe {
+    pub(crate) fn take() -> io::Result<Self> {
+        let pooled = POOL.with_borrow_mut(Vec::pop);
+        let ends = match pooled {
+            Some(ends) => ends,
+            None => {
+                let ends = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+                // Past the user's quota of pipe memory the kernel refuses: 64 KiB pipes work too.
+                let _ = fcntl(&ends.1, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES as i32));
+                ends
+            }
+        };
+        Ok(Self { ends: Some(ends), held: 0 })
+    }
+
+    /// Moves what the socket has into the empty pipe; 0 is the end of the stream.
+    pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>, from: &TcpStream) -> Poll<io::Result<usize>> {
+        debug_assert_eq!(self.held, 0, "a full pipe and an empty socket both say EAGAIN");
+        let Some((_, write_end)) = &self.ends else { return Poll::Ready(Ok(0)) };
+        loop {
+            ready!(from.poll_read_ready(cx))?;
+            let moved = from.try_io(Interest::READABLE, || {
+                Ok(splice(from, None, write_end, None, PIPE_BYTES, SpliceFFlags::SPLICE_F_NONBLOCK)?)
+            });
+            match moved {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                moved => {
+                    self.held = *moved.as_ref().unwrap_or(&0);
+                    return Poll::Ready(moved);
+                }
+            }
+        }
+    }
+
+    /// Moves what the pipe holds into the socket, as far as it takes it.
+    pub(crate) fn poll_drain(&mut self, cx: &mut Context<'_>, to: &TcpStream) -> Poll<io::Result<usize>> {
+        let Some((read_end, _)) = &self.ends else { return Poll::Ready(Ok(0)) };
+        loop {
+            ready!(to.poll_write_ready(cx))?;
+            let moved = to.try_io(Interest::WRITABLE, || {
+                Ok(splice(read_end, None, to, None, self.held, SpliceFFlags::SPLICE_F_NONBLOCK)?)
+            });
+            match moved {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                moved => {
+                    self.held = self.held.saturating_sub(*moved.as_ref().unwrap_or(&0));
+                    return Poll::Ready(moved);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        if self.held == 0
+            && let Some(ends) = self.ends.take()
+        {
+            // While the thread ends its pool is gone already; then the pipe is simply closed.
+            let _ = POOL.try_with(|pool| {
+                let mut pool = pool.borrow_mut();
+                if pool.len() < POOL_PIPES_MAX {
+                    pool.push(ends);
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! One connection's byte stream, plain or TLS, as an enum so that the data path needs no dynamic dispatch.
+//! Must not know who is at the other end, or what the bytes mean.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsStream;
+
+#[derive(Debug)]
+pub enum Stream {
+    Plain(TcpStream),
+    /// Plain, with bytes that were read before and come first.
+    Replayed(Box<Replayed>),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+#[derive(Debug)]
+pub struct Replayed {
+    pub(crate) prefix: Bytes,
+    pub(crate) tcp: TcpStream,
+}
+
+impl Stream {
+    /// A plain stream whose reader sees `prefix` first.
+    pub fn with_prefix(tcp: TcpStream, prefix: Bytes) -> Self {
+        if prefix.is_empty() { Self::Plain(tcp) } else { Self::Replayed(Box::new(Replayed { prefix, tcp })) }
+    }
+
+    /// The socket below.
+    pub fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(tcp) => tcp,
+            Self::Replayed(replayed) => &replayed.tcp,
+            Self::Tls(tls) => tls.get_ref().0,
+        }
+    }
+
+    /// The TLS session, for the peer's certificates, ALPN and SNI.
+    pub fn tls(&self) -> Option<&TlsStream<TcpStream>> {
+        match self {
+            Self::Tls(tls) => Some(tls),
+            Self::Plain(_) | Self::Replayed(_) => None,
+        }
+    }
+
+    pub fn is_tls(&self) -> bool {
+        self.tls().is_some()
+    }
+
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.tcp().peer_addr()
+    }
+
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.tcp().local_addr()
+    }
+
+    /// The socket, or the stream back if bytes are still to be replayed or it is TLS.
+    pub fn into_plain(self) -> Result<TcpStream, Self> {
+        match self {
+            Self::Plain(tcp) => Ok(tcp),
+            Self::Replayed(replayed) if replayed.prefix.is_empty() => Ok(replayed.tcp),
+            other => Err(other),
+        }
+    }
+}
+
+impl From<TcpStream> for Stream {
+    fn from(tcp: TcpStream) -> Self {
+        Self::Plain(tcp)
+    }
+}
+
+impl From<tokio_rustls::client::TlsStream<TcpStream>> for Stream {
+    fn from(tls: tokio_rustls::client::TlsStream<TcpStream>) -> Self {
+        Self::Tls(Box::new(TlsStream::Client(tls)))
+    }
+}
+
+impl From<tokio_rustls::server::TlsStream<TcpStream>> for Stream {
+    fn from(tls: tokio_rustls::server::TlsStream<TcpStream>) -> Self {
+        Self::Tls(Box::new(TlsStream::Server(tls)))
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buffer),
+            Self::Tls(tls) => Pin::new(tls).poll_read(cx, buffer),
+            Self::Replayed(replayed) if replayed.prefix.is_empty() => Pin::new(&mut replayed.tcp).poll_read(cx, buffer),
+            Self::Replayed(replayed) => {
+                let count = replayed.prefix.len().min(buffer.remaining());
+                buffer.put_slice(replayed.prefix.split_to(count).chunk());
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, bytes),
+            Self::Replayed(replayed) => Pin::new(&mut replayed.tcp).poll_write(cx, bytes),
+            Self::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
+            Self::Replayed(replayed) => Pin::new(&mut replayed.tcp).poll_write_vectored(cx, slices),
+            Self::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(_) | Self::Replayed(_) => Poll::Ready(Ok(())),
+            Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Self::Replayed(replayed) => Pin::new(&mut replayed.tcp).poll_shutdown(cx),
+            Self::Tls(tls) => {
+                ready!(Pin::new(&mut *tls).poll_flush(cx))?;
+                Pin::new(tls).poll_shutdown(cx)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test]
+    async fn replayed_bytes_come_before_the_sockets() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (tcp, _) = listener.accept().await.unwrap();
+        client.write_all(b" world").await.unwrap();
+        client.shutdown().await.unwrap();
+        let stream = Stream::with_prefix(tcp, Bytes::from_static(b"hello"));
+        let mut stream = stream.into_plain().unwrap_err();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "hello world");
+        assert_eq!(stream.peer_addr().unwrap(), client.local_addr().unwrap());
+        stream.into_plain().unwrap();
+    }
+}

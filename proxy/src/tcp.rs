@@ -1,0 +1,460 @@
+//! Moves bytes both ways between two streams until both are at their end. Half-close survives, a reset is passed on, memory is
+//! bounded and borrowed only while bytes are in flight. Must not know why these two streams belong together.
+
+use std::cell::RefCell;
+use std::future::{Future, pending, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+use tokio_rustls::TlsStream;
+
+use crate::error::Reason;
+use crate::socket::reset_on_drop;
+use crate::splice::Pipe;
+use crate::stream::Stream;
+
+/// A read that fills this much is the sign of bulk: from there on plain bytes are spliced.
+const BUFFER_BYTES: usize = 16 << 10;
+/// A splice below this much is the sign that the bulk is over.
+const BULK_BYTES_MIN: usize = BUFFER_BYTES;
+/// Idle buffers a worker keeps.
+const POOL_BUFFERS_MAX: usize = 64;
+/// What one direction moves before the worker's other connections get their turn.
+const TURN_BYTES: usize = 1 << 20;
+
+/// What became of a pair of streams. `up` is from the first (downstream) to the second (upstream).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Copied {
+    pub up_bytes: u64,
+    pub down_bytes: u64,
+    pub ended: End,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Both directions came to their end.
+    Finished,
+    /// Nothing moved in either direction for the idle time.
+    Idle,
+    /// The downstream broke: reset, or TLS cut without its goodbye. Both sockets send RST when dropped.
+    DownstreamReset,
+    /// The upstream broke, likewise.
+    UpstreamReset,
+}
+
+impl End {
+    pub fn reason(self) -> Option<Reason> {
+        match self {
+            Self::Finished => None,
+            Self::Idle => Some(Reason::IdleTimeout),
+            Self::DownstreamReset => Some(Reason::DownstreamReset),
+            Self::UpstreamReset => Some(Reason::UpstreamReset),
+        }
+    }
+}
+
+/// Bytes delivered so far, readable while the copy runs and after it was cancelled.
+#[derive(Debug, Default)]
+pub struct Progress {
+    up: AtomicU64,
+    down: AtomicU64,
+}
+
+impl Progress {
+    pub fn up_bytes(&self) -> u64 {
+        self.up.load(Ordering::Relaxed)
+    }
+
+    pub fn down_bytes(&self) -> u64 {
+        self.down.load(Ordering::Relaxed)
+    }
+}
+
+/// [`copy_watched`] for callers that need the counts only at the end.
+pub async fn copy_both(downstream: &mut Stream, upstream: &mut Stream, idle: Duration) -> Copied {
+    copy_watched(downstream, upstream, idle, &Progress::default()).await
+}
+
+/// Copies until both directions ended, one side broke, or nothing moved for `idle`. Drop both streams afterwards.
+pub async fn copy_watched(a: &mut Stream, b: &mut Stream, idle: Duration, progress: &Progress) -> Copied {
+    let ended = {
+        let (mut a, head_a) = Leg::of(a);
+        let (mut b, head_b) = Leg::of(b);
+        let mut up = Direction::new(head_a, &progress.up);
+        let mut down = Direction::new(head_b, &progress.down);
+        // A side that finished sending isn't read any more, so its reset would go unnoticed while the other is silent.
+        let mut a_broke = pin!(broke(a.plain()));
+        let mut b_broke = pin!(broke(b.plain()));
+        let mut timer = pin!(tokio::time::sleep(idle));
+        let mut last_move = Instant::now();
+        poll_fn(move |cx| {
+            let up_done = match up.poll(cx, &mut a, &mut b) {
+                Poll::Ready(Err(_)) => return Poll::Ready(End::DownstreamReset),
+                state => state.is_ready(),
+            };
+            let down_done = match down.poll(cx, &mut b, &mut a) {
+                Poll::Ready(Err(_)) => return Poll::Ready(End::UpstreamReset),
+                state => state.is_ready(),
+            };
+            match (up_done, down_done) {
+                (true, true) if up.failed => return Poll::Ready(End::UpstreamReset),
+                (true, true) if down.failed => return Poll::Ready(End::DownstreamReset),
+                (true, true) => return Poll::Ready(End::Finished),
+                (true, false) if a_broke.as_mut().poll(cx).is_ready() => return Poll::Ready(End::DownstreamReset),
+                (false, true) if b_broke.as_mut().poll(cx).is_ready() => return Poll::Ready(End::UpstreamReset),
+                _ => {}
+            }
+            if std::mem::take(&mut up.moved) | std::mem::take(&mut down.moved) {
+                last_move = Instant::now();
+            }
+            poll_idle(cx, timer.as_mut(), last_move + idle)
+        })
+        .await
+    };
+    if matches!(ended, End::DownstreamReset | End::UpstreamReset) {
+        reset_on_drop(a.tcp());
+        reset_on_drop(b.tcp());
+    }
+    Copied { up_bytes: progress.up_bytes(), down_bytes: progress.down_bytes(), ended }
+}
+
+/// The timer is moved only when it fires, not at every byte.
+fn poll_idle(cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, due: Instant) -> Poll<End> {
+    while timer.as_mut().poll(cx).is_ready() {
+        if due <= Instant::now() {
+            return Poll::Ready(End::Idle);
+        }
+        timer.as_mut().reset(due);
+    }
+    Poll::Pending
+}
+
+async fn broke(tcp: Option<&TcpStream>) {
+    match tcp {
+        Some(tcp) => drop(tcp.ready(Interest::ERROR).await),
+        None => pending().await,
+    }
+}
+
+/// One of the two streams, as the copy uses it. Sockets are shared: one direction reads while the other writes.
+enum Leg<'a> {
+    Plain(&'a TcpStream),
+    Tls(&'a mut TlsStream<TcpStream>),
+}
+
+impl<'a> Leg<'a> {
+    fn of(stream: &'a mut Stream) -> (Self, Bytes) {
+        match stream {
+            Stream::Plain(tcp) => (Self::Plain(tcp), Bytes::new()),
+            Stream::Replayed(replayed) => (Self::Plain(&replayed.tcp), std::mem::take(&mut replayed.prefix)),
+            Stream::Tls(tls) => (Self::Tls(tls), Bytes::new()),
+        }
+    }
+
+    fn plain(&self) -> Option<&'a TcpStream> {
+        match self {
+            Self::Plain(tcp) => Some(tcp),
+            Self::Tls(_) => None,
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(tcp) => {
+                poll_plain(cx, tcp, Interest::READABLE, buffer.len(), |socket| io::Read::read(&mut &*socket, buffer))
+            }
+            Self::Tls(tls) => {
+                let mut buffer = ReadBuf::new(buffer);
+                ready!(Pin::new(tls).poll_read(cx, &mut buffer))?;
+                Poll::Ready(Ok(buffer.filled().len()))
+            }
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(tcp) => poll_plain(cx, tcp, Interest::WRITABLE, bytes.len(), |socket| socket.send(bytes)),
+            Self::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(_) => Poll::Ready(Ok(())),
+            Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(tcp) => Poll::Ready(SockRef::from(*tcp).shutdown(std::net::Shutdown::Write)),
+            Self::Tls(tls) => {
+                ready!(Pin::new(&mut **tls).poll_flush(cx))?;
+                Pin::new(tls).poll_shutdown(cx)
+            }
+        }
+    }
+}
+
+/// One system call when the socket is ready. A short count means that the socket has or takes no more for now, so the readiness
+/// is given back in the same breath, which saves the call that would only say EAGAIN.
+fn poll_plain(
+    cx: &mut Context<'_>,
+    tcp: &TcpStream,
+    interest: Interest,
+    wanted: usize,
+    mut call: impl FnMut(&socket2::Socket) -> io::Result<usize>,
+) -> Poll<io::Result<usize>> {
+    loop {
+        if interest.is_readable() {
+            ready!(tcp.poll_read_ready(cx))?;
+        } else {
+            ready!(tcp.poll_write_ready(cx))?;
+        }
+        let mut short = 0;
+        let done = tcp.try_io(interest, || {
+            let count = call(&SockRef::from(tcp))?;
+            if 0 < count && count < wanted {
+                short = count;
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            Ok(count)
+        });
+        match done {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if short > 0 {
+                    return Poll::Ready(Ok(short));
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return Poll::Ready(done),
+        }
+    }
+}
+
+/// What one direction holds between its reader and its writer.
+enum Carry {
+    Nothing,
+    /// Bytes that came with the stream.
+    Head(Bytes),
+    Buffer {
+        buffer: Buffer,
+        from: usize,
+        to: usize,
+    },
+    Pipe(Pipe),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Moving,
+    /// The reader is at its end, the writer must hear of it.
+    Closing,
+    Done,
+}
+
+/// Where a direction broke: only a broken reader ends the copy at once. When writing fails the peer's last words may still wait
+/// in its socket; they are read and delivered by the other direction, which finds the end soon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Broken {
+    Reading,
+}
+
+struct Direction<'p> {
+    carry: Carry,
+    phase: Phase,
+    /// Splice from now on, until the reader runs dry.
+    bulk: bool,
+    may_splice: bool,
+    unflushed: bool,
+    failed: bool,
+    moved: bool,
+    delivered: &'p AtomicU64,
+}
+
+impl<'p> Direction<'p> {
+    fn new(head: Bytes, delivered: &'p AtomicU64) -> Self {
+        let carry = if head.is_empty() { Carry::Nothing } else { Carry::Head(head) };
+        Self {
+            carry,
+            phase: Phase::Moving,
+            bulk: false,
+            may_splice: true,
+            unflushed: false,
+            failed: false,
+            moved: false,
+            delivered,
+        }
+    }
+
+    /// Ready when this direction is over; an error is the reader's.
+    fn poll(&mut self, cx: &mut Context<'_>, from: &mut Leg<'_>, to: &mut Leg<'_>) -> Poll<Result<(), Broken>> {
+        let mut turn_bytes = TURN_BYTES;
+        while self.phase == Phase::Moving {
+            if ready!(self.poll_drain(cx, to)).is_err() {
+                return self.fail();
+            }
+            if turn_bytes == 0 {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            match self.poll_fill(cx, from, to) {
+                Poll::Ready(Ok(0)) => self.phase = Phase::Closing,
+                Poll::Ready(Ok(count)) => {
+                    self.moved = true;
+                    turn_bytes = turn_bytes.saturating_sub(count);
+                }
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Broken::Reading)),
+                Poll::Pending => {
+                    if self.unflushed && ready!(to.poll_flush(cx)).is_err() {
+                        return self.fail();
+                    }
+                    self.unflushed = false;
+                    return Poll::Pending;
+                }
+            }
+        }
+        if self.phase == Phase::Closing {
+            if ready!(to.poll_shutdown(cx)).is_err() {
+                return self.fail();
+            }
+            self.phase = Phase::Done;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn fail(&mut self) -> Poll<Result<(), Broken>> {
+        self.carry = Carry::Nothing;
+        self.failed = true;
+        self.phase = Phase::Done;
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_drain(&mut self, cx: &mut Context<'_>, to: &mut Leg<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let written = match (&mut self.carry, to.plain()) {
+                (Carry::Nothing, _) => return Poll::Ready(Ok(())),
+                (Carry::Pipe(pipe), _) if pipe.held == 0 => return Poll::Ready(Ok(())),
+                (Carry::Pipe(pipe), Some(tcp)) => ready!(pipe.poll_drain(cx, tcp))?,
+                // A pipe is filled only when both legs are plain.
+                (Carry::Pipe(_), None) => return Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
+                (Carry::Head(head), _) => {
+                    let count = ready!(to.poll_write(cx, head))?;
+                    head.advance(count);
+                    count
+                }
+                (Carry::Buffer { buffer, from, to: end }, _) => {
+                    let count = ready!(to.poll_write(cx, buffer.range(*from, *end)))?;
+                    *from += count;
+                    count
+                }
+            };
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.moved = true;
+            self.unflushed = true;
+            // Written by this task alone, so load and store need no lock prefix.
+            self.delivered.store(self.delivered.load(Ordering::Relaxed) + written as u64, Ordering::Relaxed);
+            match &self.carry {
+                Carry::Head(head) if head.is_empty() => self.carry = Carry::Nothing,
+                Carry::Buffer { from, to, .. } if from == to => self.carry = Carry::Nothing,
+                _ => {}
+            }
+        }
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>, from: &mut Leg<'_>, to: &Leg<'_>) -> Poll<io::Result<usize>> {
+        let sockets = from.plain().filter(|_| to.plain().is_some());
+        if self.bulk
+            && let Some(tcp) = sockets
+            && let Some(pipe) = self.pipe()
+        {
+            match pipe.poll_fill(cx, tcp) {
+                Poll::Ready(Err(error)) if error.raw_os_error() == Some(nix::errno::Errno::EINVAL as i32) => {
+                    self.may_splice = false;
+                }
+                Poll::Ready(Ok(count)) => {
+                    self.bulk = count >= BULK_BYTES_MIN;
+                    return Poll::Ready(Ok(count));
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    self.bulk = false;
+                    self.carry = Carry::Nothing;
+                    return Poll::Pending;
+                }
+            }
+        }
+        // Given back at once when there is nothing to read.
+        let mut buffer = Buffer::take();
+        let count = ready!(from.poll_read(cx, buffer.whole()))?;
+        self.bulk = self.may_splice && sockets.is_some() && count == BUFFER_BYTES;
+        if count > 0 {
+            self.carry = Carry::Buffer { buffer, from: 0, to: count };
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    /// The pipe in hand or a pooled one; without descriptors the copy simply goes on.
+    fn pipe(&mut self) -> Option<&mut Pipe> {
+        if !matches!(self.carry, Carry::Pipe(_)) {
+            self.carry = Carry::Pipe(Pipe::take().ok()?);
+        }
+        match &mut self.carry {
+            Carry::Pipe(pipe) => Some(pipe),
+            _ => None,
+        }
+    }
+}
+
+thread_local! {
+    static BUFFERS: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// [`BUFFER_BYTES`] borrowed from the worker's pool.
+pub(crate) struct Buffer(Box<[u8]>);
+
+impl Buffer {
+    pub(crate) fn take() -> Self {
+        let pooled = BUFFERS.with_borrow_mut(Vec::pop);
+        Self(pooled.unwrap_or_else(|| vec![0; BUFFER_BYTES].into_boxed_slice()))
+    }
+
+    pub(crate) fn whole(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+
+    pub(crate) fn range_mut(&mut self, from: usize, to: usize) -> &mut [u8] {
+        self.0.get_mut(from..to).unwrap_or_default()
+    }
+
+    fn range(&self, from: usize, to: usize) -> &[u8] {
+        self.0.get(from..to).unwrap_or_default()
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let bytes = std::mem::take(&mut self.0);
+        // While the thread ends its pool is gone already; then the buffer is simply freed.
+        let _ = BUFFERS.try_with(|pool| {
+            let mut pool = pool.borrow_mut();
+            if pool.len() < POOL_BUFFERS_MAX {
+                pool.push(bytes);
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+#[path = "tcp_tests.rs"]
+mod tests;

@@ -1,0 +1,210 @@
+//! TLS as the mesh speaks it: versions, ALPN, verifiers, session resumption, handshakes with a deadline, and who the
+//! peer is. Every rustls configuration is made here. Must not know where keys come from, nor snapshots or listeners.
+
+mod verify;
+
+pub use verify::{ExternalVerifier, PeerVerifier, Refusal, Roots};
+
+use crate::error::{ConnError, Reason};
+use rustls::client::{ClientSessionMemoryCache, Resumption};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ResolvesServerCert;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, CommonState, HandshakeKind, ServerConfig, SupportedProtocolVersion};
+use std::io;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+use webpki::{EndEntityCert, KeyUsage};
+
+/// How long either side may take for a TLS handshake.
+pub const HANDSHAKE_TIMEOUT_MS: u64 = 10_000;
+/// TLS sessions that one client configuration remembers. A configuration speaks to one service, so it sees few names.
+const SESSIONS_MAX: usize = 32;
+/// The protocol by which a mesh client tells its mTLS from the application's own TLS.
+pub const ALPN_KUMA: &[u8] = b"kuma";
+
+const VERSIONS: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
+
+/// The one crypto provider, passed explicitly: no process-wide default is installed or relied on.
+pub fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
+    Arc::clone(PROVIDER.get_or_init(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider())))
+}
+
+/// A server of the mesh: its configuration, and the verifier that resumed sessions pass again.
+#[derive(Debug)]
+pub struct MeshServer {
+    pub config: Arc<ServerConfig>,
+    verifier: Arc<PeerVerifier>,
+}
+
+/// A client of the mesh.
+#[derive(Debug)]
+pub struct MeshClient {
+    pub config: Arc<ClientConfig>,
+    verifier: Arc<PeerVerifier>,
+}
+
+impl MeshServer {
+    pub fn new(key: Arc<CertifiedKey>, trust: Vec<Arc<Roots>>) -> Result<Self, String> {
+        let provider = provider();
+        let verifier = Arc::new(PeerVerifier::of_meshes(&provider, trust));
+        let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(VERSIONS);
+        let builder = builder.map_err(|e| e.to_string())?;
+        let config = builder
+            .with_client_cert_verifier(Arc::clone(&verifier) as _)
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
+        Ok(Self { config: Arc::new(tune_server(config, vec![ALPN_KUMA.to_vec()])?), verifier })
+    }
+}
+
+impl MeshClient {
+    pub fn new(key: Arc<CertifiedKey>, roots: Arc<Roots>, peers: Vec<String>) -> Result<Self, String> {
+        let provider = provider();
+        let verifier = Arc::new(PeerVerifier::of_peers(&provider, roots, peers));
+        let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(VERSIONS);
+        let config = builder
+            .map_err(|e| e.to_string())?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::clone(&verifier) as _)
+            .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
+        Ok(Self { config: Arc::new(tune_client(config, vec![ALPN_KUMA.to_vec()])), verifier })
+    }
+}
+
+/// A gateway's server: certificates by SNI, no client certificate.
+pub fn gateway_server(certificates: Arc<dyn ResolvesServerCert>) -> Result<Arc<ServerConfig>, String> {
+    let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(VERSIONS);
+    let config = builder.map_err(|e| e.to_string())?.with_no_client_auth().with_cert_resolver(certificates);
+    tune_server(config, vec![b"h2".to_vec(), b"http/1.1".to_vec()]).map(Arc::new)
+}
+
+/// A client of an external service.
+pub fn external_client(
+    verifier: ExternalVerifier,
+    key: Option<Arc<CertifiedKey>>,
+    alpn: Vec<Vec<u8>>,
+) -> Result<Arc<ClientConfig>, String> {
+    let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(VERSIONS);
+    let builder = builder.map_err(|e| e.to_string())?.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
+    let config = match key {
+        Some(key) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key))),
+        None => builder.with_no_client_auth(),
+    };
+    Ok(Arc::new(tune_client(config, alpn)))
+}
+
+fn tune_server(mut config: ServerConfig, alpn: Vec<Vec<u8>>) -> Result<ServerConfig, String> {
+    config.alpn_protocols = alpn;
+    // One ticketer a configuration: all workers share it, and a ticket of one mesh means nothing to another.
+    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(|e| e.to_string())?;
+    config.send_tls13_tickets = 1;
+    Ok(config)
+}
+
+fn tune_client(mut config: ClientConfig, alpn: Vec<Vec<u8>>) -> ClientConfig {
+    config.alpn_protocols = alpn;
+    config.resumption = Resumption::store(Arc::new(ClientSessionMemoryCache::new(SESSIONS_MAX)));
+    config
+}
+
+/// Ends a client's mTLS; gives the stream and the URI SANs of the client.
+pub async fn accept_mesh<S>(server: &MeshServer, io: S) -> Result<(server::TlsStream<S>, Vec<String>), ConnError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let stream = accept(&server.config, io).await?;
+    let (_, session) = stream.get_ref();
+    recheck(&server.verifier, session, KeyUsage::client_auth())
+        .map_err(|refusal| ConnError::new(Reason::DownstreamTls, refusal.to_string()))?;
+    let uris = peer_uris(session);
+    Ok((stream, uris))
+}
+
+/// Ends a client's TLS within the deadline.
+pub async fn accept<S>(config: &Arc<ServerConfig>, io: S) -> Result<server::TlsStream<S>, ConnError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let handshake = TlsAcceptor::from(Arc::clone(config)).accept(io);
+    within(HANDSHAKE_TIMEOUT_MS, handshake)
+        .await
+        .map_err(|problem| ConnError::new(Reason::DownstreamTls, format!("TLS handshake: {problem}")))
+}
+
+async fn within<T>(limit_ms: u64, handshake: impl Future<Output = io::Result<T>>) -> Result<T, String> {
+    match tokio::time::timeout(Duration::from_millis(limit_ms), handshake).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(e)) => Err(explain(&e)),
+        Err(_) => Err(format!("not finished within {limit_ms} ms")),
+    }
+}
+
+/// Opens mTLS to a mesh peer. The error is text for the caller's detail.
+pub async fn connect_mesh<S>(
+    mesh: &MeshClient,
+    name: ServerName<'static>,
+    io: S,
+) -> Result<client::TlsStream<S>, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let stream = connect(&mesh.config, name, io).await?;
+    recheck(&mesh.verifier, stream.get_ref().1, KeyUsage::server_auth()).map_err(|refusal| refusal.to_string())?;
+    Ok(stream)
+}
+
+/// Opens TLS within the deadline.
+pub async fn connect<S>(
+    config: &Arc<ClientConfig>,
+    name: ServerName<'static>,
+    io: S,
+) -> Result<client::TlsStream<S>, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    within(HANDSHAKE_TIMEOUT_MS, TlsConnector::from(Arc::clone(config)).connect(name, io)).await
+}
+
+/// A resumed session shows no certificate: the remembered one may have expired since.
+fn recheck(verifier: &PeerVerifier, session: &CommonState, usage: KeyUsage) -> Result<(), Refusal> {
+    if session.handshake_kind() != Some(HandshakeKind::Resumed) {
+        return Ok(());
+    }
+    verifier.check(session.peer_certificates().unwrap_or_default(), UnixTime::now(), usage)
+}
+
+/// The URI SANs of the peer's certificate; empty without one.
+pub fn peer_uris(session: &CommonState) -> Vec<String> {
+    session.peer_certificates().and_then(<[CertificateDer<'_>]>::first).map(uris_of).unwrap_or_default()
+}
+
+fn uris_of(leaf: &CertificateDer<'_>) -> Vec<String> {
+    EndEntityCert::try_from(leaf).map(|cert| cert.valid_uri_names().map(str::to_owned).collect()).unwrap_or_default()
+}
+
+/// The innermost cause of a failed handshake, in words.
+pub fn explain(error: &io::Error) -> String {
+    let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
+        return match error.kind() {
+            io::ErrorKind::UnexpectedEof => "the peer closed the connection during the handshake".to_owned(),
+            _ => error.to_string(),
+        };
+    };
+    match tls {
+        rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other)) => other.0.to_string(),
+        rustls::Error::NoCertificatesPresented => "the peer shows no certificate".to_owned(),
+        rustls::Error::AlertReceived(alert) => {
+            format!("the peer refused us with the alert {alert:?}; its log says why")
+        }
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+#[path = "tls_tests.rs"]
+mod tests;

@@ -1,0 +1,271 @@
+//! What the HTTP engine asks of the rest of the proxy, answered for one downstream connection: decide by the snapshot
+//! in force at each request, pick an endpoint, connect to it, count and log the outcome.
+
+use crate::accesslog::{Record, Request};
+use crate::connection::Serving;
+use crate::error::{ConnError, Reason};
+use crate::http::traffic::{Action, Decision, Headers, Outcome, Picked, Plan, RequestView, Settings, Traffic};
+use crate::metrics::Direction;
+use crate::outbound::{CONNECT_TIMEOUT, Site};
+use crate::routing::{self, Decided, Seen};
+use crate::socket;
+use crate::stream::Stream;
+use crate::upstream::{self, no_endpoint};
+use crate::worker::Worker;
+use snapshot::lookup::{self, Facts, Routed};
+use snapshot::{Address, Filters, Protocol, ServiceRow, Snapshot, Timeouts};
+use std::borrow::Cow;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+const NO_ROUTES_PAGE: &str = "This is a Kuma MeshGateway. No routes match this MeshGateway!\n";
+
+/// How each kind of listener speaks HTTP, shared by its connections.
+pub struct HttpSettings {
+    pub sidecar: Arc<Settings>,
+    pub inbound: Arc<Settings>,
+    pub gateway: Arc<Settings>,
+    pub gateway_https: Arc<Settings>,
+}
+
+impl Default for HttpSettings {
+    fn default() -> Self {
+        Self {
+            sidecar: Arc::new(Settings::sidecar()),
+            inbound: Arc::new(Settings::sidecar()),
+            gateway: Arc::new(Settings::gateway(false)),
+            gateway_https: Arc::new(Settings::gateway(true)),
+        }
+    }
+}
+
+/// Where connections of equal keys lead: interchangeable while the service's row has this endpoint and the same TLS.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct EndpointKey {
+    /// The service's row; empty for the own application.
+    service: Arc<str>,
+    address: Address,
+    port: u16,
+    source: Option<IpAddr>,
+}
+
+impl EndpointKey {
+    /// Whether a pooled connection is still of use.
+    pub fn is_current(&self, snapshot: &Snapshot) -> bool {
+        let listed = |row: &Arc<ServiceRow>| row.endpoints.iter().any(|e| e.port == self.port && e.address == self.address);
+        self.service.is_empty() || snapshot.service(&self.service).is_some_and(listed)
+    }
+}
+
+/// Whom a request goes to.
+pub enum Target {
+    Service(Arc<ServiceRow>),
+    App(SocketAddr, Option<IpAddr>),
+}
+
+/// Keeps the endpoint counted as used.
+pub enum Load {
+    Service { _picked: upstream::Picked },
+    App,
+}
+
+enum Way {
+    /// By the routes of a listener or SNI.
+    Routed { site: Site, scheme: &'static str },
+    /// To the own application.
+    App { service: Arc<str>, app: SocketAddr, source: Option<IpAddr>, protocol: Protocol },
+}
+
+pub struct HttpTraffic {
+    worker: Rc<Worker>,
+    way: Way,
+    peer: SocketAddr,
+    listener_port: u16,
+    /// A permission's name and the peer's identities, asked at each request.
+    permission: Option<(String, Vec<String>)>,
+}
+
+impl HttpTraffic {
+    pub fn routed(serving: &Serving, site: Site, scheme: &'static str) -> Self {
+        Self::new(serving, Way::Routed { site, scheme })
+    }
+
+    pub fn inbound(serving: &Serving, service: &str, app: (SocketAddr, Option<IpAddr>), protocol: Protocol) -> Self {
+        Self::new(serving, Way::App { service: service.into(), app: app.0, source: app.1, protocol })
+    }
+
+    fn new(serving: &Serving, way: Way) -> Self {
+        let (worker, peer) = (serving.worker.clone(), serving.peer);
+        Self { worker, way, peer, listener_port: serving.destination.port(), permission: None }
+    }
+
+    /// Requests are admitted by this permission; without mTLS (no identities) none applies.
+    pub fn for_peer(mut self, permission: &str, peers: Option<Vec<String>>) -> Self {
+        self.permission = peers.map(|p| (permission.to_owned(), p));
+        self
+    }
+
+    fn direction(&self) -> Direction {
+        match &self.way {
+            Way::App { .. } => Direction::Inbound,
+            Way::Routed { site: Site::Sni(_), .. } => Direction::Zone,
+            Way::Routed { .. } => Direction::Outbound,
+        }
+    }
+
+    fn is_denied(&self, snapshot: &Snapshot) -> bool {
+        let denied = |(name, peers): &(String, Vec<String>)| !lookup::authorize(snapshot.access(name), peers);
+        self.permission.as_ref().is_some_and(denied)
+    }
+
+    fn route(&self, snapshot: &Snapshot, request: &RequestView<'_>, site: &Site, scheme: &str) -> Decision<Target> {
+        let header = |name: &str| -> Option<Cow<'_, str>> { text(&request.headers, name) };
+        let facts = Facts {
+            host: request.host,
+            method: request.method,
+            path: request.path,
+            query: request.query.unwrap_or_default(),
+            header: &header,
+        };
+        let routed = match site {
+            Site::Listener(address) => snapshot.listener(*address).map_or(Routed::NoHost, |l| l.route(&facts)),
+            Site::Sni(name) => snapshot.sni(name).map_or(Routed::NoHost, |s| s.route(&facts)),
+        };
+        let seen = Seen { scheme, host: request.host, path: request.path, listener_port: self.listener_port };
+        let decided = routing::decide(routed, &seen, &mut |bound| self.worker.draw(bound));
+        into_decision(snapshot, decided)
+    }
+}
+
+fn text<'a>(headers: &Headers<'a>, name: &str) -> Option<Cow<'a, str>> {
+    headers.get(name).map(|value| match value {
+        Cow::Borrowed(bytes) => String::from_utf8_lossy(bytes),
+        Cow::Owned(bytes) => Cow::Owned(String::from_utf8_lossy(&bytes).into_owned()),
+    })
+}
+
+fn into_decision(snapshot: &Snapshot, decided: Decided<'_>) -> Decision<Target> {
+    let plain = |action| Decision { action, filters: None };
+    match decided {
+        Decided::Redirect { status, location } => plain(Action::Redirect { status, location }),
+        Decided::Respond { status, body } => plain(Action::Respond { status, body: body.to_owned().into(), reason: None }),
+        Decided::EmptyHost => plain(Action::Respond { status: 404, body: NO_ROUTES_PAGE.into(), reason: Some(Reason::NoRoute) }),
+        Decided::NotFound => plain(Action::Respond { status: 404, body: "".into(), reason: Some(Reason::NoRoute) }),
+        Decided::Forward { service, path, filters, timeouts, .. } => {
+            // Build has checked that every backend has a row.
+            let Some(row) = snapshot.service(service).cloned() else {
+                return Decision::refuse(Reason::NoEndpoint, "no healthy upstream\n");
+            };
+            let mirror = filters.and_then(|f| mirrored(snapshot, f));
+            let h2 = row.protocol.is_h2();
+            let plan = Plan { target: Target::Service(row), path, timeouts, h2, mirror };
+            Decision { action: Action::Forward(plan), filters: filters.map(|f| Arc::new(f.clone())) }
+        }
+    }
+}
+
+fn mirrored(snapshot: &Snapshot, filters: &Filters) -> Option<Target> {
+    let mirror = filters.mirror.as_ref()?;
+    let drawn = u32::from_ne_bytes(rand_bytes()) % 1_000_000;
+    (drawn < mirror.per_million).then(|| snapshot.service(&mirror.service).cloned().map(Target::Service))?
+}
+
+/// Four unpredictable-enough bytes, from the hasher's seed.
+fn rand_bytes() -> [u8; 4] {
+    use std::hash::{BuildHasher, RandomState};
+    (RandomState::new().hash_one(0) as u32).to_ne_bytes()
+}
+
+impl Traffic for HttpTraffic {
+    type Target = Target;
+    type Endpoint = EndpointKey;
+    type Load = Load;
+    type Io = Stream;
+
+    fn decide(&self, request: &RequestView<'_>) -> Decision<Target> {
+        let snapshot = self.worker.snapshot();
+        if self.is_denied(&snapshot) {
+            return Decision::refuse(Reason::Denied, "RBAC: access denied");
+        }
+        match &self.way {
+            Way::Routed { site, scheme } => self.route(&snapshot, request, site, scheme),
+            Way::App { app, source, protocol, .. } => {
+                let timeouts = Timeouts { request_ms: 0, stream_idle_ms: 0 };
+                let target = Target::App(*app, *source);
+                let plan = Plan { target, path: None, timeouts, h2: protocol.is_h2(), mirror: None };
+                Decision { action: Action::Forward(plan), filters: None }
+            }
+        }
+    }
+
+    fn pick(&self, target: &Target, tried: Option<&EndpointKey>) -> Result<Picked<EndpointKey, Load>, ConnError> {
+        let row = match target {
+            Target::App(app, source) => {
+                if tried.is_some() {
+                    return Err(ConnError::new(Reason::ConnectFailed, format!("the application at {app} doesn't answer")));
+                }
+                let key = EndpointKey { service: "".into(), address: Address::Ip(app.ip()), port: app.port(), source: *source };
+                return Ok(Picked { endpoint: key, host: None, load: Load::App });
+            }
+            Target::Service(row) => row,
+        };
+        let is_tried = |e: &snapshot::Endpoint| tried.is_some_and(|t| t.address == e.address && t.port == e.port);
+        let tried: Vec<usize> = row.endpoints.iter().enumerate().filter(|(_, e)| is_tried(e)).map(|(i, _)| i).collect();
+        let picked = self.worker.upstreams.pick(row, &tried).ok_or_else(|| no_endpoint(row))?;
+        let endpoint = picked.endpoint().ok_or_else(|| no_endpoint(row))?;
+        let key = EndpointKey {
+            service: row.name.as_str().into(),
+            address: endpoint.address.clone(),
+            port: endpoint.port,
+            source: None,
+        };
+        let host = picked.host().map(Arc::from);
+        Ok(Picked { endpoint: key, host, load: Load::Service { _picked: picked } })
+    }
+
+    async fn connect(&self, target: &Target, endpoint: &EndpointKey) -> Result<Stream, ConnError> {
+        let worker = &self.worker;
+        match target {
+            Target::App(app, source) => {
+                let options = socket::ConnectOptions { source: *source, ..socket::ConnectOptions::default() };
+                socket::connect(*app, &options, CONNECT_TIMEOUT).await.map(Stream::Plain)
+            }
+            Target::Service(row) => {
+                let at = row.endpoints.iter().position(|e| e.address == endpoint.address && e.port == endpoint.port);
+                let picked = at.and_then(|at| worker.upstreams.at(row, at)).ok_or_else(|| no_endpoint(row))?;
+                let (stream, _) = worker.upstreams.dial(row, &picked, &worker.shared.identities).await?;
+                Ok(stream)
+            }
+        }
+    }
+
+    fn finished(&self, plan: Option<&Plan<Target>>, outcome: &Outcome<'_, EndpointKey>) {
+        let (service, origin) = match (plan.map(|p| &p.target), &self.way) {
+            (Some(Target::Service(row)), _) => (row.name.as_str(), row.origin.to_string()),
+            (_, Way::App { service, .. }) => (service.as_ref(), String::new()),
+            _ => ("", String::new()),
+        };
+        let metrics = self.worker.shared.metrics.handle(self.direction(), service, "");
+        let counted = metrics.request();
+        metrics.bytes(outcome.received, outcome.sent);
+        counted.answered(outcome.status);
+        let failure = outcome.reason.map(|reason| ConnError::new(reason, outcome.detail));
+        if let Some(failure) = &failure {
+            metrics.failed(failure.reason);
+        }
+        let peer = match &self.permission {
+            Some((_, peers)) => peers.first().cloned().unwrap_or_default(),
+            None => self.peer.to_string(),
+        };
+        let mut record = Record::new(self.direction(), service, &peer);
+        record.origin = &origin;
+        record.request = Some(Request { method: "", host: "", path: "", status: outcome.status });
+        record.failure = failure.as_ref();
+        record.received = outcome.received;
+        record.sent = outcome.sent;
+        record.duration = outcome.elapsed.max(Duration::ZERO);
+        record.write();
+    }
+}

@@ -1,0 +1,251 @@
+//! From a service to an open stream: at most a few endpoints are tried, before any byte of payload is sent.
+
+use super::Upstreams;
+use super::balance::Lease;
+use super::outlier::Health;
+use crate::error::{ConnError, Reason};
+use crate::identity::Identities;
+use crate::socket;
+use crate::stream::Stream;
+use crate::tls;
+use rustls::pki_types::ServerName;
+use snapshot::{Address, Client, Endpoint, ServiceRow, UpstreamTls, limits};
+use std::cell::Cell;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
+
+/// Endpoints, or addresses of one endpoint's name, that one connection tries.
+pub const ATTEMPTS_MAX: usize = 3;
+
+/// A chosen endpoint. While it lives, it counts as one use of the endpoint.
+#[derive(Debug)]
+pub struct Picked {
+    endpoints: Arc<Vec<Endpoint>>,
+    pub index: usize,
+    _lease: Lease,
+    health: Rc<Cell<Health>>,
+}
+
+impl Picked {
+    /// `None` never happens: `index` was chosen from these endpoints.
+    pub fn endpoint(&self) -> Option<&Endpoint> {
+        self.endpoints.get(self.index)
+    }
+
+    /// The endpoint's DNS name, where it has one.
+    pub fn host(&self) -> Option<&str> {
+        match &self.endpoint()?.address {
+            Address::Name(name) => Some(name),
+            Address::Ip(_) => None,
+        }
+    }
+
+    /// Notes that the endpoint couldn't be reached, or could.
+    pub fn report(&self, reached: bool) {
+        let next = if reached { Health::succeeded() } else { self.health.get().failed(Instant::now()) };
+        self.health.set(next);
+    }
+}
+
+/// An open way to an endpoint.
+#[derive(Debug)]
+pub struct Connected {
+    pub stream: Stream,
+    pub address: SocketAddr,
+    pub picked: Picked,
+}
+
+impl Upstreams {
+    /// The endpoint for the next connection or request. `tried` are indices that failed before.
+    pub fn pick(&self, service: &ServiceRow, tried: &[usize]) -> Option<Picked> {
+        let mut services = self.services.borrow_mut();
+        if !services.contains_key(&service.name) {
+            services.insert(service.name.clone(), Default::default());
+        }
+        let state = services.get_mut(&service.name)?;
+        let mut rng = self.rng.borrow_mut();
+        state.sync(&service.endpoints, &mut rng);
+        let index = state.pick(service.balance, tried, &mut rng, Instant::now())?;
+        Some(Picked {
+            endpoints: Arc::clone(&service.endpoints),
+            index,
+            _lease: state.lease(index)?,
+            health: state.health(index)?,
+        })
+    }
+
+    /// The endpoint at a place, when the caller has chosen it before.
+    pub fn at(&self, service: &ServiceRow, index: usize) -> Option<Picked> {
+        let mut services = self.services.borrow_mut();
+        let state = services.entry(service.name.clone()).or_default();
+        state.sync(&service.endpoints, &mut self.rng.borrow_mut());
+        let (lease, health) = (state.lease(index)?, state.health(index)?);
+        Some(Picked { endpoints: Arc::clone(&service.endpoints), index, _lease: lease, health })
+    }
+
+    /// Opens a stream to some endpoint of the service.
+    pub async fn connect(&self, service: &ServiceRow, ids: &Identities) -> Result<Connected, ConnError> {
+        let mut tried = Vec::new();
+        let mut failures: Vec<ConnError> = Vec::new();
+        while tried.len() < ATTEMPTS_MAX {
+            let Some(picked) = self.pick(service, &tried) else { break };
+            match self.dial(service, &picked, ids).await {
+                Ok((stream, address)) => return Ok(Connected { stream, address, picked }),
+                Err(failure) => {
+                    let retryable = failure.reason.consequence().retryable;
+                    failures.push(failure);
+                    tried.push(picked.index);
+                    if !retryable {
+                        break;
+                    }
+                }
+            }
+        }
+        Err(summary(service, &failures))
+    }
+
+    /// Opens a stream to this endpoint, and notes how that went.
+    pub async fn dial(
+        &self,
+        service: &ServiceRow,
+        picked: &Picked,
+        ids: &Identities,
+    ) -> Result<(Stream, SocketAddr), ConnError> {
+        let Some(endpoint) = picked.endpoint() else { return Err(no_endpoint(service)) };
+        let outcome = self.reach(service, endpoint, ids).await;
+        match outcome {
+            Ok(stream) => {
+                picked.report(true);
+                Ok(stream)
+            }
+            Err((failure, ours)) => {
+                // What fails for want of our own material says nothing about the endpoint.
+                if !ours {
+                    picked.report(false);
+                }
+                let at = &endpoint.origin;
+                Err(ConnError::new(failure.reason, format!("{} ({at}): {}", place(endpoint), failure.detail)))
+            }
+        }
+    }
+
+    /// The flag tells that the failure is on our side.
+    async fn reach(
+        &self,
+        service: &ServiceRow,
+        endpoint: &Endpoint,
+        ids: &Identities,
+    ) -> Result<(Stream, SocketAddr), (ConnError, bool)> {
+        let theirs = |failure| (failure, false);
+        let plan = Plan::new(service, ids).map_err(|problem| (ConnError::new(Reason::UpstreamTls, problem), true))?;
+        let addresses = self.addresses(endpoint).await.map_err(theirs)?;
+        let timeout = Duration::from_millis(match service.connect_timeout_ms {
+            0 => limits::CONNECT_TIMEOUT_MS,
+            ms => ms,
+        });
+        let mut failure = ConnError::new(Reason::ConnectFailed, "it has no address");
+        for ip in addresses.into_iter().take(ATTEMPTS_MAX) {
+            let address = SocketAddr::new(ip, endpoint.port);
+            match socket::connect(address, &self.options, timeout).await {
+                Ok(tcp) => match plan.secure(endpoint, tcp, ip).await {
+                    Ok(stream) => return Ok((stream, address)),
+                    Err(problem) => failure = ConnError::new(Reason::UpstreamTls, format!("TLS: {problem}")),
+                },
+                Err(e) => failure = e,
+            }
+        }
+        Err(theirs(failure))
+    }
+
+    /// A name's addresses begin with a random one of the first family, so that all get their share.
+    async fn addresses(&self, endpoint: &Endpoint) -> Result<Vec<IpAddr>, ConnError> {
+        let name = match &endpoint.address {
+            Address::Ip(ip) => return Ok(vec![*ip]),
+            Address::Name(name) => name,
+        };
+        let found = self.resolver.lookup(name).await.map_err(|e| ConnError::new(Reason::ConnectFailed, e))?;
+        let mut addresses = found.to_vec();
+        let family = addresses.partition_point(|ip| ip.is_ipv4() == found.first().is_some_and(IpAddr::is_ipv4));
+        let first = self.rng.borrow_mut().below(family as u64) as usize;
+        if let Some(family) = addresses.get_mut(..family) {
+            family.rotate_left(first);
+        }
+        Ok(addresses)
+    }
+}
+
+/// What follows TCP, made before dialling so that missing material costs no connection.
+enum Plan<'a> {
+    Plain,
+    Mesh { client: Arc<tls::MeshClient>, sni: &'a str },
+    External { config: Arc<rustls::ClientConfig>, client: &'a Client },
+}
+
+impl<'a> Plan<'a> {
+    fn new(service: &'a ServiceRow, ids: &Identities) -> Result<Self, String> {
+        Ok(match &service.tls {
+            UpstreamTls::None => Self::Plain,
+            UpstreamTls::Mesh { identity_mesh, mesh, sni, peers } => {
+                Self::Mesh { client: ids.client(identity_mesh, mesh, peers)?, sni }
+            }
+            UpstreamTls::External { client } => {
+                Self::External { config: ids.external(client, service.protocol)?, client }
+            }
+        })
+    }
+
+    async fn secure(&self, endpoint: &Endpoint, tcp: TcpStream, ip: IpAddr) -> Result<Stream, String> {
+        match self {
+            Self::Plain => Ok(tcp.into()),
+            Self::Mesh { client, sni } => Ok(tls::connect_mesh(client, server_name(sni, ip)?, tcp).await?.into()),
+            Self::External { config, client } => {
+                let name = match (&endpoint.address, client.server_name.as_str()) {
+                    (Address::Name(host), "") => host,
+                    (_, configured) => configured,
+                };
+                Ok(tls::connect(config, server_name(name, ip)?, tcp).await?.into())
+            }
+        }
+    }
+}
+
+/// Without a name the address stands in: then no SNI is sent.
+fn server_name(name: &str, ip: IpAddr) -> Result<ServerName<'static>, String> {
+    match name.trim_end_matches('.') {
+        "" => Ok(ServerName::IpAddress(ip.into())),
+        name => ServerName::try_from(name.to_owned()).map_err(|_| format!("{name:?} can't be sent as server name")),
+    }
+}
+
+fn place(endpoint: &Endpoint) -> String {
+    match &endpoint.address {
+        Address::Ip(ip) => SocketAddr::new(*ip, endpoint.port).to_string(),
+        Address::Name(name) => format!("{name}:{}", endpoint.port),
+    }
+}
+
+/// The error of a service without endpoints.
+pub fn no_endpoint(service: &ServiceRow) -> ConnError {
+    let hint = match service.hint.as_str() {
+        "" => "no healthy proxy offers it",
+        hint => hint,
+    };
+    let ServiceRow { name, mesh, origin, .. } = service;
+    ConnError::new(Reason::NoEndpoint, format!("service {name} of mesh {mesh} ({origin}) has no endpoint: {hint}"))
+}
+
+fn summary(service: &ServiceRow, failures: &[ConnError]) -> ConnError {
+    let Some(last) = failures.last() else { return no_endpoint(service) };
+    let details: Vec<_> = failures.iter().map(|failure| failure.detail.as_str()).collect();
+    let (tried, all) = (failures.len(), service.endpoints.len());
+    let ServiceRow { name, mesh, .. } = service;
+    let detail = format!("service {name} of mesh {mesh}, {tried} of {all} endpoints tried: {}", details.join("; "));
+    ConnError::new(last.reason, detail)
+}
+
+#[cfg(test)]
+#[path = "connect_tests.rs"]
+mod tests;

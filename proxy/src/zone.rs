@@ -1,0 +1,97 @@
+//! Zone ingress and egress: the connection is routed by the SNI of its ClientHello. TLS passes through untouched, but
+//! for external services, where the egress ends it.
+
+use crate::connection::{Ended, Serving, finish};
+use crate::error::{ConnError, Reason};
+use crate::metrics::Direction;
+use crate::outbound::{self, Site};
+use crate::sni::{self, Hello};
+use crate::stream::Stream;
+use crate::traffic::HttpTraffic;
+use crate::{socket, tcp, tls};
+use snapshot::{Handler, ServiceRow, SniTarget, lookup};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+
+pub async fn serve(serving: &Serving, stream: TcpStream) {
+    let timeout = Duration::from_millis(sni::HELLO_TIMEOUT_MS);
+    let name = match sni::read_hello(&stream, timeout, sni::HELLO_BYTES_MAX).await {
+        Ok(Hello::Sni { name, .. }) => Ok(name),
+        Ok(other) => Err(ConnError::new(Reason::DownstreamProtocol, format!("no usable ClientHello: {other:?}"))),
+        Err(failure) => Err(failure),
+    };
+    let name = match name {
+        Ok(name) => name,
+        Err(failure) => return refuse(serving, &stream, Ended::default(), &failure),
+    };
+    let snapshot = serving.worker.snapshot();
+    let Some(sni) = snapshot.sni(&name).cloned() else {
+        let failure = ConnError::new(Reason::NoRoute, format!("SNI {name} is known to no service here"));
+        return refuse(serving, &stream, Ended::default(), &failure);
+    };
+    match &sni.row.target {
+        SniTarget::Passthrough { service } => {
+            let Some(service) = snapshot.service(service).cloned() else { return };
+            drop(snapshot);
+            passthrough(serving, stream, &name, &service).await;
+        }
+        SniTarget::Terminate { mesh, permission, handler, .. } => {
+            drop(snapshot);
+            terminate(serving, stream, (mesh, permission, &name), handler).await;
+        }
+    }
+}
+
+fn refuse(serving: &Serving, stream: &TcpStream, ended: Ended, failure: &ConnError) {
+    socket::reset_on_drop(stream);
+    finish(&serving.worker, Direction::Zone, &ended, (serving.peer, serving.begun, Some(failure)));
+}
+
+/// The ClientHello was only peeked at: the bytes go on as they came.
+async fn passthrough(serving: &Serving, stream: TcpStream, sni: &str, service: &Arc<ServiceRow>) {
+    let worker = &serving.worker;
+    let mut ended = Ended { service: service.name.clone(), origin: format!("sni {sni}"), ..Ended::default() };
+    let _counted = worker.shared.metrics.handle(Direction::Zone, &service.name, "").connection();
+    let failure = match worker.upstreams.connect(service, &worker.shared.identities).await {
+        Err(failure) => return refuse(serving, &stream, ended, &failure),
+        Ok(mut upstream) => {
+            ended.upstream = Some(upstream.address);
+            let idle = Duration::from_millis(service.idle_timeout_ms);
+            let copied = tcp::copy_both(&mut Stream::Plain(stream), &mut upstream.stream, idle).await;
+            (ended.received, ended.sent) = (copied.up_bytes, copied.down_bytes);
+            copied.ended.reason().map(|reason| ConnError::new(reason, format!("{:?}", copied.ended)))
+        }
+    };
+    finish(worker, Direction::Zone, &ended, (serving.peer, serving.begun, failure.as_ref()));
+}
+
+/// An external service: our identity `zone-egress` of the client's mesh, its permission, then out.
+async fn terminate(serving: &Serving, stream: TcpStream, what: (&str, &str, &str), handler: &Handler) {
+    let (mesh, permission, sni) = what;
+    let worker = &serving.worker;
+    let accepted = match worker.shared.identities.server(mesh) {
+        Ok(server) => tls::accept_mesh(&server, stream).await,
+        Err(why) => Err(ConnError::new(Reason::DownstreamTls, why)),
+    };
+    let (stream, peers) = match accepted {
+        Ok(accepted) => accepted,
+        Err(failure) => {
+            let ended = Ended { origin: format!("sni {sni}"), ..Ended::default() };
+            return finish(worker, Direction::Zone, &ended, (serving.peer, serving.begun, Some(&failure)));
+        }
+    };
+    let site = Site::Sni(sni.to_owned());
+    let mut stream = Stream::from(stream);
+    if let Handler::Http { .. } = handler {
+        let traffic = HttpTraffic::routed(serving, site, "http").for_peer(permission, Some(peers));
+        return outbound::http_connection(serving, stream, traffic, worker.http.sidecar.clone()).await;
+    }
+    if lookup::authorize(worker.snapshot().access(permission), &peers) {
+        return outbound::serve(serving, stream, handler, site).await;
+    }
+    let _ = tokio::io::AsyncWriteExt::shutdown(&mut stream).await;
+    let detail = format!("{} isn't admitted to the external service of SNI {sni}", peers.join(" "));
+    let ended = Ended { origin: permission.to_owned(), ..Ended::default() };
+    finish(worker, Direction::Zone, &ended, (serving.peer, serving.begun, Some(&ConnError::new(Reason::Denied, detail))));
+}

@@ -1,0 +1,127 @@
+//! `cp run`: the control plane as a process; and its start, which `up` shares.
+
+use crate::failure::Failure;
+use control::core::{Core, Defaults};
+use control::publish::{Loop, Subscription};
+use control::settings::{Settings, StoreKind};
+use control::store::Store;
+use control::time::Clock;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+/// A control plane that works inside this process.
+pub(crate) struct ControlPlane {
+    pub(crate) core: Arc<Core>,
+    pub(crate) subscription: Subscription,
+    /// Where the REST API listens.
+    pub(crate) api: SocketAddr,
+    /// Its servers and loops; they end when this is dropped.
+    pub(crate) tasks: JoinSet<()>,
+}
+
+/// Where state lives unless said otherwise.
+pub(crate) fn default_data_dir() -> PathBuf {
+    if nix::unistd::Uid::effective().is_root() {
+        return "/var/lib/weir".into();
+    }
+    let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".local/state");
+    state.unwrap_or_else(home).join("weir")
+}
+
+/// Settings from a file and the environment; warnings are logged.
+pub(crate) fn settings(config_file: Option<&Path>) -> Result<Settings, Failure> {
+    let file = match config_file {
+        None => serde_json::Value::Null,
+        Some(path) => {
+            let (name, text) = crate::ctl::read_text(path).map_err(Failure::config)?;
+            control::resource::yaml_to_json(&text).map_err(|e| Failure::config(format!("{name}: {e}")))?
+        }
+    };
+    let env = |name: &str| std::env::var(name).ok();
+    let (settings, warnings) = Settings::new(default_data_dir())
+        .load(&file, &env)
+        .map_err(|errors| Failure::config(errors.join("\n")))?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(settings)
+}
+
+/// Store, core, publishing loop and REST API.
+pub(crate) async fn start(settings: &Settings, signing_keys: bool) -> Result<ControlPlane, Failure> {
+    let clock = Clock::system();
+    let store = match settings.store {
+        StoreKind::Memory => Store::memory(clock.clone()),
+        StoreKind::Sqlite => Store::open(&settings.data_dir, clock.clone()).map_err(Failure::failed)?,
+    };
+    let defaults = Defaults { mesh: !settings.skip_mesh_creation, signing_keys };
+    let core = Core::start(store, clock, defaults).await.map_err(Failure::failed)?;
+    let (publishing, subscription) = Loop::start(core.clone(), settings.clone()).await.map_err(Failure::failed)?;
+    let api = bind(settings.api, "REST API", "KUMA_API_SERVER_HTTP_PORT").await?;
+    let address = api.local_addr().map_err(Failure::failed)?;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(publishing.run());
+    let options = control::api::Options { localhost_is_admin: settings.localhost_is_admin, zone: settings.zone.clone() };
+    tasks.spawn(control::api::serve(api, core.clone(), options));
+    Ok(ControlPlane { core, subscription, api: address, tasks })
+}
+
+pub(crate) async fn bind(address: SocketAddr, what: &str, variable: &str) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|e| {
+        Failure::failed(format!("{what}: can't listen on {address}: {e}; choose another port with {variable}"))
+    })
+}
+
+pub(crate) async fn run(config_file: Option<PathBuf>) -> Result<(), Failure> {
+    let settings = settings(config_file.as_deref())?;
+    let mut cp = start(&settings, true).await?;
+    let addresses = machine_addresses();
+    let material = match (&settings.tls_cert, &settings.tls_key) {
+        (Some(cert), Some(key)) => {
+            let read = |path: &Path| std::fs::read_to_string(path).map_err(|e| Failure::config(format!("{}: {e}", path.display())));
+            (read(cert)?, read(key)?, cert.clone())
+        }
+        _ => {
+            let made = control::identity::server_material(&settings.data_dir, &addresses, cp.core.clock())?;
+            (made.cert_pem, made.key_pem, made.cert_path)
+        }
+    };
+    let tls = control::identity::server_config(&material.0, &material.1, &[b"h2"]).map_err(Failure::config)?;
+    let channel = bind(settings.channel, "control channel", "KUMA_DP_SERVER_PORT").await?;
+    let service = control::channel::Service {
+        core: cp.core.clone(),
+        subscription: cp.subscription.clone(),
+        auth: (settings.dp_auth, settings.zone_auth),
+    };
+    let channel_address = channel.local_addr().map_err(Failure::failed)?;
+    cp.tasks.spawn(control::channel::serve(channel, tls, service));
+    if let Some(address) = settings.api_https {
+        let https = bind(address, "REST API over TLS", "KUMA_API_SERVER_HTTPS_PORT").await?;
+        let tls = control::identity::server_config(&material.0, &material.1, &[b"http/1.1"]).map_err(Failure::config)?;
+        let options = control::api::Options { localhost_is_admin: settings.localhost_is_admin, zone: settings.zone.clone() };
+        cp.tasks.spawn(control::api::serve_tls(https, tls, cp.core.clone(), options));
+    }
+    eprintln!(
+        "ready: REST http://{}, control channel https://{channel_address} (CA {}), store {}",
+        cp.api,
+        material.2.display(),
+        settings.data_dir.display()
+    );
+    crate::notify::ready();
+    crate::notify::stop_signal().await;
+    Ok(())
+}
+
+/// Every address of this machine, for the certificate's names and for `up`'s question "is it mine?".
+pub(crate) fn machine_addresses() -> Vec<IpAddr> {
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
+    let ip = |storage: nix::sys::socket::SockaddrStorage| {
+        let v4 = storage.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+        v4.or_else(|| storage.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
+    };
+    interfaces.filter_map(|i| i.address).filter_map(ip).collect()
+}

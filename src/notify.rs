@@ -1,0 +1,23 @@
+//! Signals in, readiness out: the process's manners towards its supervisor.
+
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Tells systemd (sd_notify(3)) that the process is ready; without systemd nothing happens.
+pub(crate) fn ready() {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let sent = std::os::unix::net::UnixDatagram::unbound().and_then(|s| s.send_to(b"READY=1", &path));
+    if let Err(error) = sent {
+        tracing::warn!(%error, "systemd wasn't told of readiness");
+    }
+}
+
+/// Waits for SIGTERM or SIGINT.
+pub(crate) async fn stop_signal() {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+}

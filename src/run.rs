@@ -1,0 +1,230 @@
+//! `dp run`: one proxy as a process, fed by the control channel.
+
+use crate::cli::DpRun;
+use crate::ctl::{pairs, read_text, render};
+use crate::failure::Failure;
+use control::resource::{Resource, Spec};
+use control::time::parse_go_duration;
+use proxy::channel::{self, Token};
+use proxy::socket::Mode;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+const ADMIN_PORT: u16 = 9901;
+
+/// What the proxy's own resource says about running it.
+struct Own {
+    mesh: String,
+    name: String,
+    text: String,
+    admin_port: Option<u16>,
+    /// It asks for transparent proxying.
+    transparent: bool,
+}
+
+pub(crate) fn run(args: DpRun) -> Result<(), Failure> {
+    for (flag, instead) in args.without_meaning.given() {
+        tracing::warn!("{flag} has no meaning here: {instead}");
+    }
+    let kind = match args.proxy_type.as_str() {
+        "dataplane" => "Dataplane",
+        "ingress" => "ZoneIngress",
+        "egress" => "ZoneEgress",
+        other => return Err(Failure::config(format!("invalid proxy type \"{other}\""))),
+    };
+    let own = own_resource(&args, kind)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::failed)?;
+    runtime.block_on(serve(args, own, kind))
+}
+
+async fn serve(args: DpRun, own: Own, kind: &str) -> Result<(), Failure> {
+    let drain_deadline = duration(&args.drain_time, "--drain-time")?;
+    if drain_deadline.is_zero() {
+        return Err(Failure::config(".DrainTime must be positive"));
+    }
+    let sidecar = kind == "Dataplane";
+    let mode = mode(args.interception.interception.as_deref(), own.transparent && sidecar)?;
+    let name = if own.mesh.is_empty() { format!("{kind}.{}", own.name) } else { format!("{}.{}", own.mesh, own.name) };
+    let state = args.data.clone().unwrap_or_else(crate::control_plane::default_data_dir);
+    let admin_port = own.admin_port.or(args.admin_port).unwrap_or(ADMIN_PORT);
+    let config = proxy::Config {
+        name: name.clone(),
+        workers: workers(args.interception.workers.or(args.concurrency)),
+        mode,
+        manage_routes: true,
+        admin: Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), admin_port)),
+        dns: (args.dns_enabled && sidecar && mode.is_some()).then(|| dns_config(&args)),
+        state: Some(state),
+        drain_deadline,
+    };
+    let proxy = proxy::Proxy::bind(config).await.map_err(Failure::failed)?;
+    let drain = proxy.drain();
+    let status = proxy.status();
+    let channel = channel::run(channel_config(&args, &own)?, proxy.updates(), proxy.status(), proxy.restored());
+    let (admin, dns) = (proxy.admin_address(), proxy.dns_addresses().to_vec());
+    let running = proxy.run();
+    tokio::pin!(channel, running);
+    let mut announced = std::pin::pin!(announce(status, name, admin, dns));
+    let mut is_announced = false;
+    loop {
+        tokio::select! {
+            () = &mut running => return Ok(()),
+            ended = &mut channel => match ended {
+                Ok(()) => return Ok(()),
+                Err(error) => return Err(Failure::failed(error)),
+            },
+            () = &mut announced, if !is_announced => is_announced = true,
+            () = crate::notify::stop_signal() => {
+                drain.notify_one();
+                // The channel goes on, so that the control plane hears of the leaving; a second signal ends the wait.
+                tokio::select! {
+                    () = &mut running => {}
+                    _ = &mut channel => {}
+                    () = crate::notify::stop_signal() => {}
+                }
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// The line that scripts wait for, once the proxy is ready.
+async fn announce(
+    mut status: tokio::sync::watch::Receiver<channel::Status>,
+    name: String,
+    admin: Option<SocketAddr>,
+    dns: Vec<SocketAddr>,
+) {
+    if status.wait_for(|s| s.ready).await.is_err() {
+        return;
+    }
+    let admin = admin.map_or(String::new(), |a| format!(", admin http://{a}"));
+    let dns = dns.first().map_or(String::new(), |a| format!(", DNS {a}"));
+    eprintln!("ready: proxy {name}{admin}{dns}");
+    crate::notify::ready();
+}
+
+pub(crate) fn workers(wanted: Option<usize>) -> usize {
+    wanted.filter(|n| *n > 0).unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
+}
+
+fn dns_config(args: &DpRun) -> dns::Config {
+    let mut config = dns::Config::new(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), args.dns_port));
+    config.resolv_conf.clone_from(&args.resolv_conf);
+    config
+}
+
+/// `given` by the user, or what the resource implies: `transparentProxying` means that install's rules redirect.
+pub(crate) fn mode(given: Option<&str>, transparent: bool) -> Result<Option<Mode>, Failure> {
+    Ok(match given {
+        None => transparent.then_some(Mode::Redirect),
+        Some("off") => None,
+        Some("bind") => Some(Mode::Bind),
+        Some("tproxy") => Some(Mode::Tproxy),
+        Some("redirect") => Some(Mode::Redirect),
+        Some(other) => return Err(Failure::config(format!("--interception {other}: choose bind, tproxy, redirect or off"))),
+    })
+}
+
+fn duration(text: &str, flag: &str) -> Result<Duration, Failure> {
+    parse_go_duration(text).map_err(|e| Failure::config(format!("{flag}: {e}")))
+}
+
+fn channel_config(args: &DpRun, own: &Own) -> Result<channel::Config, Failure> {
+    let ca_pem = match (&args.ca_cert, &args.ca_cert_file) {
+        (Some(pem), _) => Some(pem.clone()),
+        (None, Some(path)) => {
+            Some(std::fs::read_to_string(path).map_err(|e| Failure::config(format!("--ca-cert-file {}: {e}", path.display())))?)
+        }
+        (None, None) => None,
+    };
+    if ca_pem.is_none() && !args.skip_verify {
+        tracing::warn!("the control plane's certificate isn't verified: give --ca-cert-file (or --skip-verify to silence this)");
+    }
+    let token = match (&args.dataplane_token, &args.dataplane_token_file) {
+        (Some(text), _) => Token::Inline(text.clone()),
+        (None, Some(path)) => Token::File(path.clone()),
+        (None, None) => Token::None,
+    };
+    Ok(channel::Config {
+        address: args.cp_address.clone(),
+        ca_pem,
+        token,
+        proxy_type: args.proxy_type.clone(),
+        mesh: own.mesh.clone(),
+        name: own.name.clone(),
+        resource: own.text.clone(),
+        ipv6: true,
+        backoff: duration(&args.retry_backoff, "KUMA_CONTROL_PLANE_RETRY_BACKOFF")?,
+        give_up_after: duration(&args.retry_max_duration, "KUMA_CONTROL_PLANE_RETRY_MAX_DURATION")?,
+    })
+}
+
+/// The resource of `--dataplane` or `--dataplane-file`, with its variables put in and checked; else just the name.
+fn own_resource(args: &DpRun, kind: &str) -> Result<Own, Failure> {
+    let (source, text) = match (&args.dataplane, &args.dataplane_file) {
+        (Some(text), _) => ("--dataplane".to_owned(), text.clone()),
+        (None, Some(path)) => read_text(Path::new(path)).map_err(Failure::config)?,
+        (None, None) => {
+            if args.name.is_empty() {
+                return Err(Failure::config(".Name must be non-empty (give --name and --mesh, or --dataplane-file)"));
+            }
+            if args.mesh.is_empty() && kind == "Dataplane" {
+                return Err(Failure::config(".Mesh must be non-empty"));
+            }
+            let (mesh, name) = (args.mesh.clone(), args.name.clone());
+            return Ok(Own { mesh, name, text: String::new(), admin_port: None, transparent: true });
+        }
+    };
+    let mut vars = pairs(&args.dataplane_var).map_err(Failure::usage)?;
+    for (key, value) in [("name", &args.name), ("mesh", &args.mesh)] {
+        if !value.is_empty() && !vars.iter().any(|(k, _)| k == key) {
+            vars.push((key.into(), value.clone()));
+        }
+    }
+    let text = if vars.is_empty() { text } else { render(&text, &source, &vars).map_err(Failure::config)? };
+    let intake = control::resource::read(&text, &source);
+    let errors: Vec<String> = intake.problems.iter().filter(|p| p.is_error()).map(ToString::to_string).collect();
+    for warning in intake.problems.iter().filter(|p| !p.is_error()) {
+        tracing::warn!("{warning}");
+    }
+    if !errors.is_empty() {
+        return Err(Failure::config(errors.join("\n")));
+    }
+    let mut resources = intake.resources;
+    let Some(mut resource) = resources.pop().filter(|_| resources.is_empty()) else {
+        return Err(Failure::config(format!("{source}: exactly one document is expected")));
+    };
+    if resource.kind() != kind {
+        let text = format!("invalid proxy resource type \"{}\", expected {kind}", resource.kind());
+        return Err(Failure::config(text));
+    }
+    if !args.name.is_empty() {
+        resource.meta.name.clone_from(&args.name);
+    }
+    if !args.mesh.is_empty() && kind == "Dataplane" {
+        resource.meta.mesh.clone_from(&args.mesh);
+    }
+    Ok(own(&resource))
+}
+
+fn own(resource: &Resource) -> Own {
+    let (admin_port, transparent) = match &resource.spec {
+        Spec::Dataplane(d) => {
+            let tp = d.networking.transparent_proxying.as_ref();
+            let on = tp.is_some_and(|tp| tp.redirect_port_outbound != 0 || tp.redirect_port_inbound != 0);
+            (d.networking.admin.as_ref().map(|a| a.port), on)
+        }
+        Spec::ZoneIngress(z) => (z.networking.admin.as_ref().map(|a| a.port), false),
+        Spec::ZoneEgress(z) => (z.networking.admin.as_ref().map(|a| a.port), false),
+        _ => (None, false),
+    };
+    Own {
+        mesh: resource.meta.mesh.clone(),
+        name: resource.meta.name.clone(),
+        text: resource.to_json().to_string(),
+        admin_port,
+        transparent,
+    }
+}

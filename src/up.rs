@@ -1,0 +1,258 @@
+//! `up`: a whole mesh in one process. A control plane, and a proxy for every address of this machine that the resources
+//! name; the same libraries as `cp run` and `dp run`, joined without a network between them.
+
+mod feed;
+mod files;
+
+use crate::cli::Up;
+use crate::control_plane::{self, ControlPlane};
+use crate::failure::Failure;
+use control::compile::{Options, ProxyKey};
+use control::publish::Published;
+use control::resource::{Resource, Spec};
+use control::settings::{Cidr, Settings, StoreKind};
+use proxy::socket::Mode;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+
+const ADMIN_PORT: u16 = 9901;
+const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+/// Saved files are looked at this often with `--watch`.
+const WATCH_EVERY: Duration = Duration::from_millis(200);
+/// Without privileges, virtual IPs are loopback addresses.
+const UNPRIVILEGED_RANGE: Cidr = Cidr { network: IpAddr::V4(Ipv4Addr::new(127, 240, 0, 0)), prefix: 12 };
+
+pub(crate) fn run(args: Up) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.map_err(Failure::failed)?.block_on(serve(args))
+}
+
+async fn serve(args: Up) -> Result<(), Failure> {
+    let files = files::Files::new(args.files.clone());
+    let resources = files.read().map_err(Failure::config)?;
+    let settings = settings(&args)?;
+    let cp = control_plane::start(&settings, false).await?;
+    files::apply(&cp.core, resources.clone()).await.map_err(Failure::config)?;
+    let acting = acting(&args, &cp)?;
+    let mut mesh = Mesh {
+        args,
+        addresses: control_plane::machine_addresses(),
+        settings,
+        acting,
+        running: BTreeMap::new(),
+        failed: BTreeMap::new(),
+    };
+    mesh.live(cp, files, resources).await
+}
+
+fn settings(args: &Up) -> Result<Settings, Failure> {
+    let mut settings = control_plane::settings(None)?;
+    settings.api = args.api;
+    match &args.data {
+        Some(folder) => (settings.store, settings.data_dir) = (StoreKind::Sqlite, folder.clone()),
+        None => settings.store = StoreKind::Memory,
+    }
+    if !nix::unistd::Uid::effective().is_root() && std::env::var_os("KUMA_DNS_SERVER_CIDR").is_none() {
+        settings.cidr = UNPRIVILEGED_RANGE;
+        settings.cidr_v6 = None;
+        tracing::warn!("not root: virtual IPs come from {UNPRIVILEGED_RANGE}, so that they need no route");
+    }
+    Ok(settings)
+}
+
+/// The dataplane that VIPs and DNS act for.
+fn acting(args: &Up, cp: &ControlPlane) -> Result<Option<ProxyKey>, Failure> {
+    let published = cp.subscription.borrow().clone();
+    let contents = cp.core.contents();
+    drop(published);
+    let dataplanes: Vec<&Resource> = contents.resources.iter().map(AsRef::as_ref).filter(|r| r.kind() == "Dataplane").collect();
+    let key = |r: &Resource| ProxyKey::dataplane(&r.meta.mesh, &r.meta.name);
+    if let Some(name) = &args.acting {
+        let found = dataplanes.iter().find(|r| r.meta.name == *name);
+        let names: Vec<&str> = dataplanes.iter().map(|r| r.meta.name.as_str()).collect();
+        let none = || Failure::config(format!("--as {name}: there is no such Dataplane; there are: {}", names.join(", ")));
+        return found.map(|r| Some(key(r))).ok_or_else(none);
+    }
+    let transparent: Vec<&&Resource> = dataplanes.iter().filter(|r| is_transparent(r)).collect();
+    let transparent: Vec<&&Resource> =
+        transparent.into_iter().filter(|r| args.only.is_empty() || args.only.contains(&r.meta.name)).collect();
+    match transparent.as_slice() {
+        [] => Ok(None),
+        [one] => Ok(Some(key(one))),
+        several => {
+            let names: Vec<&str> = several.iter().map(|r| r.meta.name.as_str()).collect();
+            let text = format!("several Dataplanes have transparentProxying ({}): name one with --as", names.join(", "));
+            Err(Failure::config(text))
+        }
+    }
+}
+
+fn is_transparent(resource: &Resource) -> bool {
+    matches!(&resource.spec, Spec::Dataplane(d) if d.networking.transparent_proxying.is_some())
+}
+
+/// A proxy of this process.
+struct Running {
+    drain: Arc<Notify>,
+    ready: watch::Receiver<proxy::channel::Status>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+struct Mesh {
+    args: Up,
+    addresses: Vec<IpAddr>,
+    settings: Settings,
+    acting: Option<ProxyKey>,
+    running: BTreeMap<ProxyKey, Running>,
+    /// Proxies that couldn't start: tried again when their resource changes.
+    failed: BTreeMap<ProxyKey, String>,
+}
+
+impl Mesh {
+    async fn live(&mut self, cp: ControlPlane, files: files::Files, resources: Vec<Resource>) -> Result<(), Failure> {
+        let mut subscription = cp.subscription.clone();
+        let revision = cp.core.revision();
+        let published = subscription.wait_for(|p| p.revision >= revision).await.map_err(Failure::failed)?.clone();
+        self.follow(&cp, &published).await;
+        self.announce(&cp).await?;
+        let mut watching = files::Watching::new(files, resources);
+        let mut tick = tokio::time::interval(WATCH_EVERY);
+        let stop = crate::notify::stop_signal();
+        tokio::pin!(stop);
+        loop {
+            tokio::select! {
+                () = &mut stop => break,
+                changed = subscription.changed() => {
+                    changed.map_err(Failure::failed)?;
+                    let published = subscription.borrow_and_update().clone();
+                    self.follow(&cp, &published).await;
+                }
+                _ = tick.tick(), if self.args.watch => watching.look(&cp.core).await,
+            }
+        }
+        let running = std::mem::take(&mut self.running);
+        running.values().for_each(|r| r.drain.notify_one());
+        let all = async {
+            for running in running.into_values() {
+                let _ = running.task.await;
+            }
+        };
+        // A second signal ends the wait.
+        tokio::select! {
+            () = all => {}
+            () = crate::notify::stop_signal() => {}
+        }
+        Ok(())
+    }
+
+    /// Starts and stops proxies so that they are those of the published resources.
+    async fn follow(&mut self, cp: &ControlPlane, published: &Published) {
+        let wanted = self.wanted(published);
+        let gone: Vec<ProxyKey> = self.running.keys().filter(|k| !wanted.contains_key(*k)).cloned().collect();
+        for key in gone {
+            if let Some(running) = self.running.remove(&key) {
+                tracing::info!(proxy = %key.origin(), "its resource is gone: draining");
+                running.drain.notify_one();
+            }
+        }
+        for (key, admin) in wanted {
+            if self.running.contains_key(&key) {
+                continue;
+            }
+            match self.start(cp, &key, admin).await {
+                Ok(running) => {
+                    self.failed.remove(&key);
+                    self.running.insert(key, running);
+                }
+                Err(problem) => {
+                    if self.failed.get(&key) != Some(&problem) {
+                        tracing::error!(proxy = %key.origin(), "{problem}");
+                    }
+                    self.failed.insert(key, problem);
+                }
+            }
+        }
+    }
+
+    /// Proxies whose address is this machine's, with the admin port they ask for.
+    fn wanted(&self, published: &Published) -> BTreeMap<ProxyKey, Option<u16>> {
+        let mut wanted = BTreeMap::new();
+        for resource in &published.resources {
+            let meta = &resource.meta;
+            let (key, address, admin) = match &resource.spec {
+                Spec::Dataplane(d) => {
+                    let n = &d.networking;
+                    (ProxyKey::dataplane(&meta.mesh, &meta.name), &n.address, n.admin.as_ref())
+                }
+                Spec::ZoneIngress(z) => (ProxyKey::ingress(&meta.name), &z.networking.address, z.networking.admin.as_ref()),
+                Spec::ZoneEgress(z) => (ProxyKey::egress(&meta.name), &z.networking.address, z.networking.admin.as_ref()),
+                _ => continue,
+            };
+            let chosen = self.args.only.is_empty() || self.args.only.contains(&meta.name);
+            if chosen && self.is_mine(address) {
+                wanted.insert(key, admin.map(|a| a.port));
+            }
+        }
+        wanted
+    }
+
+    fn is_mine(&self, address: &str) -> bool {
+        match address.parse::<IpAddr>() {
+            Ok(ip) => ip.is_loopback() || self.addresses.contains(&ip),
+            Err(_) => address == "localhost",
+        }
+    }
+
+    async fn start(&self, cp: &ControlPlane, key: &ProxyKey, admin: Option<u16>) -> Result<Running, String> {
+        let acts = self.acting.as_ref() == Some(key);
+        let mode = if acts { self.mode()? } else { None };
+        let loopback = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+        let admin = admin.or(acts.then_some(ADMIN_PORT)).map(loopback);
+        let name = match key {
+            ProxyKey::Dataplane { mesh, name } => format!("{mesh}.{name}"),
+            ProxyKey::ZoneIngress { name } => format!("ZoneIngress.{name}"),
+            ProxyKey::ZoneEgress { name } => format!("ZoneEgress.{name}"),
+        };
+        let config = proxy::Config {
+            name,
+            workers: self.args.interception.workers.unwrap_or(1),
+            mode,
+            manage_routes: true,
+            admin,
+            dns: acts.then(|| dns::Config { domain: self.settings.domain.clone(), ..dns::Config::new(self.args.dns) }),
+            state: None,
+            drain_deadline: DRAIN_DEADLINE,
+        };
+        let proxy = proxy::Proxy::bind(config).await?;
+        let options = Options { as_transparent: acts };
+        tokio::spawn(feed::feed(cp.core.clone(), cp.subscription.clone(), (key.clone(), options), proxy.updates()));
+        let (drain, ready) = (proxy.drain(), proxy.status());
+        Ok(Running { drain, ready, task: tokio::spawn(proxy.run()) })
+    }
+
+    fn mode(&self) -> Result<Option<Mode>, String> {
+        match self.args.interception.interception.as_deref() {
+            None => Ok(Some(Mode::Bind)),
+            given => crate::run::mode(given, true).map_err(|f| f.text),
+        }
+    }
+
+    /// Says what runs where, once everything that could start is ready.
+    async fn announce(&mut self, cp: &ControlPlane) -> Result<(), Failure> {
+        for (key, running) in &mut self.running {
+            let wait = running.ready.wait_for(|status| status.ready);
+            if tokio::time::timeout(Duration::from_secs(30), wait).await.is_err() {
+                tracing::warn!(proxy = %key.origin(), "not ready after 30 s; see its messages above");
+            }
+        }
+        let names: Vec<String> = self.running.keys().map(|k| k.origin().to_string()).collect();
+        let acting = self.acting.as_ref().map_or(String::new(), |k| format!(", DNS {} for {}", self.args.dns, k.origin()));
+        let none = if names.is_empty() { " (no address of the resources is this machine's)" } else { "" };
+        eprintln!("ready: REST http://{}, {} proxies{none}: {}{acting}", cp.api, names.len(), names.join(", "));
+        crate::notify::ready();
+        Ok(())
+    }
+}
