@@ -1,0 +1,4 @@
+//! Kubernetes manifests.
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ControlPlane {}
