@@ -1,6 +1,8 @@
 //! `cp run`: the control plane as a process; and its start, which `up` shares.
 
 use crate::failure::Failure;
+use control::api::{Api, Options};
+use control::compile::{self, ProxyKey};
 use control::core::{Core, Defaults};
 use control::publish::{Loop, Subscription};
 use control::settings::{Settings, StoreKind};
@@ -10,14 +12,21 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
 /// A control plane that works inside this process.
 pub(crate) struct ControlPlane {
     pub(crate) core: Arc<Core>,
     pub(crate) subscription: Subscription,
+    rest: Arc<Api>,
     /// Where the REST API listens.
     pub(crate) api: SocketAddr,
+    /// What `GET /ready` tells.
+    pub(crate) ready: watch::Sender<bool>,
+    /// The API ends when this turns true or is dropped.
+    stop: watch::Sender<bool>,
     /// Its servers and loops; they end when this is dropped.
     pub(crate) tasks: JoinSet<()>,
 }
@@ -37,14 +46,14 @@ pub(crate) fn settings(config_file: Option<&Path>) -> Result<Settings, Failure> 
     let file = match config_file {
         None => serde_json::Value::Null,
         Some(path) => {
-            let (name, text) = crate::ctl::read_text(path).map_err(Failure::config)?;
-            control::resource::yaml_to_json(&text).map_err(|e| Failure::config(format!("{name}: {e}")))?
+            let (name, text) = crate::ctl::read_text(path).map_err(Failure::configuration)?;
+            control::resource::yaml_to_json(&text).map_err(|e| Failure::configuration(format!("{name}: {e}")))?
         }
     };
     let env = |name: &str| std::env::var(name).ok();
     let (settings, warnings) = Settings::new(default_data_dir())
         .load(&file, &env)
-        .map_err(|errors| Failure::config(errors.join("\n")))?;
+        .map_err(|errors| Failure::configuration(errors.join("\n")))?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
@@ -56,18 +65,20 @@ pub(crate) async fn start(settings: &Settings, signing_keys: bool) -> Result<Con
     let clock = Clock::system();
     let store = match settings.store {
         StoreKind::Memory => Store::memory(clock.clone()),
-        StoreKind::Sqlite => Store::open(&settings.data_dir, clock.clone()).map_err(Failure::failed)?,
+        StoreKind::Sqlite => Store::open(&settings.data_dir, clock.clone()).map_err(|e| e.to_string())?,
     };
     let defaults = Defaults { mesh: !settings.skip_mesh_creation, signing_keys };
-    let core = Core::start(store, clock, defaults).await.map_err(Failure::failed)?;
-    let (publishing, subscription) = Loop::start(core.clone(), settings.clone()).await.map_err(Failure::failed)?;
+    let core = Core::start(store, clock, defaults).await.map_err(|e| e.to_string())?;
+    let (publishing, subscription) = Loop::start(core.clone(), settings.clone()).await.map_err(|e| e.to_string())?;
     let api = bind(settings.api, "REST API", "KUMA_API_SERVER_HTTP_PORT").await?;
-    let address = api.local_addr().map_err(Failure::failed)?;
+    let address = api.local_addr().map_err(|e| e.to_string())?;
     let mut tasks = JoinSet::new();
     tasks.spawn(publishing.run());
-    let options = control::api::Options { localhost_is_admin: settings.localhost_is_admin, zone: settings.zone.clone() };
-    tasks.spawn(control::api::serve(api, core.clone(), options));
-    Ok(ControlPlane { core, subscription, api: address, tasks })
+    let (ready, is_ready) = watch::channel(false);
+    let (stop, stopped) = watch::channel(false);
+    let rest = Api::new(core.clone(), options(settings, &subscription), is_ready);
+    tasks.spawn(rest.clone().run(api, None, stopped));
+    Ok(ControlPlane { core, subscription, rest, api: address, ready, stop, tasks })
 }
 
 pub(crate) async fn bind(address: SocketAddr, what: &str, variable: &str) -> Result<TcpListener, Failure> {
@@ -76,13 +87,18 @@ pub(crate) async fn bind(address: SocketAddr, what: &str, variable: &str) -> Res
     })
 }
 
-pub(crate) async fn run(config_file: Option<PathBuf>) -> Result<(), Failure> {
+pub(crate) fn run(config_file: Option<PathBuf>) -> Result<(), Failure> {
     let settings = settings(config_file.as_deref())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| e.to_string())?;
+    runtime.block_on(serve(settings))
+}
+
+async fn serve(settings: Settings) -> Result<(), Failure> {
     let mut cp = start(&settings, true).await?;
     let addresses = machine_addresses();
     let material = match (&settings.tls_cert, &settings.tls_key) {
         (Some(cert), Some(key)) => {
-            let read = |path: &Path| std::fs::read_to_string(path).map_err(|e| Failure::config(format!("{}: {e}", path.display())));
+            let read = |path: &Path| std::fs::read_to_string(path).map_err(|e| Failure::configuration(format!("{}: {e}", path.display())));
             (read(cert)?, read(key)?, cert.clone())
         }
         _ => {
@@ -90,21 +106,21 @@ pub(crate) async fn run(config_file: Option<PathBuf>) -> Result<(), Failure> {
             (made.cert_pem, made.key_pem, made.cert_path)
         }
     };
-    let tls = control::identity::server_config(&material.0, &material.1, &[b"h2"]).map_err(Failure::config)?;
+    let tls = server_config(&material.0, &material.1, b"h2")?;
     let channel = bind(settings.channel, "control channel", "KUMA_DP_SERVER_PORT").await?;
     let service = control::channel::Service {
         core: cp.core.clone(),
         subscription: cp.subscription.clone(),
         auth: (settings.dp_auth, settings.zone_auth),
     };
-    let channel_address = channel.local_addr().map_err(Failure::failed)?;
+    let channel_address = channel.local_addr().map_err(|e| e.to_string())?;
     cp.tasks.spawn(control::channel::serve(channel, tls, service));
     if let Some(address) = settings.api_https {
         let https = bind(address, "REST API over TLS", "KUMA_API_SERVER_HTTPS_PORT").await?;
-        let tls = control::identity::server_config(&material.0, &material.1, &[b"http/1.1"]).map_err(Failure::config)?;
-        let options = control::api::Options { localhost_is_admin: settings.localhost_is_admin, zone: settings.zone.clone() };
-        cp.tasks.spawn(control::api::serve_tls(https, tls, cp.core.clone(), options));
+        let acceptor = TlsAcceptor::from(server_config(&material.0, &material.1, b"http/1.1")?);
+        cp.tasks.spawn(cp.rest.clone().run(https, Some(acceptor), cp.stop.subscribe()));
     }
+    cp.ready.send_replace(true);
     eprintln!(
         "ready: REST http://{}, control channel https://{channel_address} (CA {}), store {}",
         cp.api,
@@ -114,6 +130,40 @@ pub(crate) async fn run(config_file: Option<PathBuf>) -> Result<(), Failure> {
     crate::notify::ready();
     crate::notify::stop_signal().await;
     Ok(())
+}
+
+/// The API's view of the settings and of what proxies execute.
+fn options(settings: &Settings, subscription: &Subscription) -> Options {
+    let subscription = subscription.clone();
+    let snapshots = move |mesh: &str, name: &str, json: bool| {
+        let published = subscription.borrow().clone();
+        published.resource("Dataplane", mesh, name)?;
+        let tables = compile::compile(&published.world, &ProxyKey::dataplane(mesh, name)).tables;
+        Some(if json { serde_json::to_string_pretty(&tables).unwrap_or_default() } else { tables.to_string() })
+    };
+    Options {
+        localhost_is_admin: settings.localhost_is_admin,
+        config: settings.to_json(),
+        snapshots: Some(Box::new(snapshots)),
+        ..Options::default()
+    }
+}
+
+fn server_config(cert_pem: &str, key_pem: &str, alpn: &[u8]) -> Result<Arc<rustls::ServerConfig>, Failure> {
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let bad = |what: &str, why: String| Failure::configuration(format!("{what} of the control plane: {why}"));
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(cert_pem.as_bytes()).collect();
+    let chain = chain.map_err(|e| bad("certificate", e.to_string()))?;
+    let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|e| bad("key", e.to_string()))?;
+    let mut config = rustls::ServerConfig::builder_with_provider(proxy::tls::provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|e| bad("TLS", e.to_string()))?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(|e| bad("certificate and key", e.to_string()))?;
+    config.alpn_protocols = vec![alpn.to_vec()];
+    Ok(Arc::new(config))
 }
 
 /// Every address of this machine, for the certificate's names and for `up`'s question "is it mine?".

@@ -27,15 +27,15 @@ const UNPRIVILEGED_RANGE: Cidr = Cidr { network: IpAddr::V4(Ipv4Addr::new(127, 2
 
 pub(crate) fn run(args: Up) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.map_err(Failure::failed)?.block_on(serve(args))
+    runtime.map_err(|e| e.to_string())?.block_on(serve(args))
 }
 
 async fn serve(args: Up) -> Result<(), Failure> {
     let files = files::Files::new(args.files.clone());
-    let resources = files.read().map_err(Failure::config)?;
+    let resources = files.read()?;
     let settings = settings(&args)?;
     let cp = control_plane::start(&settings, false).await?;
-    files::apply(&cp.core, resources.clone()).await.map_err(Failure::config)?;
+    files::apply(&cp.core, resources.clone()).await.map_err(Failure::configuration)?;
     let acting = acting(&args, &cp)?;
     let mut mesh = Mesh {
         args,
@@ -73,7 +73,7 @@ fn acting(args: &Up, cp: &ControlPlane) -> Result<Option<ProxyKey>, Failure> {
     if let Some(name) = &args.acting {
         let found = dataplanes.iter().find(|r| r.meta.name == *name);
         let names: Vec<&str> = dataplanes.iter().map(|r| r.meta.name.as_str()).collect();
-        let none = || Failure::config(format!("--as {name}: there is no such Dataplane; there are: {}", names.join(", ")));
+        let none = || Failure::configuration(format!("--as {name}: there is no such Dataplane; there are: {}", names.join(", ")));
         return found.map(|r| Some(key(r))).ok_or_else(none);
     }
     let transparent: Vec<&&Resource> = dataplanes.iter().filter(|r| is_transparent(r)).collect();
@@ -85,7 +85,7 @@ fn acting(args: &Up, cp: &ControlPlane) -> Result<Option<ProxyKey>, Failure> {
         several => {
             let names: Vec<&str> = several.iter().map(|r| r.meta.name.as_str()).collect();
             let text = format!("several Dataplanes have transparentProxying ({}): name one with --as", names.join(", "));
-            Err(Failure::config(text))
+            Err(Failure::configuration(text))
         }
     }
 }
@@ -115,7 +115,7 @@ impl Mesh {
     async fn live(&mut self, cp: ControlPlane, files: files::Files, resources: Vec<Resource>) -> Result<(), Failure> {
         let mut subscription = cp.subscription.clone();
         let revision = cp.core.revision();
-        let published = subscription.wait_for(|p| p.revision >= revision).await.map_err(Failure::failed)?.clone();
+        let published = subscription.wait_for(|p| p.revision >= revision).await.map_err(|e| e.to_string())?.clone();
         self.follow(&cp, &published).await;
         self.announce(&cp).await?;
         let mut watching = files::Watching::new(files, resources);
@@ -126,7 +126,7 @@ impl Mesh {
             tokio::select! {
                 () = &mut stop => break,
                 changed = subscription.changed() => {
-                    changed.map_err(Failure::failed)?;
+                    changed.map_err(|e| e.to_string())?;
                     let published = subscription.borrow_and_update().clone();
                     self.follow(&cp, &published).await;
                 }
@@ -222,7 +222,11 @@ impl Mesh {
             mode,
             manage_routes: true,
             admin,
-            dns: acts.then(|| dns::Config { domain: self.settings.domain.clone(), ..dns::Config::new(self.args.dns) }),
+            dns: acts.then(|| dns::Config {
+                listen: vec![self.args.dns],
+                domain: self.settings.domain.clone(),
+                ..dns::Config::default()
+            }),
             state: None,
             drain_deadline: DRAIN_DEADLINE,
         };
@@ -251,6 +255,7 @@ impl Mesh {
         let names: Vec<String> = self.running.keys().map(|k| k.origin().to_string()).collect();
         let acting = self.acting.as_ref().map_or(String::new(), |k| format!(", DNS {} for {}", self.args.dns, k.origin()));
         let none = if names.is_empty() { " (no address of the resources is this machine's)" } else { "" };
+        cp.ready.send_replace(true);
         eprintln!("ready: REST http://{}, {} proxies{none}: {}{acting}", cp.api, names.len(), names.join(", "));
         crate::notify::ready();
         Ok(())

@@ -108,6 +108,27 @@ impl Settings {
         }
     }
 
+    /// The settings in force, for people; there is no secret among them.
+    pub fn to_json(&self) -> Value {
+        serde_json::json!({
+            "mode": "zone",
+            "environment": "universal",
+            "multizone": {"zone": {"name": self.zone}},
+            "store": {"type": if self.store == StoreKind::Sqlite { "sqlite" } else { "memory" }},
+            "general": {"workDir": self.data_dir},
+            "dnsServer": {
+                "domain": self.domain,
+                "CIDR": self.cidr.to_string(),
+                "CIDRV6": self.cidr_v6.map(|c| c.to_string()),
+                "serviceVipEnabled": self.service_vip_enabled,
+                "serviceVipPort": self.service_vip_port,
+                "ttl": self.dns_ttl_s,
+            },
+            "apiServer": {"http": {"interface": self.api.ip(), "port": self.api.port()}},
+            "dpServer": {"port": self.channel.port()},
+        })
+    }
+
     /// Applies a configuration file (already parsed) and the environment.
     ///
     /// # Errors

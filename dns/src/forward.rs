@@ -129,13 +129,15 @@ impl Forwarder {
             if server.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
         socket.bind(&any.into())?;
         socket.connect(&server.into())?;
-        let socket = UdpSocket::from_std(socket.into())?;
-        let local = socket.local_addr()?;
         let query = self.with_own_id(query);
+        let socket = std::net::UdpSocket::from(socket);
+        let local = socket.local_addr()?;
         self.pending().insert(local);
+        let sent = socket.send(&query);
+        let socket = UdpSocket::from_std(socket)?;
         let attempt = Try { socket, server, query, local, done: false, forwarder: self };
-        attempt.socket.try_send(&attempt.query)?;
-        Ok(attempt)
+        // Sent before the runtime knows the socket: `try_send` would have to wait for its first event.
+        sent.map(|_| attempt)
     }
 
     async fn over_tcp(&self, query: &[u8]) -> Option<Vec<u8>> {

@@ -128,7 +128,7 @@ impl RequestHandler for Mesh {
         Box::pin(async move {
             let mut metadata = Metadata::response_from_request(&request.metadata);
             let silent = ResponseInfo::from(hickory_proto::op::Header {
-                metadata: metadata.clone(),
+                metadata,
                 counts: hickory_proto::op::HeaderCounts::default(),
             });
             let Some(sections) = self.sections(request) else { return silent };

@@ -1,4 +1,5 @@
 //! Mesh names over UDP are answered without allocating. The counting allocator is the reason for a test binary of its own.
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 use snapshot::{DnsSettings, Generation, NameRow, Origin, ProxyRow, Snapshot, Tables};
 use std::alloc::{GlobalAlloc, Layout, System};

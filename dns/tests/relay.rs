@@ -1,4 +1,5 @@
 //! What isn't ours, on loopback: resolvers that are dead, lie, refuse or truncate, and mesh names answered meanwhile.
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 use dns::{Config, Times};
 use snapshot::{DnsSettings, Generation, NameRow, Origin, ProxyRow, Snapshot, Tables};

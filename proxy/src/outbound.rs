@@ -77,7 +77,16 @@ pub async fn http_connection(
         settings,
         peer: Some(serving.peer.ip()),
     };
-    http::serve(stream, context, serving.worker.shared.draining.clone()).await;
+    let alpn = stream.tls().and_then(|tls| tls.get_ref().1.alpn_protocol());
+    let wire = match alpn {
+        Some(b"h2") => http::Wire::Two,
+        Some(b"http/1.1") => http::Wire::One,
+        _ => http::Wire::Sniff,
+    };
+    let draining = serving.worker.shared.draining.clone();
+    if let (http::traffic::End::Broken, Some(stream)) = http::serve(stream, context, draining, wire).await {
+        socket::reset_on_drop(stream.tcp());
+    }
 }
 
 /// A whole connection to one backend.

@@ -261,7 +261,8 @@ impl Traffic for HttpTraffic {
         };
         let mut record = Record::new(self.direction(), service, &peer);
         record.origin = &origin;
-        record.request = Some(Request { method: "", host: "", path: "", status: outcome.status });
+        let (method, host, path) = (outcome.method, outcome.host, outcome.path);
+        record.request = Some(Request { method, host, path, status: outcome.status });
         record.failure = failure.as_ref();
         record.received = outcome.received;
         record.sent = outcome.sent;

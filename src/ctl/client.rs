@@ -1,11 +1,17 @@
 //! HTTP to the control plane's REST API. Knows URLs and statuses, not resources.
 
+use crate::failure::Failure;
 use http::{Method, Request, StatusCode, Uri};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
+use proxy::tls::{ExternalVerifier, Roots};
+use rustls::ClientConfig;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::sign::CertifiedKey;
 use serde_json::Value;
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -19,9 +25,22 @@ const ANSWER_BYTES_MAX: usize = 256 << 20;
 pub(crate) struct Api {
     pub(crate) url: String,
     pub(crate) headers: Vec<(String, String)>,
-    pub(crate) ca_pem: Option<String>,
-    pub(crate) skip_verify: bool,
+    pub(crate) trust: Trust,
+    /// PEM of our certificate and its key.
+    pub(crate) client: Option<(String, String)>,
     pub(crate) timeout: Duration,
+    /// What to do when nobody listens there.
+    pub(crate) remedy: &'static str,
+}
+
+/// Which servers are believed to be the control plane.
+#[derive(Clone, Debug)]
+pub(crate) enum Trust {
+    /// Those with a certificate of the machine's own roots.
+    System,
+    /// Those with a certificate of this PEM's roots.
+    Pem(String),
+    Anybody,
 }
 
 pub(crate) struct Answer {
@@ -34,8 +53,12 @@ impl Answer {
         serde_json::from_str(&self.body).map_err(|e| format!("the control plane's answer isn't JSON: {e}"))
     }
 
+    pub(crate) fn refusal(&self) -> Failure {
+        Failure::failed(self.problem())
+    }
+
     /// Kuma's error object as kumactl prints it: title, detail, then a line a field.
-    pub(crate) fn problem(&self) -> String {
+    fn problem(&self) -> String {
         let Ok(object) = serde_json::from_str::<Value>(&self.body) else {
             return format!("HTTP status {}: {}", self.status, self.body.trim());
         };
@@ -47,32 +70,39 @@ impl Answer {
         let fields = object.get("invalid_parameters").and_then(Value::as_array).into_iter().flatten();
         for field in fields {
             let part = |key: &str| field.get(key).and_then(Value::as_str).unwrap_or_default();
-            lines.push_str(&format!("\n* {}: {}", part("field"), part("reason")));
+            let _ = write!(lines, "\n* {}: {}", part("field"), part("reason"));
         }
         lines
     }
 }
 
 impl Api {
-    pub(crate) async fn send(&self, method: Method, path: &str, body: Option<String>) -> Result<Answer, String> {
-        let work = self.exchange(method, path, body);
-        match tokio::time::timeout(self.timeout, work).await {
-            Ok(answer) => answer,
-            Err(_) => Err(format!("{}: no answer within {:?}", self.url, self.timeout)),
+    /// One that is known by its URL only.
+    pub(crate) fn new(url: impl Into<String>, timeout: Duration) -> Self {
+        Self { url: url.into(), headers: Vec::new(), trust: Trust::System, client: None, timeout, remedy: "" }
+    }
+
+    /// # Errors
+    /// No answer at all; an answer that refuses is an `Answer`.
+    pub(crate) async fn send(&self, method: Method, path: &str, body: Option<String>) -> Result<Answer, Failure> {
+        match tokio::time::timeout(self.timeout, self.exchange(method, path, body)).await {
+            Ok(answer) => answer.map_err(|e| Failure::failed(format!("{}: {e}", self.url))),
+            Err(_) => Err(Failure::failed(format!("{}: no answer within {:?}", self.url, self.timeout))),
         }
     }
 
     async fn exchange(&self, method: Method, path: &str, body: Option<String>) -> Result<Answer, String> {
-        let uri: Uri = format!("{}{path}", self.url.trim_end_matches('/'))
-            .parse()
-            .map_err(|e| format!("{}{path}: not a URL: {e}", self.url))?;
-        let host = uri.host().ok_or_else(|| format!("{}: no host in the URL", self.url))?.to_owned();
-        let secure = uri.scheme_str() == Some("https");
+        let url = format!("{}{path}", self.url.trim_end_matches('/'));
+        let uri: Uri = url.parse().map_err(|e| format!("{url} isn't a URL: {e}"))?;
+        let secure = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err("the address of a control plane begins with http:// or https://".into()),
+        };
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
-        let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let tcp = TcpStream::connect((bare.as_str(), port)).await.map_err(|e| {
-            format!("no control plane at {}: {e}; start one with `weir cp run` or `weir up`, or name another with `config control-planes add`", self.url)
-        })?;
+        let tcp = TcpStream::connect((host.as_str(), port)).await;
+        let tcp = tcp.map_err(|e| format!("can't connect: {e}{}", self.remedy))?;
         let mut request = Request::builder()
             .method(method)
             .uri(uri.path_and_query().map_or("/", |p| p.as_str()))
@@ -88,10 +118,30 @@ impl Api {
         if !secure {
             return talk(tcp, request).await;
         }
-        let config = proxy::tls_client(self.ca_pem.as_deref(), self.skip_verify)?;
-        let name = ServerName::try_from(bare).map_err(|e| e.to_string())?;
-        let tls = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await;
-        talk(tls.map_err(|e| format!("{}: TLS: {e}", self.url))?, request).await
+        let name = ServerName::try_from(host).map_err(|e| e.to_string())?;
+        let tls = tokio_rustls::TlsConnector::from(self.tls()?).connect(name, tcp).await;
+        talk(tls.map_err(|e| format!("TLS: {}", proxy::tls::explain(&e)))?, request).await
+    }
+
+    fn tls(&self) -> Result<Arc<ClientConfig>, String> {
+        let roots = match &self.trust {
+            Trust::Anybody => None,
+            Trust::Pem(pem) => Some(Arc::new(Roots::parse("", pem)?)),
+            Trust::System => Some(Arc::new(Roots::system()?)),
+        };
+        let provider = proxy::tls::provider();
+        let key = match &self.client {
+            None => None,
+            Some((certificate, key)) => {
+                let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificate.as_bytes()).collect();
+                let chain = chain.map_err(|e| format!("the client certificate: {e}"))?;
+                let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|e| format!("the client key: {e}"))?;
+                let both = CertifiedKey::from_der(chain, key, &provider);
+                Some(Arc::new(both.map_err(|e| format!("the client certificate and its key: {e}"))?))
+            }
+        };
+        let verifier = ExternalVerifier::new(&provider, roots, true);
+        proxy::tls::external_client(verifier, key, vec![b"http/1.1".to_vec()])
     }
 }
 

@@ -1,7 +1,8 @@
 //! The files of `up`: read as a set, applied as a set, and looked at again while they are watched. A set with an error
 //! changes nothing.
 
-use crate::ctl::read_files;
+use crate::ctl::{expand, read_files};
+use crate::failure::Failure;
 use control::core::Core;
 use control::resource::Resource;
 use control::store::Key;
@@ -22,12 +23,12 @@ impl Files {
         Self { paths: paths.into_iter().map(|p| p.to_string_lossy().into_owned()).collect() }
     }
 
-    pub(super) fn read(&self) -> Result<Vec<Resource>, String> {
+    pub(super) fn read(&self) -> Result<Vec<Resource>, Failure> {
         read_files(&self.paths, &[], "default")
     }
 
     fn stamp(&self) -> Stamp {
-        let files = self.paths.iter().filter(|p| *p != "-").flat_map(|p| crate::ctl::expand(p).unwrap_or_default());
+        let files = self.paths.iter().filter(|p| *p != "-").flat_map(|p| expand(p).unwrap_or_default());
         files
             .map(|path| {
                 let meta = std::fs::metadata(&path).ok();
@@ -70,7 +71,7 @@ impl Watching {
         self.stamp = stamp;
         let resources = match self.files.read() {
             Ok(resources) => resources,
-            Err(errors) => return tracing::error!("the edit changes nothing until it is mended:\n{errors}"),
+            Err(errors) => return tracing::error!("the edit changes nothing until it is mended:\n{}", errors.text),
         };
         let keys: BTreeSet<Key> = resources.iter().map(Resource::key).collect();
         if let Err(errors) = apply(core, resources).await {

@@ -29,6 +29,7 @@ pub use name::is_valid as is_valid_name;
 pub use output::{Key, rfc3339, yaml as to_yaml};
 pub use problem::{Problem, Severity};
 pub use variables::{Rendered, render_variables};
+pub use yaml::yaml_to_json;
 
 pub use kinds::{
     Admin, AvailableService, Backend, CaBackend, CaConf, DataSource, Dataplane, ExternalNetworking, ExternalService,

@@ -81,7 +81,7 @@ where
         Ok(lease) => lease,
         Err(error) => {
             let answer = Answer::error(error, &session.context.settings);
-            return session.answer(answer, facts, filters, scratch.head.len).await;
+            return session.answer(answer, facts, filters, scratch).await;
         }
     };
     compose(session, facts, (plan, filters), (&mut *scratch, lease.picked.host.as_deref()));
@@ -133,7 +133,7 @@ where
     {
         session.context.pools.put(lease.picked.endpoint.clone(), io);
     }
-    finish(session, facts, (plan, filters), (done, ended, &lease.picked.endpoint)).await
+    finish(session, facts, (plan, filters), (done, ended, &lease.picked.endpoint), scratch).await
 }
 
 struct Ended {
@@ -225,6 +225,7 @@ async fn finish<S, T>(
     facts: &Facts,
     (plan, filters): (&Plan<T::Target>, Option<&Filters>),
     (done, ended, endpoint): (Result<(), Failure>, Ended, &T::Endpoint),
+    scratch: &Scratch,
 ) -> Next
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -243,7 +244,11 @@ where
         Some(answer) if ended.status == 0 => answer.status,
         _ => ended.status,
     };
+    let line = scratch.line(facts.began);
     let outcome = Outcome {
+        method: line.method,
+        host: line.host,
+        path: line.path,
         status,
         reason: answer.as_ref().and_then(|answer| answer.reason),
         detail: answer.as_ref().map_or("", |answer| &answer.detail),

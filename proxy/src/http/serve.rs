@@ -41,6 +41,9 @@ pub(super) struct Scratch {
     pub(super) up: Vec<u8>,
     pub(super) down: Vec<u8>,
     host: String,
+    /// Method and path for the log, as the head itself is gone by then.
+    line: String,
+    method_len: usize,
     /// The normalised path, if it isn't the one sent.
     pub(super) path: Vec<u8>,
 }
@@ -55,8 +58,17 @@ impl Scratch {
         SCRATCH.with(|spare| spare.borrow_mut().pop()).unwrap_or_default()
     }
 
+    /// What the log says of the request.
+    pub(super) fn line(&self, began: Instant) -> Line<'_> {
+        let (method, path) = self.line.split_at_checked(self.method_len).unwrap_or_default();
+        Line { method, host: &self.host, path, began }
+    }
+
     fn give(mut self: Box<Self>) {
         self.head.clear();
+        self.host.clear();
+        self.line.clear();
+        self.method_len = 0;
         for out in [&mut self.up, &mut self.down] {
             out.clear();
             out.shrink_to(OUT_BYTES_KEPT);
@@ -68,6 +80,15 @@ impl Scratch {
             }
         });
     }
+}
+
+/// A request for the log; empty if it wasn't understood.
+#[derive(Clone, Copy)]
+pub(super) struct Line<'a> {
+    pub(super) method: &'a str,
+    pub(super) host: &'a str,
+    pub(super) path: &'a str,
+    pub(super) began: Instant,
 }
 
 /// What the rest of a request's way depends on.
@@ -106,7 +127,7 @@ pub(super) enum Next {
 }
 
 /// Serves one HTTP/1 connection; `input` may hold its first bytes.
-pub(super) async fn serve<S, T>(io: S, input: Buffer, context: Context<T>, drain: watch::Receiver<bool>) -> End
+pub(super) async fn serve<S, T>(io: S, input: Buffer, context: Context<T>, drain: watch::Receiver<bool>) -> (End, S)
 where
     S: AsyncRead + AsyncWrite + Unpin,
     T: Traffic,
@@ -127,14 +148,14 @@ where
             Next::Keep => {}
             Next::Linger => {
                 session.linger().await;
-                return End::Closed;
+                return (End::Closed, session.io);
             }
-            Next::Close => return End::Closed,
-            Next::Broken => return End::Broken,
+            Next::Close => return (End::Closed, session.io),
+            Next::Broken => return (End::Broken, session.io),
         }
     }
     let _ = session.io.shutdown().await;
-    End::Closed
+    (End::Closed, session.io)
 }
 
 /// Why there is no complete head.
@@ -192,7 +213,7 @@ where
         if facts.spelling == Spelling::Redirect {
             let location = redirect_location(&facts, scratch, self.input.data());
             let answer = Answer { status: 307, location: Some(location), ..Answer::default() };
-            return self.answer(answer, &facts, None, scratch.head.len).await;
+            return self.answer(answer, &facts, None, scratch).await;
         }
         let Decision { action, filters } = self.decide(&facts, scratch);
         let filters = filters.as_deref();
@@ -206,7 +227,7 @@ where
             Action::Redirect { status, location } => Answer { status, location: Some(location), ..Answer::default() },
             Action::Respond { status, body, reason } => Answer { status, body, reason, ..Answer::default() },
         };
-        self.answer(answer, &facts, filters, scratch.head.len).await
+        self.answer(answer, &facts, filters, scratch).await
     }
 
     fn decide(&self, facts: &Facts, scratch: &mut Scratch) -> Decision<T::Target> {
@@ -216,8 +237,12 @@ where
             Spelling::AsSent => facts.path.text(data),
             _ => std::str::from_utf8(&scratch.path).unwrap_or_default(),
         };
+        let method = scratch.head.method.text(data);
+        scratch.line.push_str(method);
+        scratch.line.push_str(path);
+        scratch.method_len = method.len();
         self.context.traffic.decide(&RequestView {
-            method: scratch.head.method.text(data),
+            method,
             path,
             query: facts.query.map(|query| query.text(data)),
             host: &scratch.host,
@@ -254,21 +279,21 @@ where
     /// Answers what can't be understood; framing is lost, so the connection ends.
     async fn refuse(&mut self, answer: Answer, began: Instant) -> Next {
         let to = Recipient { version: Version::Http11, to_head: false, keep: false };
-        self.send(&answer, &to, None, began).await
+        self.send(&answer, &to, None, Line { method: "", host: "", path: "", began }).await
     }
 
-    /// Answers an understood request without an endpoint. `head` bytes of input are its head.
+    /// Answers an understood request without an endpoint. `scratch` has its head.
     pub(super) async fn answer(
         &mut self,
         answer: Answer,
         facts: &Facts,
         filters: Option<&Filters>,
-        head: usize,
+        scratch: &Scratch,
     ) -> Next {
-        self.input.consume(head);
+        self.input.consume(scratch.head.len);
         let keep = facts.keep && facts.framing == Framing::Empty && !*self.drain.borrow();
         let to = Recipient { version: facts.version, to_head: facts.to_head, keep };
-        self.send(&answer, &to, filters, facts.began).await
+        self.send(&answer, &to, filters, scratch.line(facts.began)).await
     }
 
     /// Answers for an endpoint that failed; what is left of the request's body stays unread.
@@ -288,18 +313,21 @@ where
         }
     }
 
-    async fn send(&mut self, answer: &Answer, to: &Recipient, filters: Option<&Filters>, began: Instant) -> Next {
+    async fn send(&mut self, answer: &Answer, to: &Recipient, filters: Option<&Filters>, line: Line<'_>) -> Next {
         let next = self.write_answer(answer, to, filters).await;
         self.context.traffic.finished(
             None,
             &Outcome {
+                method: line.method,
+                host: line.host,
+                path: line.path,
                 status: answer.status,
                 reason: answer.reason,
                 detail: &answer.detail,
                 endpoint: None,
                 received: 0,
                 sent: if to.to_head { 0 } else { answer.body.len() as u64 },
-                elapsed: began.elapsed(),
+                elapsed: line.began.elapsed(),
             },
         );
         next

@@ -27,25 +27,29 @@ pub enum Wire {
 }
 
 /// Serves one connection until its end. `drain` turns true when it should end after what is under way. Runs on a
-/// `LocalSet`.
-pub async fn serve<S, T>(io: S, context: Context<T>, drain: watch::Receiver<bool>, wire: Wire) -> End
+/// `LocalSet`. HTTP/1 gives the connection back, for the caller to reset if it is broken; HTTP/2 resets streams.
+pub async fn serve<S, T>(io: S, context: Context<T>, drain: watch::Receiver<bool>, wire: Wire) -> (End, Option<S>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
     T: Traffic,
 {
     match wire {
-        Wire::One => serve_one(io, Buffer::default(), context, drain).await,
+        Wire::One => given_back(serve_one(io, Buffer::default(), context, drain).await),
         // Boxed: hyper's state is large, and most connections speak HTTP/1.
-        Wire::Two => Box::pin(h2::serve(io, context, drain)).await,
+        Wire::Two => (Box::pin(h2::serve(io, context, drain)).await, None),
         Wire::Sniff => {
             let mut first = First { io, read: Buffer::default() };
             match first.is_two(&context, drain.clone()).await {
-                Some(true) => Box::pin(h2::serve(first, context, drain)).await,
-                Some(false) => serve_one(first.io, first.read, context, drain).await,
-                None => End::Closed,
+                Some(true) => (Box::pin(h2::serve(first, context, drain)).await, None),
+                Some(false) => given_back(serve_one(first.io, first.read, context, drain).await),
+                None => (End::Closed, Some(first.io)),
             }
         }
     }
+}
+
+fn given_back<S>((end, io): (End, S)) -> (End, Option<S>) {
+    (end, Some(io))
 }
 
 /// A connection some of whose bytes were looked at.

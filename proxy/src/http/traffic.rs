@@ -138,6 +138,11 @@ pub struct Picked<E, L> {
 /// How a request ended.
 #[derive(Debug)]
 pub struct Outcome<'a, E> {
+    /// Empty, like host and path, if the request was refused before it was understood.
+    pub method: &'a str,
+    pub host: &'a str,
+    /// Normalised, without query.
+    pub path: &'a str,
     /// What the client was sent; 0 if nothing.
     pub status: u16,
     pub reason: Option<Reason>,

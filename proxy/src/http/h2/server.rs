@@ -107,6 +107,9 @@ struct Report<T: Traffic> {
     endpoint: Option<T::Endpoint>,
     _load: Option<T::Load>,
     _held: Rc<()>,
+    method: http::Method,
+    host: String,
+    path: String,
     began: Instant,
     status: u16,
     reason: Option<Reason>,
@@ -118,6 +121,28 @@ struct Report<T: Traffic> {
 }
 
 impl<T: Traffic> Report<T> {
+    fn new(context: Context<T>, method: http::Method, held: Rc<()>) -> Self {
+        Self {
+            context,
+            plan: None,
+            filters: None,
+            endpoint: None,
+            _load: None,
+            _held: held,
+            method,
+            host: String::new(),
+            path: String::new(),
+            began: Instant::now(),
+            status: 0,
+            reason: None,
+            detail: String::new(),
+            received: 0,
+            upload: None,
+            sent: 0,
+            complete: false,
+        }
+    }
+
     fn failed(&mut self, error: &ConnError) {
         self.reason = Some(error.reason);
         self.detail.clone_from(&error.detail);
@@ -132,6 +157,9 @@ impl<T: Traffic> Drop for Report<T> {
             "the client reset the stream or closed".clone_into(&mut self.detail);
         }
         let outcome = Outcome {
+            method: self.method.as_str(),
+            host: &self.host,
+            path: &self.path,
             status: self.status,
             reason: self.reason,
             detail: &self.detail,
@@ -146,26 +174,13 @@ impl<T: Traffic> Drop for Report<T> {
 
 async fn handle<T: Traffic>(context: Context<T>, request: Request<Incoming>, held: Rc<()>) -> Response<Download<T>> {
     let (mut parts, body) = request.into_parts();
-    let mut report = Report {
-        context,
-        plan: None,
-        filters: None,
-        endpoint: None,
-        _load: None,
-        _held: held,
-        began: Instant::now(),
-        status: 0,
-        reason: None,
-        detail: String::new(),
-        received: 0,
-        upload: None,
-        sent: 0,
-        complete: false,
-    };
+    let mut report = Report::new(context, parts.method.clone(), held);
     let target = match headers::check(&parts, &report.context.settings) {
         Ok(target) => target,
         Err(fault) => return answer(Answer::fault(fault), report),
     };
+    report.host.clone_from(&target.host);
+    report.path.clone_from(&target.path);
     if target.spelling == Spelling::Redirect {
         let query = target.query.map(|query| format!("?{query}")).unwrap_or_default();
         let location = Some(format!("{}{query}", target.path));

@@ -4,6 +4,7 @@ mod body;
 mod edge;
 mod failure;
 mod plain;
+mod sockets;
 mod two;
 
 use super::traffic::{Action, Context, Decision, End, Outcome, Picked, Plan, RequestView, Settings, Traffic};
@@ -94,7 +95,7 @@ impl Bench {
         };
         let (client, io) = duplex(256 * 1024);
         let (drain, drained) = watch::channel(false);
-        let serving = tokio::task::spawn_local(serve(io, context, drained, Wire::Sniff));
+        let serving = tokio::task::spawn_local(async move { serve(io, context, drained, Wire::Sniff).await.0 });
         Self { client, dialled, serving, drain, fake, pools }
     }
 
