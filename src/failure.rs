@@ -1,11 +1,6 @@
-//! How a command ends badly: an exit code and what to say. Knows no command; only `main` turns it into an exit.
+//! How a command fails: what to say and the exit code of the operator's contract.
 
-/// Exit codes that scripts may rely on; 0 is done.
-const FAILED: u8 = 1;
-const USAGE: u8 = 2;
-const CONFIGURATION: u8 = 64;
-
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) exit: u8,
     /// For stderr, after `Error: `.
@@ -15,19 +10,17 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// The work was tried and didn't succeed.
-    pub(crate) fn failed(text: impl Into<String>) -> Self {
-        Self { exit: FAILED, text: text.into(), printed: String::new() }
+    pub(crate) fn failed(text: impl ToString) -> Self {
+        Self { exit: 1, text: text.to_string(), printed: String::new() }
     }
 
-    /// The arguments make no sense.
-    pub(crate) fn usage(text: impl Into<String>) -> Self {
-        Self { exit: USAGE, text: text.into(), printed: String::new() }
+    pub(crate) fn usage(text: impl ToString) -> Self {
+        Self { exit: 2, text: text.to_string(), printed: String::new() }
     }
 
-    /// A configuration file, a variable of the environment or a resource to start from can't be used.
-    pub(crate) fn configuration(text: impl Into<String>) -> Self {
-        Self { exit: CONFIGURATION, text: text.into(), printed: String::new() }
+    /// Bad configuration (EX_USAGE's neighbour in sysexits.h, as the contract has it).
+    pub(crate) fn config(text: impl ToString) -> Self {
+        Self { exit: 64, text: text.to_string(), printed: String::new() }
     }
 }
 

@@ -52,17 +52,25 @@ fn command(command: Command) -> Result<(), Failure> {
             warn_of(&log_file.given());
             control_plane::run(config_file)
         }
-        Command::Dp(Dp::Run(args)) => {
-            warn_of(&args.without_meaning.given());
-            run::run(*args)
+        Command::Dp(Dp::Run(args)) => run::run(*args),
+        Command::Dp(Dp::Wait(args)) => asynchronous(ctl::wait(args)),
+        Command::Cp(Cp::Version { detailed })
+        | Command::Dp(Dp::Version { detailed })
+        | Command::Version { detailed } => print::out(&version(detailed)),
+        Command::Apply(args) => asynchronous(ctl::apply(args)),
+        Command::Get(args) => asynchronous(ctl::get(args)),
+        Command::Delete(args) => asynchronous(ctl::delete(args)),
+        Command::Inspect(args) => asynchronous(ctl::inspect(args)),
+        Command::Generate(args) => asynchronous(ctl::generate(args)),
+        Command::Config(args) => asynchronous(ctl::configure(args)),
+        Command::Install(Install::TransparentProxy(args)) => install::run_install(&args).map_err(Into::into),
+        Command::Install(Install::ControlPlane(args)) => {
+            let manifests = manifests::control_plane(&args)?;
+            warn_each(&manifests.warnings);
+            print::out(&manifests.text)
         }
-        Command::Cp(Cp::Version { detailed }) | Command::Dp(Dp::Version { detailed }) | Command::Version { detailed } => {
-            print::out(&version(detailed))
-        }
-        Command::Install(Install::TransparentProxy(args)) => install::install(*args),
-        Command::Uninstall(Uninstall::TransparentProxy(args)) => install::uninstall(args),
+        Command::Uninstall(Uninstall::TransparentProxy(args)) => install::run_uninstall(&args).map_err(Into::into),
         Command::Links { dir } => print::out(&links::make(&dir)?),
-        Command::Dp(Dp::Wait(_)) | Command::Apply(_) | Command::Get(_) | Command::Delete(_) | Command::Inspect(_) | Command::Generate(_) | Command::Config(_) | Command::Install(Install::ControlPlane(_)) => Ok(()),
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "weir", &mut script);
@@ -76,6 +84,12 @@ fn asynchronous(work: impl Future<Output = ctl::Done>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| format!("starting the runtime: {e}"))?;
     print::out(&runtime.block_on(work)?)
+}
+
+impl From<install::InstallError> for Failure {
+    fn from(error: install::InstallError) -> Self {
+        Self { exit: error.exit_code, ..Self::failed(error) }
+    }
 }
 
 fn warn_of(flags: &[(&str, &str)]) {
@@ -96,7 +110,9 @@ fn version(detailed: bool) -> String {
         return format!("weir {version}\n");
     }
     let (os, architecture) = (std::env::consts::OS, std::env::consts::ARCH);
-    format!("Product:       weir\nVersion:       {version}\nResources:     Kuma 2.x\nPlatform:      {os}/{architecture}\n")
+    format!(
+        "Product:       weir\nVersion:       {version}\nResources:     Kuma 2.x\nPlatform:      {os}/{architecture}\n"
+    )
 }
 
 /// The log goes to stderr. Level: `--log-level`, `WEIR_LOG`, `RUST_LOG`, or what suits the command.

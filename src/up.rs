@@ -32,10 +32,10 @@ pub(crate) fn run(args: Up) -> Result<(), Failure> {
 
 async fn serve(args: Up) -> Result<(), Failure> {
     let files = files::Files::new(args.files.clone());
-    let resources = files.read()?;
+    let resources = files.read().map_err(Failure::config)?;
     let settings = settings(&args)?;
     let cp = control_plane::start(&settings, false).await?;
-    files::apply(&cp.core, resources.clone()).await.map_err(Failure::configuration)?;
+    files::apply(&cp.core, resources.clone()).await.map_err(Failure::config)?;
     let acting = acting(&args, &cp)?;
     let mut mesh = Mesh {
         args,
@@ -73,7 +73,7 @@ fn acting(args: &Up, cp: &ControlPlane) -> Result<Option<ProxyKey>, Failure> {
     if let Some(name) = &args.acting {
         let found = dataplanes.iter().find(|r| r.meta.name == *name);
         let names: Vec<&str> = dataplanes.iter().map(|r| r.meta.name.as_str()).collect();
-        let none = || Failure::configuration(format!("--as {name}: there is no such Dataplane; there are: {}", names.join(", ")));
+        let none = || Failure::config(format!("--as {name}: there is no such Dataplane; there are: {}", names.join(", ")));
         return found.map(|r| Some(key(r))).ok_or_else(none);
     }
     let transparent: Vec<&&Resource> = dataplanes.iter().filter(|r| is_transparent(r)).collect();
@@ -85,7 +85,7 @@ fn acting(args: &Up, cp: &ControlPlane) -> Result<Option<ProxyKey>, Failure> {
         several => {
             let names: Vec<&str> = several.iter().map(|r| r.meta.name.as_str()).collect();
             let text = format!("several Dataplanes have transparentProxying ({}): name one with --as", names.join(", "));
-            Err(Failure::configuration(text))
+            Err(Failure::config(text))
         }
     }
 }

@@ -28,7 +28,8 @@ pub(crate) fn arguments(given: Vec<OsString>) -> (Vec<OsString>, Option<String>)
 
 /// `\ # words` in a pasted shell line is an argument ` #` and then the words: what follows was never meant.
 fn cut_comment(rest: &mut Vec<OsString>) -> Option<String> {
-    let starts = |a: &OsString| a.to_str().is_some_and(|a| a.starts_with(char::is_whitespace) && a.trim().starts_with('#'));
+    let starts =
+        |a: &OsString| a.to_str().is_some_and(|a| a.starts_with(char::is_whitespace) && a.trim().starts_with('#'));
     let at = rest.iter().position(starts)?;
     rest.truncate(at);
     Some("Warning: a comment after a backslash ends the line: what stands on the lines below it isn't part of this command".into())
@@ -112,7 +113,10 @@ mod tests {
     fn flags_that_kumactl_takes_anywhere_are_taken_anywhere() {
         assert_eq!(seen("kumactl --mesh m1 --no-config get dataplanes"), "weir get dataplanes --mesh m1 --no-config");
         assert_eq!(seen("kumactl --log-level debug -mx get meshes"), "weir --log-level debug get meshes -mx");
-        assert_eq!(seen("kumactl config --config-file=f control-planes list"), "weir config control-planes list --config-file=f");
+        assert_eq!(
+            seen("kumactl config --config-file=f control-planes list"),
+            "weir config control-planes list --config-file=f"
+        );
         assert_eq!(seen("kumactl --no-config version"), "weir version");
     }
 

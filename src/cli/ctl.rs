@@ -106,7 +106,9 @@ pub(crate) struct Inspect {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Generate {
     /// A token for `dp run` of a dataplane
-    #[command(after_help = "Examples:\n  weir generate dataplane-token --name web-1 --mesh default --valid-for 720h > web.token\n  weir generate dataplane-token --tag kuma.io/service=web,web-canary")]
+    #[command(
+        after_help = "Examples:\n  weir generate dataplane-token --name web-1 --mesh default --valid-for 720h > web.token\n  weir generate dataplane-token --tag kuma.io/service=web,web-canary"
+    )]
     DataplaneToken {
         #[command(flatten)]
         reach: Reach,
@@ -153,7 +155,9 @@ pub(crate) enum Install {
     #[command(after_help = "Examples:\n  weir install transparent-proxy --kuma-dp-user kuma-dp --redirect-dns")]
     TransparentProxy(Box<crate::install::InstallArgs>),
     /// Kubernetes manifests of a control plane, on stdout
-    #[command(after_help = "Examples:\n  weir install control-plane | kubectl apply -f -\n  weir install control-plane --egress-enabled --env-var KUMA_DNS_SERVER_CIDR=242.0.0.0/8")]
+    #[command(
+        after_help = "Examples:\n  weir install control-plane | kubectl apply -f -\n  weir install control-plane --egress-enabled --env-var KUMA_DNS_SERVER_CIDR=242.0.0.0/8"
+    )]
     ControlPlane(crate::manifests::ControlPlane),
 }
 
@@ -182,36 +186,7 @@ pub(crate) enum ControlPlanes {
     #[command(after_help = "Example:
   weir config control-planes add --name east --address https://10.0.0.1:5682 --ca-cert-file ca.pem \\
     --auth-type tokens --auth-conf token=$(cat admin.token)")]
-    Add {
-        #[command(flatten)]
-        reach: Reach,
-        #[arg(long)]
-        name: String,
-        #[arg(long)]
-        address: String,
-        /// PEM that verifies an https address
-        #[arg(long)]
-        ca_cert_file: Option<String>,
-        #[arg(long, requires = "client_key_file")]
-        client_cert_file: Option<String>,
-        #[arg(long, requires = "client_cert_file")]
-        client_key_file: Option<String>,
-        /// name=value of a header to send with every request
-        #[arg(long, value_delimiter = ',')]
-        headers: Vec<String>,
-        #[arg(long)]
-        skip_verify: bool,
-        #[arg(long)]
-        overwrite: bool,
-        #[arg(long)]
-        skip_check: bool,
-        /// tokens
-        #[arg(long, default_value = "")]
-        auth_type: String,
-        /// token=TOKEN
-        #[arg(long)]
-        auth_conf: Vec<String>,
-    },
+    Add(Box<AddControlPlane>),
     /// Show them, the active one marked
     List {
         #[command(flatten)]
@@ -233,3 +208,34 @@ pub(crate) enum ControlPlanes {
     },
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct AddControlPlane {
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+    #[arg(long)]
+    pub(crate) name: String,
+    #[arg(long)]
+    pub(crate) address: String,
+    /// PEM that verifies an https address
+    #[arg(long)]
+    pub(crate) ca_cert_file: Option<String>,
+    #[arg(long, requires = "client_key_file")]
+    pub(crate) client_cert_file: Option<String>,
+    #[arg(long, requires = "client_cert_file")]
+    pub(crate) client_key_file: Option<String>,
+    /// name=value of a header to send with every request
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) headers: Vec<String>,
+    #[arg(long)]
+    pub(crate) skip_verify: bool,
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    #[arg(long)]
+    pub(crate) skip_check: bool,
+    /// tokens
+    #[arg(long, default_value = "")]
+    pub(crate) auth_type: String,
+    /// token=TOKEN
+    #[arg(long)]
+    pub(crate) auth_conf: Vec<String>,
+}

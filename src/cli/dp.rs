@@ -72,7 +72,12 @@ pub(crate) struct DpRun {
           default_missing_value = "true", action = ArgAction::Set)]
     pub(crate) dns_enabled: bool,
     /// Port of the DNS server on loopback
-    #[arg(long = "dns-coredns-port", alias = "dns-proxy-port", env = "KUMA_DNS_CORE_DNS_PORT", default_value_t = 15053)]
+    #[arg(
+        long = "dns-coredns-port",
+        alias = "dns-proxy-port",
+        env = "KUMA_DNS_CORE_DNS_PORT",
+        default_value_t = 15053
+    )]
     pub(crate) dns_port: u16,
     /// Where names that aren't the mesh's are looked up
     #[arg(long, env = "WEIR_RESOLV_CONF", default_value = "/etc/resolv.conf")]
@@ -149,4 +154,3 @@ impl Accepted {
         given.chain(self.log_file.given()).collect()
     }
 }
-

@@ -5,7 +5,10 @@ mod ctl;
 mod dp;
 
 pub(crate) use argv::arguments;
-pub(crate) use ctl::{Apply, Config, ControlPlanes, Delete, Generate, Get, Inspect, Install, Output, Reach, Uninstall, View};
+pub(crate) use ctl::{
+    AddControlPlane, Apply, Config, ControlPlanes, Delete, Generate, Get, Inspect, Install, Output, Reach, Uninstall,
+    View,
+};
 pub(crate) use dp::{Dp, DpRun, Wait};
 
 use clap::{Args, Parser, Subcommand};
@@ -14,12 +17,16 @@ use std::path::PathBuf;
 
 #[derive(Debug, Parser)]
 #[command(name = "weir", version, about = "A service mesh in one binary: Kuma 2.x resources, no Envoy, no CoreDNS")]
-#[command(propagate_version = true, arg_required_else_help = true, after_help = "Examples:
+#[command(
+    propagate_version = true,
+    arg_required_else_help = true,
+    after_help = "Examples:
   weir up -f mesh.yaml
   weir demo --once
   weir links /usr/local/bin && kumactl get meshes
 
-Exit codes: 0 done, 1 failed, 2 usage, 64 bad configuration")]
+Exit codes: 0 done, 1 failed, 2 usage, 64 bad configuration"
+)]
 pub(crate) struct Cli {
     /// off, error, warn, info, debug
     #[arg(long, global = true, env = "WEIR_LOG")]
@@ -31,7 +38,9 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// A whole mesh in one process: control plane, and a proxy for every address of this machine
-    #[command(after_help = "Examples:\n  weir up -f mesh.yaml\n  weir up -f policies/ -f dataplanes.yaml --watch --as web-1")]
+    #[command(
+        after_help = "Examples:\n  weir up -f mesh.yaml\n  weir up -f policies/ -f dataplanes.yaml --watch --as web-1"
+    )]
     Up(Up),
     /// A two-zone sample mesh with services, and the lines to try it
     #[command(after_help = "Examples:\n  weir demo\n  weir demo --zones 1 --once")]
@@ -43,16 +52,22 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Dp(Dp),
     /// Create or update resources
-    #[command(after_help = "Examples:\n  weir apply -f mesh.yaml -f policies/\n  cat mesh.yaml | weir apply -f - --var zone=east --dry-run")]
+    #[command(
+        after_help = "Examples:\n  weir apply -f mesh.yaml -f policies/\n  cat mesh.yaml | weir apply -f - --var zone=east --dry-run"
+    )]
     Apply(Apply),
     /// Show resources
-    #[command(after_help = "Examples:\n  weir get meshes\n  weir get dataplanes -m default -o yaml\n  weir get virtual-outbound default -o json")]
+    #[command(
+        after_help = "Examples:\n  weir get meshes\n  weir get dataplanes -m default -o yaml\n  weir get virtual-outbound default -o json"
+    )]
     Get(Get),
     /// Delete resources
     #[command(after_help = "Examples:\n  weir delete dataplane web-1 -m default\n  weir delete -f mesh.yaml")]
     Delete(Delete),
     /// Show resources with their state
-    #[command(after_help = "Examples:\n  weir inspect dataplanes\n  weir inspect dataplane web-1 --type config\n  weir inspect zoneegresses -o json")]
+    #[command(
+        after_help = "Examples:\n  weir inspect dataplanes\n  weir inspect dataplane web-1 --type config\n  weir inspect zoneegresses -o json"
+    )]
     Inspect(Inspect),
     /// Make tokens
     #[command(subcommand)]
@@ -68,14 +83,10 @@ pub(crate) enum Command {
     Config(Config),
     /// Make the symlinks kuma-cp, kuma-dp and kumactl in a folder
     #[command(after_help = "Examples:\n  weir links /usr/local/bin")]
-    Links {
-        dir: PathBuf,
-    },
+    Links { dir: PathBuf },
     /// Print a completion script
     #[command(after_help = "Examples:\n  source <(weir completion bash)\n  weir completion zsh > ~/.zfunc/_weir")]
-    Completion {
-        shell: clap_complete::Shell,
-    },
+    Completion { shell: clap_complete::Shell },
     /// Print the version
     #[command(after_help = "Examples:\n  weir version\n  weir version --detailed")]
     Version {
@@ -134,7 +145,9 @@ pub(crate) struct Demo {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Cp {
     /// Run the control plane
-    #[command(after_help = "Examples:\n  weir cp run\n  KUMA_DNS_SERVER_CIDR=127.64.0.0/10 weir cp run --config-file kuma-cp.yaml")]
+    #[command(
+        after_help = "Examples:\n  weir cp run\n  KUMA_DNS_SERVER_CIDR=127.64.0.0/10 weir cp run --config-file kuma-cp.yaml"
+    )]
     Run {
         /// Settings in YAML, with kuma-cp's keys; `KUMA_*` variables win over it
         #[arg(short = 'c', long, env = "WEIR_CONFIG_FILE")]

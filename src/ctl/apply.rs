@@ -69,7 +69,9 @@ pub(crate) async fn delete(args: Delete) -> Done {
     let api = config::api(&args.reach)?;
     let mut targets = Vec::new();
     match (&args.kind, &args.name) {
-        (Some(kind), Some(name)) if args.files.is_empty() => targets.push((known(kind)?, args.reach.mesh.clone(), name.clone())),
+        (Some(kind), Some(name)) if args.files.is_empty() => {
+            targets.push((known(kind)?, args.reach.mesh.clone(), name.clone()))
+        }
         (None, None) if !args.files.is_empty() => {
             // What a mesh holds before the mesh.
             for resource in read_all(&args.files, &args.vars, &args.reach.mesh).await?.into_iter().rev() {

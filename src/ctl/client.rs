@@ -29,6 +29,8 @@ pub(crate) struct Api {
     /// PEM of our certificate and its key.
     pub(crate) client: Option<(String, String)>,
     pub(crate) timeout: Duration,
+    /// What to do when nobody listens there.
+    pub(crate) remedy: &'static str,
 }
 
 /// Which servers are believed to be the control plane.
@@ -75,6 +77,11 @@ impl Answer {
 }
 
 impl Api {
+    /// One that is known by its URL only.
+    pub(crate) fn new(url: impl Into<String>, timeout: Duration) -> Self {
+        Self { url: url.into(), headers: Vec::new(), trust: Trust::System, client: None, timeout, remedy: "" }
+    }
+
     /// # Errors
     /// No answer at all; an answer that refuses is an `Answer`.
     pub(crate) async fn send(&self, method: Method, path: &str, body: Option<String>) -> Result<Answer, Failure> {
@@ -94,12 +101,8 @@ impl Api {
         };
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
-        let tcp = TcpStream::connect((host.as_str(), port)).await.map_err(|e| {
-            format!(
-                "can't connect: {e}; start a control plane with `weir cp run` or `weir up`, \
-                 or name another with `weir config control-planes add`"
-            )
-        })?;
+        let tcp = TcpStream::connect((host.as_str(), port)).await;
+        let tcp = tcp.map_err(|e| format!("can't connect: {e}{}", self.remedy))?;
         let mut request = Request::builder()
             .method(method)
             .uri(uri.path_and_query().map_or("/", |p| p.as_str()))

@@ -9,16 +9,18 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 
 const DEFAULT_URL: &str = "http://localhost:5681";
+const REMEDY: &str = "; start a control plane with `weir cp run` or `weir up`, \
+                      or name another with `weir config control-planes add`";
 
 /// The file as JSON; empty when there is none.
 pub(crate) fn load(reach: &Reach) -> Result<Value, Failure> {
     let path = path(reach);
     match std::fs::read_to_string(&path) {
         Ok(text) => control::resource::yaml_to_json(&text)
-            .map_err(|e| Failure::configuration(format!("{}: {e}", path.display())))
+            .map_err(|e| Failure::config(format!("{}: {e}", path.display())))
             .map(|value| if value.is_null() { json!({}) } else { value }),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(json!({})),
-        Err(e) => Err(Failure::configuration(format!("{}: {e}", path.display()))),
+        Err(e) => Err(Failure::config(format!("{}: {e}", path.display()))),
     }
 }
 
@@ -54,8 +56,7 @@ fn path(reach: &Reach) -> PathBuf {
 pub(crate) fn api(reach: &Reach) -> Result<Api, Failure> {
     let timeout = control::time::parse_go_duration(&reach.api_timeout)
         .map_err(|e| Failure::usage(format!("--api-timeout: {e}")))?;
-    let plain =
-        Api { url: DEFAULT_URL.into(), headers: Vec::new(), trust: Trust::System, client: None, timeout };
+    let plain = Api { remedy: REMEDY, ..Api::new(DEFAULT_URL, timeout) };
     if reach.no_config {
         return Ok(plain);
     }
@@ -66,7 +67,10 @@ pub(crate) fn api(reach: &Reach) -> Result<Api, Failure> {
     }
     let missing = |what: &str, name: &str| {
         let at = path(reach);
-        Failure::configuration(format!("{}: {what} {name} isn't in it; see `weir config control-planes list`", at.display()))
+        Failure::config(format!(
+            "{}: {what} {name} isn't in it; see `weir config control-planes list`",
+            at.display()
+        ))
     };
     let context = named(&config, "contexts", current).ok_or_else(|| missing("context", current))?;
     let name = context.get("controlPlane").and_then(Value::as_str).unwrap_or(current);
@@ -80,7 +84,7 @@ pub(crate) fn of_server(server: &Value, plain: Api) -> Result<Api, Failure> {
     let text = |key: &str| server.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let pem = |key: &str| match text(key) {
         file if file.is_empty() => Ok(None),
-        file => std::fs::read_to_string(&file).map(Some).map_err(|e| Failure::configuration(format!("{file}: {e}"))),
+        file => std::fs::read_to_string(&file).map(Some).map_err(|e| Failure::config(format!("{file}: {e}"))),
     };
     let trust = match pem("caCertFile")? {
         _ if server.get("skipVerify").and_then(Value::as_bool).unwrap_or(false) => Trust::Anybody,

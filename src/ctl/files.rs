@@ -1,7 +1,7 @@
 //! Files of resources: paths, folders, stdin and URLs to resources. All files are read before a word about the first
 //! failure. Knows no API but the one that fetches a URL.
 
-use super::client::{Api, Trust};
+use super::client::Api;
 use crate::failure::Failure;
 use crate::print::note;
 use control::resource::registry::KINDS;
@@ -24,7 +24,7 @@ pub(crate) type Named = (String, String);
 ///
 /// # Errors
 /// Every error of every file, a line each.
-pub(crate) fn read_files(files: &[String], vars: &[String], mesh: &str) -> Result<Vec<Resource>, Failure> {
+pub(crate) fn read_files(files: &[String], vars: &[String], mesh: &str) -> Result<Vec<Resource>, String> {
     let vars = pairs(vars)?;
     let mut texts = Vec::new();
     let mut errors = Vec::new();
@@ -39,7 +39,7 @@ pub(crate) fn read_files(files: &[String], vars: &[String], mesh: &str) -> Resul
 
 /// As `read_files`, and fetches `http://…` and `https://…`.
 pub(super) async fn read_all(files: &[String], vars: &[String], mesh: &str) -> Result<Vec<Resource>, Failure> {
-    let vars = pairs(vars)?;
+    let vars = pairs(vars).map_err(Failure::usage)?;
     let mut texts = Vec::new();
     let mut errors = Vec::new();
     for file in files {
@@ -54,12 +54,11 @@ pub(super) async fn read_all(files: &[String], vars: &[String], mesh: &str) -> R
             }
         }
     }
-    take(texts, errors, &vars, mesh)
+    Ok(take(texts, errors, &vars, mesh)?)
 }
 
 async fn fetch(url: &str) -> Result<String, Failure> {
-    let at = Api { url: url.to_owned(), headers: Vec::new(), trust: Trust::System, client: None, timeout: FETCH_TIMEOUT };
-    let answer = at.send(Method::GET, "", None).await?;
+    let answer = Api::new(url, FETCH_TIMEOUT).send(Method::GET, "", None).await?;
     match answer.status {
         StatusCode::OK => Ok(answer.body),
         status => Err(Failure::failed(format!("{url}: HTTP status {status}"))),
@@ -69,12 +68,12 @@ async fn fetch(url: &str) -> Result<String, Failure> {
 fn take(
     texts: Vec<Named>,
     mut errors: Vec<String>,
-    vars: &BTreeMap<String, String>,
+    vars: &[(String, String)],
     mesh: &str,
-) -> Result<Vec<Resource>, Failure> {
+) -> Result<Vec<Resource>, String> {
     let mut resources = Vec::new();
     for (name, text) in texts {
-        let text = match render(text, &name, vars) {
+        let text = match render(&text, &name, vars) {
             Ok(text) => text,
             Err(error) => {
                 errors.push(error);
@@ -96,7 +95,7 @@ fn take(
     }
     if !errors.is_empty() {
         let (count, s) = (errors.len(), if errors.len() == 1 { "" } else { "s" });
-        return Err(Failure::failed(format!("{count} error{s} in what was read; nothing was done\n{}", errors.join("\n"))));
+        return Err(format!("{count} error{s} in what was read; nothing was done\n{}", errors.join("\n")));
     }
     // Meshes before what they hold.
     resources.sort_by_key(|r| KINDS.iter().position(|k| k.kind == r.kind()).unwrap_or(KINDS.len()));
@@ -118,17 +117,19 @@ fn put_in_mesh(resources: &mut [Resource], problems: &[Problem], mesh: &str) {
     }
 }
 
-pub(crate) fn pairs(vars: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+pub(crate) fn pairs(vars: &[String]) -> Result<Vec<(String, String)>, String> {
     let split = |v: &String| v.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned()));
-    vars.iter().map(|v| split(v).ok_or_else(|| Failure::usage(format!("variable {v}: write it as name=value")))).collect()
+    vars.iter().map(|v| split(v).ok_or_else(|| format!("variable {v}: write it as name=value"))).collect()
 }
 
 /// Variables put in, when there are any.
-pub(crate) fn render(text: String, name: &str, vars: &BTreeMap<String, String>) -> Result<String, String> {
+pub(crate) fn render(text: &str, name: &str, vars: &[(String, String)]) -> Result<String, String> {
     if vars.is_empty() {
-        return Ok(text);
+        // The templates of a VirtualOutbound look like variables.
+        return Ok(text.to_owned());
     }
-    let rendered = render_variables(&text, vars).map_err(|e| format!("{name}: {e}"))?;
+    let vars: BTreeMap<String, String> = vars.iter().cloned().collect();
+    let rendered = render_variables(text, &vars).map_err(|e| format!("{name}: {e}"))?;
     for unknown in rendered.unknown {
         note(&format!("{name}: warning: variable {unknown} has no value and was left empty (give it as {unknown}=…)"));
     }
@@ -154,17 +155,17 @@ pub(crate) fn read_text(path: &Path) -> Result<Named, String> {
 }
 
 /// A folder stands for its YAML and JSON files, in order of name.
-pub(crate) fn expand(file: &str) -> Result<Vec<PathBuf>, Failure> {
+pub(crate) fn expand(file: &str) -> Result<Vec<PathBuf>, String> {
     let path = PathBuf::from(file);
     if !path.is_dir() {
         return Ok(vec![path]);
     }
-    let entries = std::fs::read_dir(&path).map_err(|e| Failure::failed(format!("{file}: {e}")))?;
+    let entries = std::fs::read_dir(&path).map_err(|e| format!("{file}: {e}"))?;
     let mut found: Vec<PathBuf> =
         entries.filter_map(|e| e.ok().map(|e| e.path())).filter(|p| is_resource_file(p)).collect();
     found.sort();
     if found.is_empty() {
-        return Err(Failure::failed(format!("{file}: no .yaml, .yml or .json file in this folder")));
+        return Err(format!("{file}: no .yaml, .yml or .json file in this folder"));
     }
     Ok(found)
 }
@@ -207,8 +208,7 @@ mod tests {
     fn errors_of_all_files_are_told_together() {
         let dir = folder(&[("a.yaml", "type: Nonsense\nname: x\n"), ("b.yaml", "type: [")]);
         let failure = read_files(&[dir.path().display().to_string()], &[], "default").unwrap_err();
-        assert!(failure.text.contains("a.yaml:1") && failure.text.contains("b.yaml:1"), "{}", failure.text);
-        assert_eq!(failure.exit, 1);
+        assert!(failure.contains("a.yaml:1") && failure.contains("b.yaml:1"), "{failure}");
     }
 
     #[test]
@@ -217,6 +217,6 @@ mod tests {
         let file = dir.path().join("a.yaml").display().to_string();
         let read = read_files(&[file.clone()], &["name=m1".into()], "default").unwrap();
         assert_eq!(read[0].meta.name, "m1");
-        assert_eq!(read_files(&[file], &["name".into()], "default").unwrap_err().exit, 2);
+        assert!(read_files(&[file], &["name".into()], "default").unwrap_err().contains("name=value"));
     }
 }

@@ -11,11 +11,13 @@ pub(crate) async fn generate(args: Generate) -> Done {
     let (reach, path, body) = match args {
         Generate::DataplaneToken { reach, name, tag, proxy_type, valid_for } => {
             let tags = tags(&tag)?;
-            let body = json!({"name": name, "mesh": reach.mesh, "tags": tags, "type": proxy_type, "validFor": valid_for});
+            let body =
+                json!({"name": name, "mesh": reach.mesh, "tags": tags, "type": proxy_type, "validFor": valid_for});
             (reach, "/tokens/dataplane", body)
         }
         Generate::ZoneToken { reach, zone, scope, valid_for } => {
-            let odd: Vec<&str> = scope.iter().map(String::as_str).filter(|s| !matches!(*s, "ingress" | "egress")).collect();
+            let odd: Vec<&str> =
+                scope.iter().map(String::as_str).filter(|s| !matches!(*s, "ingress" | "egress")).collect();
             if !odd.is_empty() {
                 let text = format!("invalid --scope values: [{}] (supported scopes: [ingress egress])", odd.join(" "));
                 return Err(Failure::usage(text));

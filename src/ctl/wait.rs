@@ -15,7 +15,7 @@ pub(crate) async fn wait(args: Wait) -> Done {
     let timeout = duration("--timeout", &args.timeout)?;
     let pause = duration("--check-frequency", &args.check_frequency)?;
     let request = duration("--request-timeout", &args.request_timeout)?;
-    let api = Api { url: args.url, headers: Vec::new(), trust: Trust::Anybody, client: None, timeout: request };
+    let api = Api { trust: Trust::Anybody, ..Api::new(args.url, request) };
     let deadline = Instant::now() + timeout;
     loop {
         let last = match api.send(Method::GET, "", None).await {
@@ -24,7 +24,10 @@ pub(crate) async fn wait(args: Wait) -> Done {
             Err(failure) => failure.text,
         };
         if Instant::now() + pause > deadline {
-            return Err(Failure::failed(format!("{} wasn't ready within {timeout:?}; the last answer: {last}", api.url)));
+            return Err(Failure::failed(format!(
+                "{} wasn't ready within {timeout:?}; the last answer: {last}",
+                api.url
+            )));
         }
         sleep(pause).await;
     }

@@ -2,7 +2,6 @@
 //! changes nothing.
 
 use crate::ctl::{expand, read_files};
-use crate::failure::Failure;
 use control::core::Core;
 use control::resource::Resource;
 use control::store::Key;
@@ -23,7 +22,7 @@ impl Files {
         Self { paths: paths.into_iter().map(|p| p.to_string_lossy().into_owned()).collect() }
     }
 
-    pub(super) fn read(&self) -> Result<Vec<Resource>, Failure> {
+    pub(super) fn read(&self) -> Result<Vec<Resource>, String> {
         read_files(&self.paths, &[], "default")
     }
 
@@ -71,7 +70,7 @@ impl Watching {
         self.stamp = stamp;
         let resources = match self.files.read() {
             Ok(resources) => resources,
-            Err(errors) => return tracing::error!("the edit changes nothing until it is mended:\n{}", errors.text),
+            Err(errors) => return tracing::error!("the edit changes nothing until it is mended:\n{errors}"),
         };
         let keys: BTreeSet<Key> = resources.iter().map(Resource::key).collect();
         if let Err(errors) = apply(core, resources).await {

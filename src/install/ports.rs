@@ -1,0 +1,155 @@
+//! Ports, uids, address blocks and container networks as the flags spell them. Must not know nftables.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PortRange {
+    first: u16,
+    last: u16,
+}
+
+impl FromStr for PortRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (first, last) = range(text, "port")?;
+        Ok(Self { first, last })
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        display_range(f, self.first, self.last)
+    }
+}
+
+/// `[protocol:][ports:]uids`: connections of these users to these ports aren't captured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct UidExclusion {
+    /// `tcp`, `udp` or both.
+    pub(super) protocols: &'static [&'static str],
+    /// Empty = all.
+    pub(super) ports: Vec<PortRange>,
+    uids: (u32, u32),
+}
+
+impl UidExclusion {
+    pub(super) fn uids(&self) -> String {
+        let (first, last) = self.uids;
+        if first == last { first.to_string() } else { format!("{first}-{last}") }
+    }
+}
+
+impl FromStr for UidExclusion {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts: Vec<&str> = text.split(':').collect();
+        let (protocol, ports, uids) = match parts.as_slice() {
+            [uids] => ("*", "*", *uids),
+            [ports, uids] => ("*", *ports, *uids),
+            [protocol, ports, uids] => (*protocol, *ports, *uids),
+            _ => {
+                return Err(format!(
+                    "invalid format for excluding ports by UIDs: {text:?}, expected [protocol:][ports:]uids"
+                ));
+            }
+        };
+        let protocols: &[&str] = match protocol.to_ascii_lowercase().as_str() {
+            "tcp" => &["tcp"],
+            "udp" => &["udp"],
+            "*" | "" => &["tcp", "udp"],
+            other => return Err(format!("protocol {other:?} is invalid or unsupported, use tcp, udp or *")),
+        };
+        let ports = match ports {
+            "*" | "" => Vec::new(),
+            list => list.split(',').map(str::parse).collect::<Result<_, _>>()?,
+        };
+        if uids == "*" {
+            return Err("wildcard '*' is not allowed for UIDs".to_owned());
+        }
+        if uids.contains(',') {
+            return Err(format!("list of UIDs {uids:?} is not supported, repeat the flag"));
+        }
+        Ok(Self { protocols, ports, uids: range(uids, "UID")? })
+    }
+}
+
+/// `interface:CIDR`: a container network on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Vnet {
+    pub(super) interface: String,
+    pub(super) network: Block,
+}
+
+impl FromStr for Vnet {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("invalid virtual network {text:?}, expected interface:CIDR like docker0:172.17.0.0/16");
+        let (interface, network) = text.split_once(':').ok_or_else(wrong)?;
+        // The name is written between quotes into the rules (IFNAMSIZ is 16).
+        let is_name = |name: &str| {
+            (1..16).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-@+*".contains(&b))
+        };
+        if !is_name(interface) {
+            return Err(wrong());
+        }
+        Ok(Self { interface: interface.to_owned(), network: network.parse().map_err(|_| wrong())? })
+    }
+}
+
+/// An address or CIDR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Block {
+    address: IpAddr,
+    prefix_bits: u8,
+}
+
+impl Block {
+    pub(super) fn is_ipv4(&self) -> bool {
+        self.address.is_ipv4()
+    }
+}
+
+impl FromStr for Block {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is neither an IP address nor a CIDR");
+        let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
+        let address: IpAddr = address.trim().parse().map_err(|_| wrong())?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let prefix_bits = bits.map_or(Ok(most), str::parse).map_err(|_| wrong())?;
+        if prefix_bits > most {
+            return Err(wrong());
+        }
+        Ok(Self { address, prefix_bits })
+    }
+}
+
+impl fmt::Display for Block {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix_bits)
+    }
+}
+
+pub(super) fn blocks(texts: &[String]) -> Result<Vec<Block>, String> {
+    texts.iter().map(|text| text.parse()).collect()
+}
+
+fn range<N: FromStr + PartialOrd + Copy>(text: &str, what: &str) -> Result<(N, N), String> {
+    let number = |part: &str| part.trim().parse::<N>().map_err(|_| format!("{what} {part:?} is no valid number"));
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last) = (number(first)?, number(last)?);
+    if first > last {
+        return Err(format!("{what} range {text:?} is reversed"));
+    }
+    Ok((first, last))
+}
+
+fn display_range(f: &mut fmt::Formatter<'_>, first: u16, last: u16) -> fmt::Result {
+    if first == last { write!(f, "{first}") } else { write!(f, "{first}-{last}") }
+}
