@@ -199,9 +199,14 @@ async fn receive(stream: &mut TcpStream) -> Vec<u8> {
 
 /// Truncates over UDP, answers in full over TCP, after `wait` there.
 async fn truncating(wait: Duration) -> SocketAddr {
-    let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = tcp.local_addr().unwrap();
-    let udp = UdpSocket::bind(address).await.unwrap();
+    // One port for both: another test may have it over UDP, then another is tried.
+    let (tcp, udp) = loop {
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        if let Ok(udp) = UdpSocket::bind(tcp.local_addr().unwrap()).await {
+            break (tcp, udp);
+        }
+    };
+    let address = udp.local_addr().unwrap();
     tokio::spawn(async move {
         let mut bytes = [0; 512];
         while let Ok((length, client)) = udp.recv_from(&mut bytes).await {
