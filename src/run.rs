@@ -119,7 +119,9 @@ pub(crate) fn mode(given: Option<&str>, transparent: bool) -> Result<Option<Mode
         Some("bind") => Some(Mode::Bind),
         Some("tproxy") => Some(Mode::Tproxy),
         Some("redirect") => Some(Mode::Redirect),
-        Some(other) => return Err(Failure::config(format!("--interception {other}: choose bind, tproxy, redirect or off"))),
+        Some(other) => {
+            return Err(Failure::config(format!("--interception {other}: choose bind, tproxy, redirect or off")));
+        }
     })
 }
 
@@ -130,13 +132,16 @@ fn duration(text: &str, flag: &str) -> Result<Duration, Failure> {
 fn channel_config(args: &DpRun, own: &Own) -> Result<channel::Config, Failure> {
     let ca_pem = match (&args.ca_cert, &args.ca_cert_file) {
         (Some(pem), _) => Some(pem.clone()),
-        (None, Some(path)) => {
-            Some(std::fs::read_to_string(path).map_err(|e| Failure::config(format!("--ca-cert-file {}: {e}", path.display())))?)
-        }
+        (None, Some(path)) => Some(
+            std::fs::read_to_string(path)
+                .map_err(|e| Failure::config(format!("--ca-cert-file {}: {e}", path.display())))?,
+        ),
         (None, None) => None,
     };
     if ca_pem.is_none() && !args.skip_verify {
-        tracing::warn!("the control plane's certificate isn't verified: give --ca-cert-file (or --skip-verify to silence this)");
+        tracing::warn!(
+            "the control plane's certificate isn't verified: give --ca-cert-file (or --skip-verify to silence this)"
+        );
     }
     let token = match (&args.dataplane_token, &args.dataplane_token_file) {
         (Some(text), _) => Token::Inline(text.clone()),
