@@ -46,14 +46,13 @@ pub(crate) fn settings(config_file: Option<&Path>) -> Result<Settings, Failure> 
     let file = match config_file {
         None => serde_json::Value::Null,
         Some(path) => {
-            let (name, text) = crate::ctl::read_text(path).map_err(Failure::configuration)?;
-            control::resource::yaml_to_json(&text).map_err(|e| Failure::configuration(format!("{name}: {e}")))?
+            let (name, text) = crate::ctl::read_text(path).map_err(Failure::config)?;
+            control::resource::yaml_to_json(&text).map_err(|e| Failure::config(format!("{name}: {e}")))?
         }
     };
     let env = |name: &str| std::env::var(name).ok();
-    let (settings, warnings) = Settings::new(default_data_dir())
-        .load(&file, &env)
-        .map_err(|errors| Failure::configuration(errors.join("\n")))?;
+    let (settings, warnings) =
+        Settings::new(default_data_dir()).load(&file, &env).map_err(|errors| Failure::config(errors.join("\n")))?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
@@ -98,7 +97,9 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     let addresses = machine_addresses();
     let material = match (&settings.tls_cert, &settings.tls_key) {
         (Some(cert), Some(key)) => {
-            let read = |path: &Path| std::fs::read_to_string(path).map_err(|e| Failure::configuration(format!("{}: {e}", path.display())));
+            let read = |path: &Path| {
+                std::fs::read_to_string(path).map_err(|e| Failure::config(format!("{}: {e}", path.display())))
+            };
             (read(cert)?, read(key)?, cert.clone())
         }
         _ => {
@@ -152,7 +153,7 @@ fn options(settings: &Settings, subscription: &Subscription) -> Options {
 fn server_config(cert_pem: &str, key_pem: &str, alpn: &[u8]) -> Result<Arc<rustls::ServerConfig>, Failure> {
     use rustls::pki_types::pem::PemObject;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-    let bad = |what: &str, why: String| Failure::configuration(format!("{what} of the control plane: {why}"));
+    let bad = |what: &str, why: String| Failure::config(format!("{what} of the control plane: {why}"));
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(cert_pem.as_bytes()).collect();
     let chain = chain.map_err(|e| bad("certificate", e.to_string()))?;
     let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|e| bad("key", e.to_string()))?;

@@ -28,7 +28,7 @@ pub(crate) fn run(args: DpRun) -> Result<(), Failure> {
         "dataplane" => "Dataplane",
         "ingress" => "ZoneIngress",
         "egress" => "ZoneEgress",
-        other => return Err(Failure::configuration(format!("invalid proxy type \"{other}\""))),
+        other => return Err(Failure::config(format!("invalid proxy type \"{other}\""))),
     };
     let own = own_resource(&args, kind)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
@@ -38,7 +38,7 @@ pub(crate) fn run(args: DpRun) -> Result<(), Failure> {
 async fn serve(args: DpRun, own: Own, kind: &str) -> Result<(), Failure> {
     let drain_deadline = duration(&args.drain_time, "--drain-time")?;
     if drain_deadline.is_zero() {
-        return Err(Failure::configuration(".DrainTime must be positive"));
+        return Err(Failure::config(".DrainTime must be positive"));
     }
     let sidecar = kind == "Dataplane";
     let mode = mode(args.interception.interception.as_deref(), own.transparent && sidecar)?;
@@ -119,24 +119,29 @@ pub(crate) fn mode(given: Option<&str>, transparent: bool) -> Result<Option<Mode
         Some("bind") => Some(Mode::Bind),
         Some("tproxy") => Some(Mode::Tproxy),
         Some("redirect") => Some(Mode::Redirect),
-        Some(other) => return Err(Failure::configuration(format!("--interception {other}: choose bind, tproxy, redirect or off"))),
+        Some(other) => {
+            return Err(Failure::config(format!("--interception {other}: choose bind, tproxy, redirect or off")));
+        }
     })
 }
 
 fn duration(text: &str, flag: &str) -> Result<Duration, Failure> {
-    parse_go_duration(text).map_err(|e| Failure::configuration(format!("{flag}: {e}")))
+    parse_go_duration(text).map_err(|e| Failure::config(format!("{flag}: {e}")))
 }
 
 fn channel_config(args: &DpRun, own: &Own) -> Result<channel::Config, Failure> {
     let ca_pem = match (&args.ca_cert, &args.ca_cert_file) {
         (Some(pem), _) => Some(pem.clone()),
-        (None, Some(path)) => {
-            Some(std::fs::read_to_string(path).map_err(|e| Failure::configuration(format!("--ca-cert-file {}: {e}", path.display())))?)
-        }
+        (None, Some(path)) => Some(
+            std::fs::read_to_string(path)
+                .map_err(|e| Failure::config(format!("--ca-cert-file {}: {e}", path.display())))?,
+        ),
         (None, None) => None,
     };
     if ca_pem.is_none() && !args.skip_verify {
-        tracing::warn!("the control plane's certificate isn't verified: give --ca-cert-file (or --skip-verify to silence this)");
+        tracing::warn!(
+            "the control plane's certificate isn't verified: give --ca-cert-file (or --skip-verify to silence this)"
+        );
     }
     let token = match (&args.dataplane_token, &args.dataplane_token_file) {
         (Some(text), _) => Token::Inline(text.clone()),
@@ -161,40 +166,40 @@ fn channel_config(args: &DpRun, own: &Own) -> Result<channel::Config, Failure> {
 fn own_resource(args: &DpRun, kind: &str) -> Result<Own, Failure> {
     let (source, text) = match (&args.dataplane, &args.dataplane_file) {
         (Some(text), _) => ("--dataplane".to_owned(), text.clone()),
-        (None, Some(path)) => read_text(Path::new(path)).map_err(Failure::configuration)?,
+        (None, Some(path)) => read_text(Path::new(path)).map_err(Failure::config)?,
         (None, None) => {
             if args.name.is_empty() {
-                return Err(Failure::configuration(".Name must be non-empty (give --name and --mesh, or --dataplane-file)"));
+                return Err(Failure::config(".Name must be non-empty (give --name and --mesh, or --dataplane-file)"));
             }
             if args.mesh.is_empty() && kind == "Dataplane" {
-                return Err(Failure::configuration(".Mesh must be non-empty"));
+                return Err(Failure::config(".Mesh must be non-empty"));
             }
             let (mesh, name) = (args.mesh.clone(), args.name.clone());
             return Ok(Own { mesh, name, text: String::new(), admin_port: None, transparent: true });
         }
     };
-    let mut vars = pairs(&args.dataplane_var)?;
+    let mut vars = pairs(&args.dataplane_var).map_err(Failure::usage)?;
     for (key, value) in [("name", &args.name), ("mesh", &args.mesh)] {
-        if !value.is_empty() {
-            vars.entry(key.into()).or_insert_with(|| value.clone());
+        if !value.is_empty() && !vars.iter().any(|(k, _)| k == key) {
+            vars.push((key.into(), value.clone()));
         }
     }
-    let text = if vars.is_empty() { text } else { render(text, &source, &vars).map_err(Failure::configuration)? };
+    let text = if vars.is_empty() { text } else { render(&text, &source, &vars).map_err(Failure::config)? };
     let intake = control::resource::read(&text, &source);
     let errors: Vec<String> = intake.problems.iter().filter(|p| p.is_error()).map(ToString::to_string).collect();
     for warning in intake.problems.iter().filter(|p| !p.is_error()) {
         tracing::warn!("{warning}");
     }
     if !errors.is_empty() {
-        return Err(Failure::configuration(errors.join("\n")));
+        return Err(Failure::config(errors.join("\n")));
     }
     let mut resources = intake.resources;
     let Some(mut resource) = resources.pop().filter(|_| resources.is_empty()) else {
-        return Err(Failure::configuration(format!("{source}: exactly one document is expected")));
+        return Err(Failure::config(format!("{source}: exactly one document is expected")));
     };
     if resource.kind() != kind {
         let text = format!("invalid proxy resource type \"{}\", expected {kind}", resource.kind());
-        return Err(Failure::configuration(text));
+        return Err(Failure::config(text));
     }
     if !args.name.is_empty() {
         resource.meta.name.clone_from(&args.name);

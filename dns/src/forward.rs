@@ -4,18 +4,19 @@
 use crate::metrics::Metrics;
 use crate::resolv::Resolvers;
 use crate::{Times, wire};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::hash::BuildHasher;
-use std::io;
+use std::io::{self, Read};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Instant;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::time::{sleep_until, timeout, timeout_at};
 use tracing::{debug, warn};
@@ -47,13 +48,16 @@ pub(crate) struct Forwarder {
 
 /// One UDP question on its way to one resolver.
 struct Try<'a> {
-    socket: UdpSocket,
+    socket: Arc<UdpSocket>,
     server: SocketAddr,
-    query: Vec<u8>,
+    query: Arc<[u8]>,
     local: SocketAddr,
-    done: bool,
+    /// Ends with a reply to this very query, or because the server can't be reached. `None`: it has ended.
+    hearing: Option<Hearing>,
     forwarder: &'a Forwarder,
 }
+
+type Hearing = Pin<Box<dyn Future<Output = io::Result<Vec<u8>>> + Send>>;
 
 impl Drop for Try<'_> {
     fn drop(&mut self) {
@@ -97,7 +101,7 @@ impl Forwarder {
                     Ok(attempt) => tries.push(attempt),
                     Err(error) => debug!(%server, %error, "DNS resolver can't be asked"),
                 },
-                None => tries.iter().filter(|t| !t.done).for_each(|t| drop(t.socket.try_send(&t.query))),
+                None => tries.iter().filter(|t| t.hearing.is_some()).for_each(|t| drop(t.socket.try_send(&t.query))),
             }
             let until = deadline.min(Instant::now() + self.times.one_try);
             let more = waiting.len() > 0;
@@ -105,7 +109,7 @@ impl Forwarder {
                 answer = poll_fn(|cx| poll_tries(&mut tries, &mut second_best, more, cx)) => answer,
                 () = sleep_until(until.into()) => {
                     let now = Instant::now();
-                    tries.iter().filter(|t| !t.done).for_each(|t| self.resolvers.silent(t.server, now));
+                    tries.iter().filter(|t| t.hearing.is_some()).for_each(|t| self.resolvers.silent(t.server, now));
                     continue;
                 }
             };
@@ -129,13 +133,14 @@ impl Forwarder {
             if server.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
         socket.bind(&any.into())?;
         socket.connect(&server.into())?;
-        let query = self.with_own_id(query);
+        let query: Arc<[u8]> = self.with_own_id(query).into();
         let socket = std::net::UdpSocket::from(socket);
         let local = socket.local_addr()?;
         self.pending().insert(local);
         let sent = socket.send(&query);
-        let socket = UdpSocket::from_std(socket)?;
-        let attempt = Try { socket, server, query, local, done: false, forwarder: self };
+        let socket = Arc::new(UdpSocket::from_std(socket)?);
+        let hearing: Hearing = Box::pin(hear(socket.clone(), query.clone()));
+        let attempt = Try { socket, server, query, local, hearing: Some(hearing), forwarder: self };
         // Sent before the runtime knows the socket: `try_send` would have to wait for its first event.
         sent.map(|_| attempt)
     }
@@ -160,7 +165,7 @@ impl Forwarder {
     async fn exchange(&self, server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
         let socket = if server.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         if let Some(mark) = self.mark {
-            socket2::SockRef::from(&socket).set_mark(mark)?;
+            SockRef::from(&socket).set_mark(mark)?;
         }
         let mut stream: TcpStream = socket.connect(server).await?;
         let local = stream.local_addr()?;
@@ -209,47 +214,53 @@ fn poll_tries(
     cx: &mut Context<'_>,
 ) -> Poll<Option<Vec<u8>>> {
     let mut ended = false;
-    for attempt in tries.iter_mut().filter(|t| !t.done) {
+    for attempt in tries.iter_mut() {
         match poll_try(attempt, second_best, cx) {
             Poll::Ready(Some(reply)) => return Poll::Ready(Some(reply)),
             Poll::Ready(None) => ended = true,
             Poll::Pending => {}
         }
     }
-    if (ended && more) || tries.iter().all(|t| t.done) { Poll::Ready(None) } else { Poll::Pending }
+    if (ended && more) || tries.iter().all(|t| t.hearing.is_none()) { Poll::Ready(None) } else { Poll::Pending }
 }
 
 /// `None`: this server has nothing (more) to say.
 fn poll_try(attempt: &mut Try<'_>, second_best: &mut Option<Vec<u8>>, cx: &mut Context<'_>) -> Poll<Option<Vec<u8>>> {
+    let Some(hearing) = &mut attempt.hearing else { return Poll::Pending };
+    let Poll::Ready(heard) = hearing.as_mut().poll(cx) else { return Poll::Pending };
+    attempt.hearing = None;
     let resolvers = &attempt.forwarder.resolvers;
-    loop {
-        let mut room: Vec<u8> = Vec::with_capacity(MESSAGE_BYTES_MAX);
-        let mut buffer = ReadBuf::uninit(room.spare_capacity_mut());
-        let received = match attempt.socket.poll_recv(cx, &mut buffer) {
-            Poll::Ready(received) => received,
-            Poll::Pending => return Poll::Pending,
-        };
-        if let Err(error) = received {
-            debug!(server = %attempt.server, %error, "DNS resolver can't be reached");
-            resolvers.silent(attempt.server, Instant::now());
-            attempt.done = true;
-            return Poll::Ready(None);
-        }
-        let bytes = buffer.filled().to_vec();
-        match judge(&attempt.query, &bytes) {
-            // An impostor may be first: the server's own answer may still come.
-            Verdict::Foreign => debug!(server = %attempt.server, "a DNS answer with a wrong id or question is ignored"),
-            Verdict::Final => {
-                resolvers.answered(attempt.server);
+    match heard {
+        Ok(bytes) => {
+            resolvers.answered(attempt.server);
+            if judge(&attempt.query, &bytes) == Verdict::Final {
                 return Poll::Ready(Some(bytes));
             }
-            Verdict::Refusal => {
-                resolvers.answered(attempt.server);
-                attempt.done = true;
-                second_best.get_or_insert(bytes);
-                return Poll::Ready(None);
-            }
+            second_best.get_or_insert(bytes);
         }
+        Err(error) => {
+            debug!(server = %attempt.server, %error, "DNS resolver can't be reached");
+            resolvers.silent(attempt.server, Instant::now());
+        }
+    }
+    Poll::Ready(None)
+}
+
+/// Waits for a reply to `query`, or for word that nobody listens there: ICMP errors alone don't make a socket readable.
+async fn hear(socket: Arc<UdpSocket>, query: Arc<[u8]>) -> io::Result<Vec<u8>> {
+    loop {
+        let receive = || {
+            let mut bytes = vec![0; MESSAGE_BYTES_MAX];
+            let length = (&*SockRef::from(&*socket)).read(&mut bytes)?;
+            bytes.truncate(length);
+            Ok(bytes)
+        };
+        let bytes = socket.async_io(Interest::READABLE | Interest::ERROR, receive).await?;
+        if judge(&query, &bytes) != Verdict::Foreign {
+            return Ok(bytes);
+        }
+        // An impostor may be first: the server's own answer may still come.
+        debug!("a DNS answer with a wrong id or question is ignored");
     }
 }
 

@@ -15,7 +15,7 @@ fn mesh() -> Snapshot {
         row("redis.mesh", Some("240.0.0.2"), None),
         row("unplaced.mesh", None, None),
     ];
-    let dns = DnsSettings { domain: "mesh".into(), ttl_s: 60 };
+    let dns = DnsSettings { domain: "mesh".into(), ttl_s: 60, ..DnsSettings::default() };
     let tables = Tables { proxy: ProxyRow { dns, ..ProxyRow::default() }, names, ..Tables::default() };
     Snapshot::build(tables, Generation { epoch: 1, sequence: 1 }).unwrap()
 }

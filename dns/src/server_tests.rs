@@ -12,7 +12,7 @@ fn mesh() -> Snapshot {
         Arc::new(NameRow { name: name.into(), v4: "240.0.0.1".parse().ok(), v6, origin: Origin::default() })
     };
     let names = vec![row("api.example.com", None), row("both.mesh", Some("fd00:fd00::1")), row("v4.mesh", None)];
-    let dns = DnsSettings { domain: "mesh".into(), ttl_s: 60 };
+    let dns = DnsSettings { domain: "mesh".into(), ttl_s: 60, ..DnsSettings::default() };
     let tables = Tables { proxy: ProxyRow { dns, ..ProxyRow::default() }, names, ..Tables::default() };
     Snapshot::build(tables, Generation { epoch: 1, sequence: 1 }).unwrap()
 }

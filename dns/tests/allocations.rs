@@ -40,7 +40,7 @@ static ALLOCATOR: Counting = Counting;
 fn mesh() -> Snapshot {
     let v4 = "240.0.0.1".parse().ok();
     let names = vec![Arc::new(NameRow { name: "backend.mesh".into(), v4, v6: None, origin: Origin::default() })];
-    let dns = DnsSettings { domain: "mesh".into(), ttl_s: 60 };
+    let dns = DnsSettings { domain: "mesh".into(), ttl_s: 60, ..DnsSettings::default() };
     let tables = Tables { proxy: ProxyRow { dns, ..ProxyRow::default() }, names, ..Tables::default() };
     Snapshot::build(tables, Generation { epoch: 1, sequence: 1 }).unwrap()
 }

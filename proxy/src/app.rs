@@ -2,6 +2,7 @@
 //! publishes. Every fallible step of starting is in [`Proxy::bind`].
 
 use crate::admin::{Admin, AdminState, Format, Readiness, Scope};
+use crate::channel::Status;
 use crate::identity::Identities;
 use crate::last_good::LastGood;
 use crate::listener::{self, Wanted};
@@ -9,7 +10,6 @@ use crate::metrics::Metrics;
 use crate::socket::{self, Mode};
 use crate::source::{Csr, QUEUE_MAX, Update, Updates};
 use crate::worker::{self, Command, Opened, Shared};
-use crate::channel::Status;
 use snapshot::{Generation, Publisher, Reader, Snapshot, Tables, cell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -68,7 +68,8 @@ impl Proxy {
             mode: config.mode,
             draining: is_draining,
         };
-        let workers: std::io::Result<Vec<_>> = (0..config.workers.max(1)).map(|i| worker::start(shared.clone(), i)).collect();
+        let workers: std::io::Result<Vec<_>> =
+            (0..config.workers.max(1)).map(|i| worker::start(shared.clone(), i)).collect();
         let workers = workers.map_err(|e| format!("{}: worker: {e}", config.name))?;
         let mut parts = vec!["snapshot", "listeners", "identity"];
         if config.dns.is_some() {
@@ -98,7 +99,19 @@ impl Proxy {
         };
         let restored = coordinator.restore().await;
         let deadline = config.drain_deadline;
-        Ok(Self { coordinator, updates, inbox, reader, status, drain, admin, admin_address, dns_addresses, restored, deadline })
+        Ok(Self {
+            coordinator,
+            updates,
+            inbox,
+            reader,
+            status,
+            drain,
+            admin,
+            admin_address,
+            dns_addresses,
+            restored,
+            deadline,
+        })
     }
 
     pub fn updates(&self) -> Updates {
@@ -161,7 +174,8 @@ async fn start_dns(
     let Some(dns_config) = config.dns.clone() else { return Ok((Vec::new(), None)) };
     let (name, reader, readiness) = (config.name.clone(), reader.clone(), readiness.clone());
     let (bound_sender, bound) = oneshot::channel();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| format!("{name}: {e}"))?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| format!("{name}: {e}"))?;
     let thread = std::thread::Builder::new().name("weir-dns".into()).spawn(move || {
         let local = tokio::task::LocalSet::new();
         local.block_on(&runtime, async move {
@@ -212,7 +226,9 @@ fn bind_admin(
         drain: Box::new(move || drain.notify_one()),
     };
     let bound = Admin::bind(address, Scope::Full, Arc::new(state));
-    bound.map(Some).map_err(|e| format!("{}: admin {address}: {e}; set networking.admin.port to another port", config.name))
+    bound
+        .map(Some)
+        .map_err(|e| format!("{}: admin {address}: {e}; set networking.admin.port to another port", config.name))
 }
 
 /// The only one that publishes.
@@ -333,7 +349,9 @@ impl Coordinator {
         let ranges = tables.proxy.dns.vip_ranges.iter().filter_map(|r| r.parse().ok()).collect::<Vec<_>>();
         match crate::interception::install(mode, &ranges, tables.proxy.interception.outbound_port) {
             Ok(installed) => self.interception = Some(installed),
-            Err(error) => tracing::error!(proxy = %self.config.name, %error, "virtual IPs can't be reached on this machine"),
+            Err(error) => {
+                tracing::error!(proxy = %self.config.name, %error, "virtual IPs can't be reached on this machine")
+            }
         }
     }
 

@@ -68,7 +68,8 @@ fn destination(worker: &Worker, arrival: &Arrival) -> Result<SocketAddr, ConnErr
     let destination = unmapped(socket::original_destination(&arrival.stream, mode)?);
     let direct = arrival.stream.local_addr().is_ok_and(|local| unmapped(local) == destination);
     if mode != Mode::Tproxy && direct || destination.port() == arrival.listener.port() {
-        let detail = format!("{destination} is the interception port itself; connect to a mesh name or address instead");
+        let detail =
+            format!("{destination} is the interception port itself; connect to a mesh name or address instead");
         return Err(ConnError::new(Reason::Loop, detail));
     }
     Ok(destination)
@@ -91,7 +92,8 @@ async fn dispatch(serving: Serving, stream: TcpStream, purpose: Purpose) {
     };
     match &listener.row.role {
         Role::Outbound { handler, .. } => {
-            outbound::serve(&serving, Stream::Plain(stream), handler, outbound::Site::Listener(serving.destination)).await;
+            outbound::serve(&serving, Stream::Plain(stream), handler, outbound::Site::Listener(serving.destination))
+                .await;
         }
         Role::Gateway { handler, tls, .. } => outbound::gateway(&serving, stream, handler, tls).await,
         Role::Inbound { tls: InboundTls::Permissive, .. } => inbound::permissive(&serving, stream, &listener.row).await,

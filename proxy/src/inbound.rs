@@ -30,15 +30,9 @@ struct Inbound<'a> {
 
 fn inbound(row: &ListenerRow) -> Option<Inbound<'_>> {
     match &row.role {
-        Role::Inbound { captured, service, protocol, app, tls, permission } => Some(Inbound {
-            row,
-            service,
-            protocol: *protocol,
-            app: *app,
-            tls: *tls,
-            permission,
-            captured: *captured,
-        }),
+        Role::Inbound { captured, service, protocol, app, tls, permission } => {
+            Some(Inbound { row, service, protocol: *protocol, app: *app, tls: *tls, permission, captured: *captured })
+        }
         _ => None,
     }
 }
@@ -111,7 +105,8 @@ async fn to_app(serving: &Serving, stream: Stream, inbound: &Inbound<'_>, peers:
 }
 
 async fn copy(serving: &Serving, mut stream: Stream, inbound: &Inbound<'_>, end: &mut Ended) -> Option<ConnError> {
-    let options = socket::ConnectOptions { source: source(inbound.captured, inbound.app), ..socket::ConnectOptions::default() };
+    let options =
+        socket::ConnectOptions { source: source(inbound.captured, inbound.app), ..socket::ConnectOptions::default() };
     let _counted = serving.worker.shared.metrics.handle(Direction::Inbound, inbound.service, "").connection();
     match socket::connect(inbound.app, &options, CONNECT_TIMEOUT).await {
         Err(failure) => {

@@ -22,8 +22,12 @@ struct Saved {
 impl LastGood {
     /// `proxy` becomes part of the files' names.
     pub fn new(folder: &Path, proxy: &str) -> Self {
-        let safe: String = proxy.chars().map(|c| if c.is_ascii_alphanumeric() || "-._".contains(c) { c } else { '_' }).collect();
-        Self { snapshot: folder.join(format!("{safe}.snapshot.json")), identities: folder.join(format!("{safe}.identity.json")) }
+        let safe: String =
+            proxy.chars().map(|c| if c.is_ascii_alphanumeric() || "-._".contains(c) { c } else { '_' }).collect();
+        Self {
+            snapshot: folder.join(format!("{safe}.snapshot.json")),
+            identities: folder.join(format!("{safe}.identity.json")),
+        }
     }
 
     /// What was saved; None when nothing was.

@@ -6,7 +6,6 @@ mod admin;
 mod app;
 pub mod channel;
 mod connection;
-mod drain;
 pub mod error;
 pub mod http;
 pub mod identity;

@@ -93,7 +93,9 @@ mod tests {
     use std::sync::Arc;
 
     fn tables() -> Tables {
-        let row = |address: &str, role| Arc::new(ListenerRow { address: address.parse().unwrap(), role, origin: Origin::default() });
+        let row = |address: &str, role| {
+            Arc::new(ListenerRow { address: address.parse().unwrap(), role, origin: Origin::default() })
+        };
         let handler = || Handler::Tcp { backends: vec![], idle_timeout_ms: 0 };
         let inbound = Role::Inbound {
             captured: true,

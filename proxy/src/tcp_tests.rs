@@ -174,12 +174,13 @@ async fn a_silent_pair_ends_after_the_idle_time_since_its_last_byte() {
 #[tokio::test]
 async fn a_slow_reader_holds_the_writer_back() {
     let (mut client, mut server, copy) = proxied(LONG).await;
-    // The writer gets stuck once the kernel's buffers and one pipe are full.
+    // The writer gets stuck once the kernel's buffers and one pipe are full. Without CAP_NET_ADMIN the kernel's own limit holds.
+    let bytes_max = if crate::interception::check_capability().is_ok() { 16 << 20 } else { 128 << 20 };
     let chunk = vec![7; 1 << 20];
     let mut sent = 0usize;
     while let Ok(count) = tokio::time::timeout(Duration::from_millis(300), client.write(&chunk)).await {
         sent += count.unwrap();
-        assert!(sent < 16 << 20, "the proxy takes in without bound");
+        assert!(sent < bytes_max, "the proxy takes in without bound");
     }
     client.shutdown().await.unwrap();
     assert_eq!(read_all(&mut server).await.len(), sent);

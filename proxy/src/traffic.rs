@@ -54,7 +54,8 @@ pub struct EndpointKey {
 impl EndpointKey {
     /// Whether a pooled connection is still of use.
     pub fn is_current(&self, snapshot: &Snapshot) -> bool {
-        let listed = |row: &Arc<ServiceRow>| row.endpoints.iter().any(|e| e.port == self.port && e.address == self.address);
+        let listed =
+            |row: &Arc<ServiceRow>| row.endpoints.iter().any(|e| e.port == self.port && e.address == self.address);
         self.service.is_empty() || snapshot.service(&self.service).is_some_and(listed)
     }
 }
@@ -150,8 +151,12 @@ fn into_decision(snapshot: &Snapshot, decided: Decided<'_>) -> Decision<Target> 
     let plain = |action| Decision { action, filters: None };
     match decided {
         Decided::Redirect { status, location } => plain(Action::Redirect { status, location }),
-        Decided::Respond { status, body } => plain(Action::Respond { status, body: body.to_owned().into(), reason: None }),
-        Decided::EmptyHost => plain(Action::Respond { status: 404, body: NO_ROUTES_PAGE.into(), reason: Some(Reason::NoRoute) }),
+        Decided::Respond { status, body } => {
+            plain(Action::Respond { status, body: body.to_owned().into(), reason: None })
+        }
+        Decided::EmptyHost => {
+            plain(Action::Respond { status: 404, body: NO_ROUTES_PAGE.into(), reason: Some(Reason::NoRoute) })
+        }
         Decided::NotFound => plain(Action::Respond { status: 404, body: "".into(), reason: Some(Reason::NoRoute) }),
         Decided::Forward { service, path, filters, timeouts, .. } => {
             // Build has checked that every backend has a row.
@@ -204,9 +209,17 @@ impl Traffic for HttpTraffic {
         let row = match target {
             Target::App(app, source) => {
                 if tried.is_some() {
-                    return Err(ConnError::new(Reason::ConnectFailed, format!("the application at {app} doesn't answer")));
+                    return Err(ConnError::new(
+                        Reason::ConnectFailed,
+                        format!("the application at {app} doesn't answer"),
+                    ));
                 }
-                let key = EndpointKey { service: "".into(), address: Address::Ip(app.ip()), port: app.port(), source: *source };
+                let key = EndpointKey {
+                    service: "".into(),
+                    address: Address::Ip(app.ip()),
+                    port: app.port(),
+                    source: *source,
+                };
                 return Ok(Picked { endpoint: key, host: None, load: Load::App });
             }
             Target::Service(row) => row,

@@ -6,8 +6,8 @@ use crate::identity::Identities;
 use crate::listener::Purpose;
 use crate::metrics::Metrics;
 use crate::socket::{Acceptor, ConnectOptions, Mode};
-use crate::traffic::EndpointKey;
 use crate::stream::Stream;
+use crate::traffic::EndpointKey;
 use crate::upstream::Upstreams;
 use crate::upstream::balance::Rng;
 use snapshot::{CachedReader, Reader, Snapshot};
@@ -174,7 +174,9 @@ async fn accept(worker: Rc<Worker>, opened: Opened) {
     let Opened { address, purpose, socket } = opened;
     let mut acceptor = match Acceptor::new(socket) {
         Ok(acceptor) => acceptor,
-        Err(error) => return tracing::error!(%address, %error, "listener can't be watched; its connections aren't served"),
+        Err(error) => {
+            return tracing::error!(%address, %error, "listener can't be watched; its connections aren't served");
+        }
     };
     loop {
         let (stream, peer) = acceptor.accept().await;

@@ -93,5 +93,10 @@ async fn terminate(serving: &Serving, stream: TcpStream, what: (&str, &str, &str
     let _ = tokio::io::AsyncWriteExt::shutdown(&mut stream).await;
     let detail = format!("{} isn't admitted to the external service of SNI {sni}", peers.join(" "));
     let ended = Ended { origin: permission.to_owned(), ..Ended::default() };
-    finish(worker, Direction::Zone, &ended, (serving.peer, serving.begun, Some(&ConnError::new(Reason::Denied, detail))));
+    finish(
+        worker,
+        Direction::Zone,
+        &ended,
+        (serving.peer, serving.begun, Some(&ConnError::new(Reason::Denied, detail))),
+    );
 }

@@ -2,7 +2,6 @@
 //! changes nothing.
 
 use crate::ctl::{expand, read_files};
-use crate::failure::Failure;
 use control::core::Core;
 use control::resource::Resource;
 use control::store::Key;
@@ -23,7 +22,7 @@ impl Files {
         Self { paths: paths.into_iter().map(|p| p.to_string_lossy().into_owned()).collect() }
     }
 
-    pub(super) fn read(&self) -> Result<Vec<Resource>, Failure> {
+    pub(super) fn read(&self) -> Result<Vec<Resource>, String> {
         read_files(&self.paths, &[], "default")
     }
 
@@ -41,10 +40,13 @@ impl Files {
 
 /// Applies all; every refusal is an error line.
 pub(super) async fn apply(core: &Arc<Core>, resources: Vec<Resource>) -> Result<(), String> {
-    let places: Vec<String> =
-        resources.iter().map(|r| r.meta.place.as_ref().map_or(String::new(), |p| format!("{}:{}: ", p.file, p.line))).collect();
+    let places: Vec<String> = resources
+        .iter()
+        .map(|r| r.meta.place.as_ref().map_or(String::new(), |p| format!("{}:{}: ", p.file, p.line)))
+        .collect();
     let written = core.apply(resources).await;
-    let refusal = |(w, place): (control::core::Written, String)| w.outcome.err().map(|e| format!("{place}error: {}: {e}", w.key));
+    let refusal =
+        |(w, place): (control::core::Written, String)| w.outcome.err().map(|e| format!("{place}error: {}: {e}", w.key));
     let errors: Vec<String> = written.into_iter().zip(places).filter_map(refusal).collect();
     if errors.is_empty() { Ok(()) } else { Err(errors.join("\n")) }
 }
@@ -71,7 +73,7 @@ impl Watching {
         self.stamp = stamp;
         let resources = match self.files.read() {
             Ok(resources) => resources,
-            Err(errors) => return tracing::error!("the edit changes nothing until it is mended:\n{}", errors.text),
+            Err(errors) => return tracing::error!("the edit changes nothing until it is mended:\n{errors}"),
         };
         let keys: BTreeSet<Key> = resources.iter().map(Resource::key).collect();
         if let Err(errors) = apply(core, resources).await {

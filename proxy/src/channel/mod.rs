@@ -87,7 +87,12 @@ pub struct Base {
 ///
 /// # Errors
 /// The reason, for the operator.
-pub async fn run(config: Config, updates: Updates, status: watch::Receiver<Status>, mut base: Base) -> Result<(), ChannelError> {
+pub async fn run(
+    config: Config,
+    updates: Updates,
+    status: watch::Receiver<Status>,
+    mut base: Base,
+) -> Result<(), ChannelError> {
     let mut since = Instant::now();
     loop {
         let ended = connect(&config, &updates, status.clone(), &mut base).await;
@@ -285,11 +290,8 @@ fn to_generation(g: Generation) -> proto::Generation {
 }
 
 fn from_wire(material: proto::Material) -> Material {
-    let identity = |i: proto::Identity| IdentityMaterial {
-        mesh: i.mesh,
-        chain_pem: i.chain_pem,
-        not_after_ms: i.not_after_ms,
-    };
+    let identity =
+        |i: proto::Identity| IdentityMaterial { mesh: i.mesh, chain_pem: i.chain_pem, not_after_ms: i.not_after_ms };
     let secret = |s: proto::Secret| SecretMaterial { name: s.name, cert_pem: s.cert_pem, key_pem: s.key_pem };
     let bundle = |b: proto::Bundle| Bundle { mesh: b.mesh, ca_pem: b.ca_pem };
     Material {

@@ -6,6 +6,8 @@ mod isolation;
 mod network;
 mod process;
 mod servers;
+#[cfg(test)]
+mod tests;
 
 pub use isolation::isolated;
 pub use network::{Network, Node, command, try_command};
