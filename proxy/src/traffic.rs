@@ -93,7 +93,12 @@ impl HttpTraffic {
         Self::new(serving, Way::Routed { site, scheme })
     }
 
-    pub(crate) fn inbound(serving: &Serving, service: &str, app: (SocketAddr, Option<IpAddr>), protocol: Protocol) -> Self {
+    pub(crate) fn inbound(
+        serving: &Serving,
+        service: &str,
+        app: (SocketAddr, Option<IpAddr>),
+        protocol: Protocol,
+    ) -> Self {
         Self::new(serving, Way::App { service: service.into(), app: app.0, source: app.1, protocol })
     }
 
