@@ -1,14 +1,7 @@
 //! The control channel's server: one stream a proxy. Authenticates, registers the proxy's own resource, sends what
 //! changed in its tables, waits for ack or nack, signs its keys. Latest wins: a slow proxy skips generations.
 
-#[expect(
-    clippy::all,
-    clippy::wildcard_imports,
-    clippy::allow_attributes_without_reason,
-    unused_qualifications,
-    unreachable_pub,
-    reason = "generated"
-)]
+#[expect(clippy::allow_attributes_without_reason, unused_qualifications, unreachable_pub, reason = "generated")]
 mod proto;
 mod register;
 mod serve;
