@@ -24,6 +24,9 @@ struct Own {
 }
 
 pub(crate) fn run(args: DpRun) -> Result<(), Failure> {
+    for (flag, instead) in args.without_meaning.given() {
+        crate::print::note(&format!("Warning: {flag} has no effect here: {instead}"));
+    }
     let kind = match args.proxy_type.as_str() {
         "dataplane" => "Dataplane",
         "ingress" => "ZoneIngress",

@@ -1,7 +1,7 @@
 //! The proxy as a whole: wires workers, listeners, DNS, admin and the source of updates, and is the one place that
 //! publishes. Every fallible step of starting is in [`Proxy::bind`].
 
-use crate::admin::{Admin, AdminState, Format, Readiness, Scope};
+use crate::admin::{Admin, AdminState, Format, Readiness};
 use crate::channel::Status;
 use crate::identity::Identities;
 use crate::last_good::LastGood;
@@ -61,7 +61,6 @@ impl Proxy {
         let metrics = Metrics::new();
         let (draining, is_draining) = watch::channel(false);
         let shared = Shared {
-            name: config.name.as_str().into(),
             reader: reader.clone(),
             identities: identities.clone(),
             metrics: metrics.clone(),
@@ -225,7 +224,7 @@ fn bind_admin(
         }),
         drain: Box::new(move || drain.notify_one()),
     };
-    let bound = Admin::bind(address, Scope::Full, Arc::new(state));
+    let bound = Admin::bind(address, Arc::new(state));
     bound
         .map(Some)
         .map_err(|e| format!("{}: admin {address}: {e}; set networking.admin.port to another port", config.name))

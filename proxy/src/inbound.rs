@@ -38,7 +38,7 @@ fn inbound(row: &ListenerRow) -> Option<Inbound<'_>> {
 }
 
 /// Strict mTLS, or none.
-pub async fn serve(serving: &Serving, stream: TcpStream, row: &ListenerRow) {
+pub(crate) async fn serve(serving: &Serving, stream: TcpStream, row: &ListenerRow) {
     let Some(inbound) = inbound(row) else { return };
     if inbound.tls == InboundTls::Off {
         return to_app(serving, Stream::Plain(stream), &inbound, None).await;
@@ -57,7 +57,7 @@ pub async fn serve(serving: &Serving, stream: TcpStream, row: &ListenerRow) {
 }
 
 /// Plain text and the application's own TLS pass as they are; only TLS with ALPN `kuma` is the mesh's.
-pub async fn permissive(serving: &Serving, stream: TcpStream, row: &ListenerRow) {
+pub(crate) async fn permissive(serving: &Serving, stream: TcpStream, row: &ListenerRow) {
     let Some(inbound) = inbound(row) else { return };
     let hello = sni::read_hello(&stream, Duration::from_millis(sni::HELLO_TIMEOUT_MS), sni::HELLO_BYTES_MAX).await;
     match hello {
@@ -141,9 +141,9 @@ fn source(captured: bool, app: SocketAddr) -> Option<IpAddr> {
 }
 
 /// A captured port that no inbound declares: to the application, as it is.
-pub async fn passthrough(serving: Serving, stream: TcpStream) {
+pub(crate) async fn passthrough(serving: Serving, stream: TcpStream) {
     let mut end = Ended { service: "inbound-passthrough".into(), ..Ended::default() };
     let source = source(true, serving.destination);
     let failure = outbound::plain(&serving, stream, serving.destination, source, &mut end).await;
-    finish(&serving.worker, Direction::Inbound, &end, (serving.peer, serving.begun, failure.as_ref()));
+    finish(&serving.worker, Direction::Passthrough, &end, (serving.peer, serving.begun, failure.as_ref()));
 }

@@ -6,7 +6,7 @@ use snapshot::{Backend, Filters, Forward, PathMatch, PathRewrite, Redirect, Rout
 
 /// A decision, still in the snapshot's words.
 #[derive(Debug, PartialEq)]
-pub enum Decided<'a> {
+pub(crate) enum Decided<'a> {
     /// To the service of this name.
     Forward {
         service: &'a str,
@@ -30,7 +30,7 @@ pub enum Decided<'a> {
 }
 
 /// Facts of the original request that a redirect repeats.
-pub struct Seen<'a> {
+pub(crate) struct Seen<'a> {
     pub scheme: &'a str,
     /// Host without port.
     pub host: &'a str,
@@ -39,7 +39,7 @@ pub struct Seen<'a> {
 }
 
 /// `draw` gives a number below its argument, for weights.
-pub fn decide<'a>(routed: Routed<'a>, seen: &Seen<'_>, draw: &mut dyn FnMut(u64) -> u64) -> Decided<'a> {
+pub(crate) fn decide<'a>(routed: Routed<'a>, seen: &Seen<'_>, draw: &mut dyn FnMut(u64) -> u64) -> Decided<'a> {
     let row = match routed {
         Routed::Route(row) => row,
         Routed::EmptyHost => return Decided::EmptyHost,
@@ -69,7 +69,7 @@ fn forward_to<'a>(
 }
 
 /// By weight.
-pub fn choose<'a>(backends: &'a [Backend], draw: &mut dyn FnMut(u64) -> u64) -> Option<&'a str> {
+pub(crate) fn choose<'a>(backends: &'a [Backend], draw: &mut dyn FnMut(u64) -> u64) -> Option<&'a str> {
     if let [only] = backends {
         return Some(&only.service);
     }

@@ -23,7 +23,7 @@ use std::time::Duration;
 const NO_ROUTES_PAGE: &str = "This is a Kuma MeshGateway. No routes match this MeshGateway!\n";
 
 /// How each kind of listener speaks HTTP, shared by its connections.
-pub struct HttpSettings {
+pub(crate) struct HttpSettings {
     pub sidecar: Arc<Settings>,
     pub inbound: Arc<Settings>,
     pub gateway: Arc<Settings>,
@@ -43,7 +43,7 @@ impl Default for HttpSettings {
 
 /// Where connections of equal keys lead: interchangeable while the service's row has this endpoint and the same TLS.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct EndpointKey {
+pub(crate) struct EndpointKey {
     /// The service's row; empty for the own application.
     service: Arc<str>,
     address: Address,
@@ -53,7 +53,7 @@ pub struct EndpointKey {
 
 impl EndpointKey {
     /// Whether a pooled connection is still of use.
-    pub fn is_current(&self, snapshot: &Snapshot) -> bool {
+    pub(crate) fn is_current(&self, snapshot: &Snapshot) -> bool {
         let listed =
             |row: &Arc<ServiceRow>| row.endpoints.iter().any(|e| e.port == self.port && e.address == self.address);
         self.service.is_empty() || snapshot.service(&self.service).is_some_and(listed)
@@ -61,13 +61,13 @@ impl EndpointKey {
 }
 
 /// Whom a request goes to.
-pub enum Target {
+pub(crate) enum Target {
     Service(Arc<ServiceRow>),
     App(SocketAddr, Option<IpAddr>),
 }
 
 /// Keeps the endpoint counted as used.
-pub enum Load {
+pub(crate) enum Load {
     Service { _picked: upstream::Picked },
     App,
 }
@@ -79,7 +79,7 @@ enum Way {
     App { service: Arc<str>, app: SocketAddr, source: Option<IpAddr>, protocol: Protocol },
 }
 
-pub struct HttpTraffic {
+pub(crate) struct HttpTraffic {
     worker: Rc<Worker>,
     way: Way,
     peer: SocketAddr,
@@ -89,11 +89,11 @@ pub struct HttpTraffic {
 }
 
 impl HttpTraffic {
-    pub fn routed(serving: &Serving, site: Site, scheme: &'static str) -> Self {
+    pub(crate) fn routed(serving: &Serving, site: Site, scheme: &'static str) -> Self {
         Self::new(serving, Way::Routed { site, scheme })
     }
 
-    pub fn inbound(serving: &Serving, service: &str, app: (SocketAddr, Option<IpAddr>), protocol: Protocol) -> Self {
+    pub(crate) fn inbound(serving: &Serving, service: &str, app: (SocketAddr, Option<IpAddr>), protocol: Protocol) -> Self {
         Self::new(serving, Way::App { service: service.into(), app: app.0, source: app.1, protocol })
     }
 
@@ -103,7 +103,7 @@ impl HttpTraffic {
     }
 
     /// Requests are admitted by this permission; without mTLS (no identities) none applies.
-    pub fn for_peer(mut self, permission: &str, peers: Option<Vec<String>>) -> Self {
+    pub(crate) fn for_peer(mut self, permission: &str, peers: Option<Vec<String>>) -> Self {
         self.permission = peers.map(|p| (permission.to_owned(), p));
         self
     }

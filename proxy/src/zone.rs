@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-pub async fn serve(serving: &Serving, stream: TcpStream) {
+pub(crate) async fn serve(serving: &Serving, stream: TcpStream) {
     let timeout = Duration::from_millis(sni::HELLO_TIMEOUT_MS);
     let name = match sni::read_hello(&stream, timeout, sni::HELLO_BYTES_MAX).await {
         Ok(Hello::Sni { name, .. }) => Ok(name),

@@ -2,8 +2,6 @@
 //! changed in its tables, waits for ack or nack, signs its keys. Latest wins: a slow proxy skips generations.
 
 #[expect(
-    clippy::all,
-    clippy::wildcard_imports,
     clippy::allow_attributes_without_reason,
     unused_qualifications,
     unreachable_pub,

@@ -2,6 +2,8 @@
 //! a loss. Keeps the last acked tables as the base of the next delta. Must not know what a proxy does with them.
 
 mod dial;
+#[rustfmt::skip]
+#[expect(unreachable_pub, unused_qualifications, clippy::allow_attributes_without_reason, reason = "generated")]
 mod proto;
 
 use crate::identity::{Bundle, IdentityMaterial, Material, SecretMaterial};
