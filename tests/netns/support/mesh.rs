@@ -1,9 +1,10 @@
 //! A mesh as its operator sets it up: `weir links`, `kuma-cp run`, `kumactl apply -f -`, `kumactl generate`, `kuma-dp run`.
 
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use harness::{Network, Node, Process, eventually};
 
@@ -139,8 +140,18 @@ impl Mesh {
         self.write(&format!("{name}.token"), &token);
     }
 
-    pub(crate) fn control_plane_log(&self) -> String {
-        self.control_plane.as_ref().map(Process::log).unwrap_or_default()
+    /// A sidecar that binds virtual IPs and answers its host's questions on port 53, not yet awaited.
+    pub(crate) fn client(&self, node: &Node, name: &str, yaml: &str) -> Process {
+        let arguments = self.client_arguments(node);
+        self.dataplane(node, name, yaml, &arguments.each_ref().map(String::as_str))
+    }
+
+    /// Makes the node ask itself for names; the arguments of a `kuma-dp` that answers.
+    pub(crate) fn client_arguments(&self, node: &Node) -> [String; 3] {
+        node.set_resolv_conf("nameserver 127.0.0.1\n");
+        let upstream = self.write("resolv.conf", "nameserver 10.10.0.254\n");
+        let resolvers = format!("--resolv-conf={}", upstream.display());
+        ["--interception=bind".into(), "--dns-coredns-port=53".into(), resolvers]
     }
 }
 
@@ -148,6 +159,27 @@ impl Mesh {
 #[track_caller]
 pub(crate) fn ready(process: &mut Process) {
     process.wait_for("ready: proxy", LONG);
+}
+
+/// A Dataplane; each inbound is its port, its application's port and its tags, `rest` more lines of `networking`.
+pub(crate) fn dataplane_yaml(name: &str, address: IpAddr, inbounds: &[(u16, u16, &str)], rest: &str) -> String {
+    let mut yaml = format!("type: Dataplane\nmesh: default\nname: {name}\nnetworking:\n  address: {address}\n");
+    if !inbounds.is_empty() {
+        yaml.push_str("  inbound:\n");
+    }
+    for (port, application, tags) in inbounds {
+        yaml.push_str(&format!("  - {{port: {port}, servicePort: {application}, tags: {{{tags}}}}}\n"));
+    }
+    format!("{yaml}{rest}\n")
+}
+
+/// The `rest` of a client that virtual IPs are bound for.
+pub(crate) const OUTBOUND_ONLY: &str = "  transparentProxying: {redirectPortOutbound: 15001}";
+
+/// A Dataplane whose application only asks others.
+pub(crate) fn client_yaml(name: &str, node: &Node, zone: &str) -> String {
+    let tags = format!("kuma.io/service: web, kuma.io/protocol: http, kuma.io/zone: {zone}");
+    dataplane_yaml(name, node.v4.into(), &[(18080, 8080, &tags)], OUTBOUND_ONLY)
 }
 
 /// What `curl` gets: status and body; status 0 when there was no answer.
@@ -164,20 +196,12 @@ pub(crate) fn curl(node: &Node, arguments: &[&str]) -> (u16, String) {
 /// Asks until the answer has this status and its body these words.
 #[track_caller]
 pub(crate) fn curl_until(node: &Node, arguments: &[&str], status: u16, words: &str) -> String {
-    let mut last = (0, String::new());
-    let found = eventually_or(LONG, || {
-        last = curl(node, arguments);
-        (last.0 == status && last.1.contains(words)).then(|| last.1.clone())
-    });
-    found.unwrap_or_else(|| panic!("wanted {status} with {words:?} of curl {arguments:?}, last got {last:?}"))
-}
-
-/// As [`eventually`], for callers that have something to say themselves.
-fn eventually_or<T>(within: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
-    let began = std::time::Instant::now();
-    eventually("a condition", within * 2, || match look() {
-        Some(found) => Some(Some(found)),
-        None => (began.elapsed() > within).then_some(None),
+    let began = Instant::now();
+    eventually(&format!("{status} with {words:?} of curl {arguments:?}"), LONG * 2, || {
+        let got = curl(node, arguments);
+        let found = got.0 == status && got.1.contains(words);
+        assert!(found || began.elapsed() < LONG, "wanted {status} with {words:?} of curl {arguments:?}, got {got:?}");
+        found.then_some(got.1)
     })
 }
 
