@@ -13,7 +13,7 @@ use crate::stream::Stream;
 use crate::upstream::{self, no_endpoint};
 use crate::worker::Worker;
 use snapshot::lookup::{self, Facts, Routed};
-use snapshot::{Address, Filters, Protocol, ServiceRow, Snapshot, Timeouts};
+use snapshot::{Address, Filters, Protocol, Role, ServiceRow, SniTarget, Snapshot, Timeouts};
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -82,8 +82,9 @@ pub struct HttpTraffic {
     worker: Rc<Worker>,
     way: Way,
     peer: SocketAddr,
-    listener_port: u16,
-    /// A permission's name and the peer's identities, asked at each request.
+    /// The listener's row.
+    destination: SocketAddr,
+    /// The permission's name when the connection came, and the peer's identities.
     permission: Option<(String, Vec<String>)>,
 }
 
@@ -98,7 +99,7 @@ impl HttpTraffic {
 
     fn new(serving: &Serving, way: Way) -> Self {
         let (worker, peer) = (serving.worker.clone(), serving.peer);
-        Self { worker, way, peer, listener_port: serving.destination.port(), permission: None }
+        Self { worker, way, peer, destination: serving.destination, permission: None }
     }
 
     /// Requests are admitted by this permission; without mTLS (no identities) none applies.
@@ -116,8 +117,25 @@ impl HttpTraffic {
     }
 
     fn is_denied(&self, snapshot: &Snapshot) -> bool {
-        let denied = |(name, peers): &(String, Vec<String>)| !lookup::authorize(snapshot.access(name), peers);
+        let denied = |(before, peers): &(String, Vec<String>)| {
+            let name = self.permission_now(snapshot).unwrap_or(before);
+            !lookup::authorize(snapshot.access(name), peers)
+        };
         self.permission.as_ref().is_some_and(denied)
+    }
+
+    /// A connection outlives swaps, and another permission may have been selected for its row since.
+    fn permission_now<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a str> {
+        match &self.way {
+            Way::Routed { site: Site::Sni(sni), .. } => match &snapshot.sni(sni)?.row.target {
+                SniTarget::Terminate { permission, .. } => Some(permission),
+                SniTarget::Passthrough { .. } => None,
+            },
+            _ => match &snapshot.listener(self.destination)?.row.role {
+                Role::Inbound { permission, .. } => Some(permission),
+                _ => None,
+            },
+        }
     }
 
     fn route(&self, snapshot: &Snapshot, request: &RequestView<'_>, site: &Site, scheme: &str) -> Decision<Target> {
@@ -133,7 +151,7 @@ impl HttpTraffic {
             Site::Listener(address) => snapshot.listener(*address).map_or(Routed::NoHost, |l| l.route(&facts)),
             Site::Sni(name) => snapshot.sni(name).map_or(Routed::NoHost, |s| s.route(&facts)),
         };
-        let seen = Seen { scheme, host: request.host, path: request.path, listener_port: self.listener_port };
+        let seen = Seen { scheme, host: request.host, path: request.path, listener_port: self.destination.port() };
         let decided = routing::decide(routed, &seen, &mut |bound| self.worker.draw(bound));
         into_decision(snapshot, decided)
     }
