@@ -53,10 +53,7 @@ fn command(command: Command) -> Result<(), Failure> {
             warn_of(&log_file.given());
             control_plane::run(config_file)
         }
-        Command::Dp(Dp::Run(args)) => {
-            warn_of(&args.without_meaning.given());
-            run::run(*args)
-        }
+        Command::Dp(Dp::Run(args)) => run::run(*args),
         Command::Dp(Dp::Wait(args)) => asynchronous(ctl::wait(args)),
         Command::Cp(Cp::Version { detailed })
         | Command::Dp(Dp::Version { detailed })
