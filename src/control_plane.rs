@@ -51,9 +51,8 @@ pub(crate) fn settings(config_file: Option<&Path>) -> Result<Settings, Failure> 
         }
     };
     let env = |name: &str| std::env::var(name).ok();
-    let (settings, warnings) = Settings::new(default_data_dir())
-        .load(&file, &env)
-        .map_err(|errors| Failure::config(errors.join("\n")))?;
+    let (settings, warnings) =
+        Settings::new(default_data_dir()).load(&file, &env).map_err(|errors| Failure::config(errors.join("\n")))?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
@@ -98,7 +97,9 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     let addresses = machine_addresses();
     let material = match (&settings.tls_cert, &settings.tls_key) {
         (Some(cert), Some(key)) => {
-            let read = |path: &Path| std::fs::read_to_string(path).map_err(|e| Failure::config(format!("{}: {e}", path.display())));
+            let read = |path: &Path| {
+                std::fs::read_to_string(path).map_err(|e| Failure::config(format!("{}: {e}", path.display())))
+            };
             (read(cert)?, read(key)?, cert.clone())
         }
         _ => {

@@ -20,6 +20,7 @@ use cli::{Cli, Command, Cp, Dp, Install, Uninstall};
 use failure::Failure;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 fn main() -> ExitCode {
     let (arguments, warning) = cli::arguments(std::env::args_os().collect());
@@ -121,8 +122,13 @@ fn start_log(cli: &Cli) -> Result<(), Failure> {
     let rust_log = || std::env::var("RUST_LOG").ok().filter(|v| !v.is_empty());
     let asked = cli.log_level.clone().filter(|v| !v.is_empty()).or_else(rust_log);
     let level = asked.unwrap_or_else(|| if serves { "info" } else { "warn" }.to_owned());
-    let filter = EnvFilter::try_new(&level)
-        .map_err(|e| Failure::usage(format!("--log-level {level}: {e}; use off, error, warn, info or debug")))?;
+    let refused = || Failure::usage(format!("log level {level} isn't known: use off, error, warn, info or debug"));
+    // A word alone would be taken for the name of a module.
+    let is_word = !level.contains(['=', ',']);
+    if is_word && level.parse::<LevelFilter>().is_err() {
+        return Err(refused());
+    }
+    let filter = EnvFilter::try_new(&level).map_err(|_| refused())?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // Another log can only be there in a test.
     let _ = log.with_ansi(print::colours_wanted()).try_init();

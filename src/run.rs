@@ -24,6 +24,9 @@ struct Own {
 }
 
 pub(crate) fn run(args: DpRun) -> Result<(), Failure> {
+    for (flag, instead) in args.without_meaning.given() {
+        crate::print::note(&format!("Warning: {flag} has no effect here: {instead}"));
+    }
     let kind = match args.proxy_type.as_str() {
         "dataplane" => "Dataplane",
         "ingress" => "ZoneIngress",
@@ -49,6 +52,7 @@ async fn serve(args: DpRun, own: Own, kind: &str) -> Result<(), Failure> {
         name: name.clone(),
         workers: workers(args.interception.workers.or(args.concurrency)),
         mode,
+        ipv6: proxy::has_ipv6(),
         manage_routes: true,
         admin: Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), admin_port)),
         dns: (args.dns_enabled && sidecar && mode.is_some()).then(|| dns_config(&args)),
@@ -119,7 +123,9 @@ pub(crate) fn mode(given: Option<&str>, transparent: bool) -> Result<Option<Mode
         Some("bind") => Some(Mode::Bind),
         Some("tproxy") => Some(Mode::Tproxy),
         Some("redirect") => Some(Mode::Redirect),
-        Some(other) => return Err(Failure::config(format!("--interception {other}: choose bind, tproxy, redirect or off"))),
+        Some(other) => {
+            return Err(Failure::config(format!("--interception {other}: choose bind, tproxy, redirect or off")));
+        }
     })
 }
 
@@ -130,13 +136,16 @@ fn duration(text: &str, flag: &str) -> Result<Duration, Failure> {
 fn channel_config(args: &DpRun, own: &Own) -> Result<channel::Config, Failure> {
     let ca_pem = match (&args.ca_cert, &args.ca_cert_file) {
         (Some(pem), _) => Some(pem.clone()),
-        (None, Some(path)) => {
-            Some(std::fs::read_to_string(path).map_err(|e| Failure::config(format!("--ca-cert-file {}: {e}", path.display())))?)
-        }
+        (None, Some(path)) => Some(
+            std::fs::read_to_string(path)
+                .map_err(|e| Failure::config(format!("--ca-cert-file {}: {e}", path.display())))?,
+        ),
         (None, None) => None,
     };
     if ca_pem.is_none() && !args.skip_verify {
-        tracing::warn!("the control plane's certificate isn't verified: give --ca-cert-file (or --skip-verify to silence this)");
+        tracing::warn!(
+            "the control plane's certificate isn't verified: give --ca-cert-file (or --skip-verify to silence this)"
+        );
     }
     let token = match (&args.dataplane_token, &args.dataplane_token_file) {
         (Some(text), _) => Token::Inline(text.clone()),
@@ -151,7 +160,7 @@ fn channel_config(args: &DpRun, own: &Own) -> Result<channel::Config, Failure> {
         mesh: own.mesh.clone(),
         name: own.name.clone(),
         resource: own.text.clone(),
-        ipv6: true,
+        ipv6: proxy::has_ipv6(),
         backoff: duration(&args.retry_backoff, "KUMA_CONTROL_PLANE_RETRY_BACKOFF")?,
         give_up_after: duration(&args.retry_max_duration, "KUMA_CONTROL_PLANE_RETRY_MAX_DURATION")?,
     })

@@ -68,12 +68,14 @@ fn acting(args: &Up, cp: &ControlPlane) -> Result<Option<ProxyKey>, Failure> {
     let published = cp.subscription.borrow().clone();
     let contents = cp.core.contents();
     drop(published);
-    let dataplanes: Vec<&Resource> = contents.resources.iter().map(AsRef::as_ref).filter(|r| r.kind() == "Dataplane").collect();
+    let dataplanes: Vec<&Resource> =
+        contents.resources.iter().map(AsRef::as_ref).filter(|r| r.kind() == "Dataplane").collect();
     let key = |r: &Resource| ProxyKey::dataplane(&r.meta.mesh, &r.meta.name);
     if let Some(name) = &args.acting {
         let found = dataplanes.iter().find(|r| r.meta.name == *name);
         let names: Vec<&str> = dataplanes.iter().map(|r| r.meta.name.as_str()).collect();
-        let none = || Failure::config(format!("--as {name}: there is no such Dataplane; there are: {}", names.join(", ")));
+        let none =
+            || Failure::config(format!("--as {name}: there is no such Dataplane; there are: {}", names.join(", ")));
         return found.map(|r| Some(key(r))).ok_or_else(none);
     }
     let transparent: Vec<&&Resource> = dataplanes.iter().filter(|r| is_transparent(r)).collect();
@@ -84,7 +86,8 @@ fn acting(args: &Up, cp: &ControlPlane) -> Result<Option<ProxyKey>, Failure> {
         [one] => Ok(Some(key(one))),
         several => {
             let names: Vec<&str> = several.iter().map(|r| r.meta.name.as_str()).collect();
-            let text = format!("several Dataplanes have transparentProxying ({}): name one with --as", names.join(", "));
+            let text =
+                format!("several Dataplanes have transparentProxying ({}): name one with --as", names.join(", "));
             Err(Failure::config(text))
         }
     }
@@ -187,8 +190,12 @@ impl Mesh {
                     let n = &d.networking;
                     (ProxyKey::dataplane(&meta.mesh, &meta.name), &n.address, n.admin.as_ref())
                 }
-                Spec::ZoneIngress(z) => (ProxyKey::ingress(&meta.name), &z.networking.address, z.networking.admin.as_ref()),
-                Spec::ZoneEgress(z) => (ProxyKey::egress(&meta.name), &z.networking.address, z.networking.admin.as_ref()),
+                Spec::ZoneIngress(z) => {
+                    (ProxyKey::ingress(&meta.name), &z.networking.address, z.networking.admin.as_ref())
+                }
+                Spec::ZoneEgress(z) => {
+                    (ProxyKey::egress(&meta.name), &z.networking.address, z.networking.admin.as_ref())
+                }
                 _ => continue,
             };
             let chosen = self.args.only.is_empty() || self.args.only.contains(&meta.name);
@@ -220,6 +227,7 @@ impl Mesh {
             name,
             workers: self.args.interception.workers.unwrap_or(1),
             mode,
+            ipv6: proxy::has_ipv6(),
             manage_routes: true,
             admin,
             dns: acts.then(|| dns::Config {
@@ -253,7 +261,8 @@ impl Mesh {
             }
         }
         let names: Vec<String> = self.running.keys().map(|k| k.origin().to_string()).collect();
-        let acting = self.acting.as_ref().map_or(String::new(), |k| format!(", DNS {} for {}", self.args.dns, k.origin()));
+        let acting =
+            self.acting.as_ref().map_or(String::new(), |k| format!(", DNS {} for {}", self.args.dns, k.origin()));
         let none = if names.is_empty() { " (no address of the resources is this machine's)" } else { "" };
         cp.ready.send_replace(true);
         eprintln!("ready: REST http://{}, {} proxies{none}: {}{acting}", cp.api, names.len(), names.join(", "));

@@ -1,9 +1,9 @@
 //! The control plane as a library: resources in, one checked `Snapshot` per proxy out.
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod channel;
 pub mod compile;
-pub mod api;
 pub mod core;
 pub mod identity;
 pub mod names;

@@ -69,15 +69,8 @@ impl Loop {
             problems: Vec::new(),
         };
         let (out, subscription) = watch::channel(Arc::new(nothing));
-        let mut this = Self {
-            core,
-            settings,
-            epoch,
-            sequence: 0,
-            resolved: BTreeMap::new(),
-            reported: BTreeSet::new(),
-            out,
-        };
+        let mut this =
+            Self { core, settings, epoch, sequence: 0, resolved: BTreeMap::new(), reported: BTreeSet::new(), out };
         this.refresh().await?;
         Ok((this, subscription))
     }
@@ -102,8 +95,11 @@ impl Loop {
     async fn refresh(&mut self) -> Result<(), StoreError> {
         let contents = self.core.contents();
         let resources = contents.resources;
-        let mut problems: Vec<String> =
-            contents.unreadable.iter().map(|(key, why)| format!("{key} can't be read and is left out: {why}")).collect();
+        let mut problems: Vec<String> = contents
+            .unreadable
+            .iter()
+            .map(|(key, why)| format!("{key} can't be read and is left out: {why}"))
+            .collect();
         self.resolve(&resources, &mut problems).await;
         let names = self.names(&resources, &mut problems).await?;
         let authorities = self.authorities(&resources, &mut problems);
@@ -112,7 +108,11 @@ impl Loop {
             dns_ttl_s: self.settings.dns_ttl_s,
             zone: self.settings.zone.clone(),
             has_ipv6: self.settings.cidr_v6.is_some(),
-            vip_ranges: [Some(self.settings.cidr), self.settings.cidr_v6].iter().flatten().map(ToString::to_string).collect(),
+            vip_ranges: [Some(self.settings.cidr), self.settings.cidr_v6]
+                .iter()
+                .flatten()
+                .map(ToString::to_string)
+                .collect(),
             resolved: self.resolved.clone(),
             files: BTreeMap::new(),
         };
@@ -176,7 +176,8 @@ impl Loop {
             let view = view(&NamesInput { mesh, resources: &plain, settings: &settings });
             let blob = format!("vips/{mesh}");
             let before = self.load_vips(&blob, problems);
-            let (table, trouble) = vip::allocate(&before, &view.keys(), &ranges(&self.settings), self.core.clock().now_ms());
+            let (table, trouble) =
+                vip::allocate(&before, &view.keys(), &ranges(&self.settings), self.core.clock().now_ms());
             problems.extend(trouble.iter().map(|p| format!("mesh {mesh}: {p}")));
             problems.extend(view.conflicts.iter().map(|c| format!("mesh {mesh}: {c}")));
             if table != before {

@@ -68,7 +68,8 @@ pub fn issue(
     csr: &[u8],
     now_ms: u64,
 ) -> Result<IssuedCert, String> {
-    let authority = published.authorities.get(mesh).ok_or_else(|| format!("mesh {mesh} has no usable CA (is mtls on?)"))?;
+    let authority =
+        published.authorities.get(mesh).ok_or_else(|| format!("mesh {mesh} has no usable CA (is mtls on?)"))?;
     if let ProxyKey::Dataplane { mesh: own, .. } = proxy
         && own != mesh
     {

@@ -7,11 +7,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Target of the lines, to be filtered by (`RUST_LOG=access=debug`).
-pub const TARGET: &str = "access";
+pub(crate) const TARGET: &str = "access";
 
 /// What is known when a connection or request ends. What isn't known stays empty.
 #[derive(Clone, Debug)]
-pub struct Record<'a> {
+pub(crate) struct Record<'a> {
     pub direction: Direction,
     /// The service's row, or the destination of what is no service.
     pub service: &'a str,
@@ -29,7 +29,7 @@ pub struct Record<'a> {
 
 /// The HTTP part.
 #[derive(Clone, Copy, Debug)]
-pub struct Request<'a> {
+pub(crate) struct Request<'a> {
     pub method: &'a str,
     pub host: &'a str,
     pub path: &'a str,
@@ -37,7 +37,7 @@ pub struct Request<'a> {
 }
 
 impl<'a> Record<'a> {
-    pub fn new(direction: Direction, service: &'a str, peer: &'a str) -> Self {
+    pub(crate) fn new(direction: Direction, service: &'a str, peer: &'a str) -> Self {
         Self {
             direction,
             service,
@@ -53,7 +53,7 @@ impl<'a> Record<'a> {
     }
 
     /// Writes the line.
-    pub fn write(&self) {
+    pub(crate) fn write(&self) {
         let failed = self.failure.map(|failure| failure.reason).filter(|reason| !is_ordinary(*reason));
         match failed {
             Some(_) if tracing::enabled!(target: TARGET, tracing::Level::INFO) => self.emit(true),

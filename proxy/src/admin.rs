@@ -19,11 +19,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 /// Connections served at a time; further ones wait.
-pub const CONNECTIONS_MAX: usize = 64;
+pub(crate) const CONNECTIONS_MAX: usize = 64;
 /// A request's head.
-pub const HEAD_TIMEOUT_MS: u64 = 5_000;
+pub(crate) const HEAD_TIMEOUT_MS: u64 = 5_000;
 /// A connection in all.
-pub const CONNECTION_TIMEOUT_MS: u64 = 60_000;
+pub(crate) const CONNECTION_TIMEOUT_MS: u64 = 60_000;
 /// Pause when the machine gives no more connections.
 const ACCEPT_PAUSE_MS: u64 = 100;
 
@@ -38,28 +38,28 @@ GET  /help                  this text
 
 /// What the proxy still waits for before it can serve.
 #[derive(Debug)]
-pub struct Readiness {
+pub(crate) struct Readiness {
     missing: Mutex<BTreeSet<&'static str>>,
     terminating: AtomicBool,
 }
 
 impl Readiness {
     /// Not ready until each of `parts` is [`done`](Self::done).
-    pub fn new(parts: &[&'static str]) -> Arc<Self> {
+    pub(crate) fn new(parts: &[&'static str]) -> Arc<Self> {
         let missing = Mutex::new(parts.iter().copied().collect());
         Arc::new(Self { missing, terminating: AtomicBool::new(false) })
     }
 
-    pub fn done(&self, part: &'static str) {
+    pub(crate) fn done(&self, part: &'static str) {
         self.missing.lock().unwrap_or_else(PoisonError::into_inner).remove(part);
     }
 
-    pub fn terminate(&self) {
+    pub(crate) fn terminate(&self) {
         self.terminating.store(true, Relaxed);
     }
 
     /// `Err` says why not.
-    pub fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         if self.terminating.load(Relaxed) {
             return Err("TERMINATING".to_owned());
         }
@@ -70,18 +70,9 @@ impl Readiness {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub(crate) enum Format {
     Text,
     Json,
-}
-
-/// What may be asked for on a listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
-    /// Everything: loopback only.
-    Full,
-    /// `/ready` alone: any address.
-    Ready,
 }
 
 type Tell = Box<dyn Fn() -> String + Send + Sync>;
@@ -89,7 +80,7 @@ type Show = Box<dyn Fn(Format) -> Option<String> + Send + Sync>;
 type Trigger = Box<dyn Fn() + Send + Sync>;
 
 /// What the answers are made of.
-pub struct AdminState {
+pub(crate) struct AdminState {
     pub readiness: Arc<Readiness>,
     pub metrics: Tell,
     /// `None` while there is no snapshot.
@@ -105,32 +96,31 @@ impl fmt::Debug for AdminState {
 
 /// A bound admin listener.
 #[derive(Debug)]
-pub struct Admin {
+pub(crate) struct Admin {
     listener: std::net::TcpListener,
-    scope: Scope,
     state: Arc<AdminState>,
 }
 
 impl Admin {
-    pub fn bind(address: SocketAddr, scope: Scope, state: Arc<AdminState>) -> io::Result<Self> {
+    pub(crate) fn bind(address: SocketAddr, state: Arc<AdminState>) -> io::Result<Self> {
         let named =
             |e: io::Error| io::Error::new(e.kind(), format!("can't bind the admin interface to {address}: {e}"));
-        if scope == Scope::Full && !address.ip().is_loopback() {
+        if !address.ip().is_loopback() {
             let problem = format!("the admin interface must be bound to a loopback address, not {address}");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
         }
         // Not SO_REUSEPORT: two proxies must not share the port silently.
         let listener = std::net::TcpListener::bind(address).map_err(named)?;
         listener.set_nonblocking(true).map_err(named)?;
-        Ok(Self { listener, scope, state })
+        Ok(Self { listener, state })
     }
 
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
     /// Serves until it is dropped, and its connections with it.
-    pub async fn serve(self) -> io::Result<()> {
+    pub(crate) async fn serve(self) -> io::Result<()> {
         let listener = TcpListener::from_std(self.listener)?;
         let mut connections = JoinSet::new();
         loop {
@@ -139,7 +129,7 @@ impl Admin {
             }
             tokio::select! {
                 accepted = listener.accept() => match accepted {
-                    Ok((tcp, _)) => drop(connections.spawn(connection(tcp, self.scope, Arc::clone(&self.state)))),
+                    Ok((tcp, _)) => drop(connections.spawn(connection(tcp, Arc::clone(&self.state)))),
                     Err(_) => tokio::time::sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await,
                 },
                 Some(_) = connections.join_next() => {}
@@ -148,9 +138,9 @@ impl Admin {
     }
 }
 
-async fn connection(tcp: TcpStream, scope: Scope, state: Arc<AdminState>) {
+async fn connection(tcp: TcpStream, state: Arc<AdminState>) {
     let service = service_fn(move |request| {
-        let response = answer(&request, scope, &state);
+        let response = answer(&request, &state);
         async move { Ok::<_, Infallible>(response) }
     });
     let serving = http1::Builder::new()
@@ -162,18 +152,17 @@ async fn connection(tcp: TcpStream, scope: Scope, state: Arc<AdminState>) {
     let _ = tokio::time::timeout(Duration::from_millis(CONNECTION_TIMEOUT_MS), serving).await;
 }
 
-fn answer(request: &Request<Incoming>, scope: Scope, state: &AdminState) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>, state: &AdminState) -> Response<Full<Bytes>> {
     let (method, path) = (request.method(), request.uri().path());
     let reading = method == Method::GET || method == Method::HEAD;
-    match (path, scope) {
-        ("/ready", _) if reading => match state.readiness.check() {
+    match path {
+        "/ready" if reading => match state.readiness.check() {
             Ok(()) => text(StatusCode::OK, "READY\n"),
             Err(missing) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{missing}\n")),
         },
-        (_, Scope::Ready) => text(StatusCode::NOT_FOUND, "only /ready is served here\n"),
-        ("/metrics", _) if reading => typed("text/plain; version=0.0.4; charset=utf-8", (state.metrics)()),
-        ("/snapshot", _) if reading => show(request.uri().query().unwrap_or_default(), state),
-        ("/drain", _) if method == Method::POST => {
+        "/metrics" if reading => typed("text/plain; version=0.0.4; charset=utf-8", (state.metrics)()),
+        "/snapshot" if reading => show(request.uri().query().unwrap_or_default(), state),
+        "/drain" if method == Method::POST => {
             // A page in a browser on this machine mustn't be able to do it.
             if request.headers().contains_key(header::ORIGIN) {
                 return text(StatusCode::FORBIDDEN, "not from a browser\n");
@@ -181,8 +170,8 @@ fn answer(request: &Request<Incoming>, scope: Scope, state: &AdminState) -> Resp
             (state.drain)();
             text(StatusCode::OK, "draining\n")
         }
-        ("/help" | "/", _) if reading => text(StatusCode::OK, HELP),
-        ("/ready" | "/metrics" | "/snapshot" | "/drain" | "/help" | "/", _) => {
+        "/help" | "/" if reading => text(StatusCode::OK, HELP),
+        "/ready" | "/metrics" | "/snapshot" | "/drain" | "/help" | "/" => {
             text(StatusCode::METHOD_NOT_ALLOWED, format!("not with {method}; see /help\n"))
         }
         _ => text(StatusCode::NOT_FOUND, "no such page; see /help\n"),
@@ -240,7 +229,7 @@ mod tests {
     #[tokio::test]
     async fn pages_answer_as_the_help_says() {
         let state = state();
-        let admin = Admin::bind("127.0.0.1:0".parse().unwrap(), Scope::Full, Arc::clone(&state)).unwrap();
+        let admin = Admin::bind("127.0.0.1:0".parse().unwrap(), Arc::clone(&state)).unwrap();
         let address = admin.local_addr().unwrap();
         let server = tokio::spawn(admin.serve());
         let table = [
@@ -266,20 +255,9 @@ mod tests {
         server.abort();
     }
 
-    #[tokio::test]
-    async fn the_public_listener_serves_readiness_only() {
-        let admin = Admin::bind("127.0.0.1:0".parse().unwrap(), Scope::Ready, state()).unwrap();
-        let address = admin.local_addr().unwrap();
-        let server = tokio::spawn(admin.serve());
-        assert!(ask(address, "GET /ready HTTP/1.1\r\nHost: x").await.contains(" 503 "));
-        assert!(ask(address, "GET /metrics HTTP/1.1\r\nHost: x").await.contains(" 404 "));
-        assert!(ask(address, "POST /drain HTTP/1.1\r\nHost: x").await.contains(" 404 "));
-        server.abort();
-    }
-
     #[test]
-    fn the_full_interface_stays_on_loopback() {
-        let error = Admin::bind("0.0.0.0:0".parse().unwrap(), Scope::Full, state()).unwrap_err();
+    fn the_interface_stays_on_loopback() {
+        let error = Admin::bind("0.0.0.0:0".parse().unwrap(), state()).unwrap_err();
         assert!(error.to_string().contains("loopback"));
     }
 }

@@ -1,7 +1,8 @@
 //! The proxy as a whole: wires workers, listeners, DNS, admin and the source of updates, and is the one place that
 //! publishes. Every fallible step of starting is in [`Proxy::bind`].
 
-use crate::admin::{Admin, AdminState, Format, Readiness, Scope};
+use crate::admin::{Admin, AdminState, Format, Readiness};
+use crate::channel::Status;
 use crate::identity::Identities;
 use crate::last_good::LastGood;
 use crate::listener::{self, Wanted};
@@ -9,8 +10,7 @@ use crate::metrics::Metrics;
 use crate::socket::{self, Mode};
 use crate::source::{Csr, QUEUE_MAX, Update, Updates};
 use crate::worker::{self, Command, Opened, Shared};
-use crate::channel::Status;
-use snapshot::{Generation, Publisher, Reader, Snapshot, Tables, cell};
+use snapshot::{Generation, ListenerRow, Publisher, Reader, Role, Snapshot, Tables, cell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -26,6 +26,8 @@ pub struct Config {
     pub workers: usize,
     /// None: nothing is intercepted.
     pub mode: Option<Mode>,
+    /// The machine has IPv6: IPv6 VIPs are served and AAAA questions answered with them.
+    pub ipv6: bool,
     /// `bind` and `tproxy` add the routes of the VIP ranges (and tproxy its rule), and take them away at the end.
     pub manage_routes: bool,
     pub admin: Option<SocketAddr>,
@@ -61,14 +63,14 @@ impl Proxy {
         let metrics = Metrics::new();
         let (draining, is_draining) = watch::channel(false);
         let shared = Shared {
-            name: config.name.as_str().into(),
             reader: reader.clone(),
             identities: identities.clone(),
             metrics: metrics.clone(),
             mode: config.mode,
             draining: is_draining,
         };
-        let workers: std::io::Result<Vec<_>> = (0..config.workers.max(1)).map(|i| worker::start(shared.clone(), i)).collect();
+        let workers: std::io::Result<Vec<_>> =
+            (0..config.workers.max(1)).map(|i| worker::start(shared.clone(), i)).collect();
         let workers = workers.map_err(|e| format!("{}: worker: {e}", config.name))?;
         let mut parts = vec!["snapshot", "listeners", "identity"];
         if config.dns.is_some() {
@@ -98,7 +100,19 @@ impl Proxy {
         };
         let restored = coordinator.restore().await;
         let deadline = config.drain_deadline;
-        Ok(Self { coordinator, updates, inbox, reader, status, drain, admin, admin_address, dns_addresses, restored, deadline })
+        Ok(Self {
+            coordinator,
+            updates,
+            inbox,
+            reader,
+            status,
+            drain,
+            admin,
+            admin_address,
+            dns_addresses,
+            restored,
+            deadline,
+        })
     }
 
     pub fn updates(&self) -> Updates {
@@ -161,7 +175,8 @@ async fn start_dns(
     let Some(dns_config) = config.dns.clone() else { return Ok((Vec::new(), None)) };
     let (name, reader, readiness) = (config.name.clone(), reader.clone(), readiness.clone());
     let (bound_sender, bound) = oneshot::channel();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| format!("{name}: {e}"))?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| format!("{name}: {e}"))?;
     let thread = std::thread::Builder::new().name("weir-dns".into()).spawn(move || {
         let local = tokio::task::LocalSet::new();
         local.block_on(&runtime, async move {
@@ -211,8 +226,10 @@ fn bind_admin(
         }),
         drain: Box::new(move || drain.notify_one()),
     };
-    let bound = Admin::bind(address, Scope::Full, Arc::new(state));
-    bound.map(Some).map_err(|e| format!("{}: admin {address}: {e}; set networking.admin.port to another port", config.name))
+    let bound = Admin::bind(address, Arc::new(state));
+    bound
+        .map(Some)
+        .map_err(|e| format!("{}: admin {address}: {e}; set networking.admin.port to another port", config.name))
 }
 
 /// The only one that publishes.
@@ -300,6 +317,7 @@ impl Coordinator {
     /// can't be bound stops only itself.
     async fn put_in_force(&mut self, tables: Tables, generation: Generation) -> Result<(), Vec<String>> {
         let current = self.reader.load();
+        let tables = if self.config.ipv6 { tables } else { without_ipv6(tables) };
         let built = Snapshot::build_after(Some(&current), tables, generation);
         let snapshot = Arc::new(built.map_err(|v| v.iter().map(ToString::to_string).collect::<Vec<_>>())?);
         let tables = snapshot.tables();
@@ -333,7 +351,9 @@ impl Coordinator {
         let ranges = tables.proxy.dns.vip_ranges.iter().filter_map(|r| r.parse().ok()).collect::<Vec<_>>();
         match crate::interception::install(mode, &ranges, tables.proxy.interception.outbound_port) {
             Ok(installed) => self.interception = Some(installed),
-            Err(error) => tracing::error!(proxy = %self.config.name, %error, "virtual IPs can't be reached on this machine"),
+            Err(error) => {
+                tracing::error!(proxy = %self.config.name, %error, "virtual IPs can't be reached on this machine")
+            }
         }
     }
 
@@ -427,6 +447,22 @@ impl Coordinator {
             tracing::warn!(proxy = %self.config.name, %error, "interception is not fully removed");
         }
     }
+}
+
+/// IPv6 VIPs lead nowhere on a machine without IPv6: their names answer AAAA with NODATA.
+fn without_ipv6(mut tables: Tables) -> Tables {
+    let is_v6_vip = |row: &ListenerRow| row.address.is_ipv6() && matches!(row.role, Role::Outbound { vip: true, .. });
+    tables.listeners.retain(|row| !is_v6_vip(row));
+    for row in tables.names.iter_mut().filter(|row| row.v6.is_some()) {
+        Arc::make_mut(row).v6 = None;
+    }
+    tables.proxy.interception.ipv4_only = true;
+    tables
+}
+
+/// Whether this machine (this network namespace) has IPv6 at all.
+pub fn has_ipv6() -> bool {
+    std::fs::read_to_string("/proc/net/if_inet6").is_ok_and(|text| !text.is_empty())
 }
 
 fn now_ms() -> u64 {

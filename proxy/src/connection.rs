@@ -16,7 +16,7 @@ use std::time::Instant;
 use tokio::net::TcpStream;
 
 /// A connection just accepted.
-pub struct Arrival {
+pub(crate) struct Arrival {
     pub stream: TcpStream,
     pub peer: SocketAddr,
     /// The socket that accepted it.
@@ -26,7 +26,7 @@ pub struct Arrival {
 
 /// How a connection ended, for its log line.
 #[derive(Debug, Default)]
-pub struct Ended {
+pub(crate) struct Ended {
     pub service: String,
     pub origin: String,
     pub upstream: Option<SocketAddr>,
@@ -35,7 +35,7 @@ pub struct Ended {
 }
 
 /// What is known while a connection is served.
-pub struct Serving {
+pub(crate) struct Serving {
     pub worker: Rc<Worker>,
     pub peer: SocketAddr,
     /// Where the client meant to go: the key of its row.
@@ -43,7 +43,7 @@ pub struct Serving {
     pub begun: Instant,
 }
 
-pub async fn serve(worker: Rc<Worker>, arrival: Arrival) {
+pub(crate) async fn serve(worker: Rc<Worker>, arrival: Arrival) {
     // A socket that refuses is dead already; the copy will notice.
     let _ = arrival.stream.set_nodelay(true);
     let peer = arrival.peer;
@@ -68,7 +68,8 @@ fn destination(worker: &Worker, arrival: &Arrival) -> Result<SocketAddr, ConnErr
     let destination = unmapped(socket::original_destination(&arrival.stream, mode)?);
     let direct = arrival.stream.local_addr().is_ok_and(|local| unmapped(local) == destination);
     if mode != Mode::Tproxy && direct || destination.port() == arrival.listener.port() {
-        let detail = format!("{destination} is the interception port itself; connect to a mesh name or address instead");
+        let detail =
+            format!("{destination} is the interception port itself; connect to a mesh name or address instead");
         return Err(ConnError::new(Reason::Loop, detail));
     }
     Ok(destination)
@@ -91,7 +92,8 @@ async fn dispatch(serving: Serving, stream: TcpStream, purpose: Purpose) {
     };
     match &listener.row.role {
         Role::Outbound { handler, .. } => {
-            outbound::serve(&serving, Stream::Plain(stream), handler, outbound::Site::Listener(serving.destination)).await;
+            outbound::serve(&serving, Stream::Plain(stream), handler, outbound::Site::Listener(serving.destination))
+                .await;
         }
         Role::Gateway { handler, tls, .. } => outbound::gateway(&serving, stream, handler, tls).await,
         Role::Inbound { tls: InboundTls::Permissive, .. } => inbound::permissive(&serving, stream, &listener.row).await,
@@ -101,7 +103,12 @@ async fn dispatch(serving: Serving, stream: TcpStream, purpose: Purpose) {
 }
 
 /// Counts and logs the end of a connection.
-pub fn finish(worker: &Worker, direction: Direction, ended: &Ended, how: (SocketAddr, Instant, Option<&ConnError>)) {
+pub(crate) fn finish(
+    worker: &Worker,
+    direction: Direction,
+    ended: &Ended,
+    how: (SocketAddr, Instant, Option<&ConnError>),
+) {
     let (peer, begun, failure) = how;
     let peer = peer.to_string();
     let mut record = Record::new(direction, &ended.service, &peer);

@@ -1,3 +1,5 @@
+//! Keys, certificates and ready configurations: what is kept, replaced and refused.
+
 use super::*;
 use crate::test_ca::{Ca, leaf};
 use crate::tls::{accept, accept_mesh, connect, connect_mesh};

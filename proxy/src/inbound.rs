@@ -30,21 +30,15 @@ struct Inbound<'a> {
 
 fn inbound(row: &ListenerRow) -> Option<Inbound<'_>> {
     match &row.role {
-        Role::Inbound { captured, service, protocol, app, tls, permission } => Some(Inbound {
-            row,
-            service,
-            protocol: *protocol,
-            app: *app,
-            tls: *tls,
-            permission,
-            captured: *captured,
-        }),
+        Role::Inbound { captured, service, protocol, app, tls, permission } => {
+            Some(Inbound { row, service, protocol: *protocol, app: *app, tls: *tls, permission, captured: *captured })
+        }
         _ => None,
     }
 }
 
 /// Strict mTLS, or none.
-pub async fn serve(serving: &Serving, stream: TcpStream, row: &ListenerRow) {
+pub(crate) async fn serve(serving: &Serving, stream: TcpStream, row: &ListenerRow) {
     let Some(inbound) = inbound(row) else { return };
     if inbound.tls == InboundTls::Off {
         return to_app(serving, Stream::Plain(stream), &inbound, None).await;
@@ -63,7 +57,7 @@ pub async fn serve(serving: &Serving, stream: TcpStream, row: &ListenerRow) {
 }
 
 /// Plain text and the application's own TLS pass as they are; only TLS with ALPN `kuma` is the mesh's.
-pub async fn permissive(serving: &Serving, stream: TcpStream, row: &ListenerRow) {
+pub(crate) async fn permissive(serving: &Serving, stream: TcpStream, row: &ListenerRow) {
     let Some(inbound) = inbound(row) else { return };
     let hello = sni::read_hello(&stream, Duration::from_millis(sni::HELLO_TIMEOUT_MS), sni::HELLO_BYTES_MAX).await;
     match hello {
@@ -91,8 +85,8 @@ async fn to_app(serving: &Serving, stream: Stream, inbound: &Inbound<'_>, peers:
     drop(snapshot);
     if inbound.protocol.is_http() {
         let source = source(inbound.captured, inbound.app);
-        let traffic = HttpTraffic::inbound(serving, inbound.service, (inbound.app, source), inbound.protocol)
-            .for_peer(inbound.permission, peers);
+        let traffic =
+            HttpTraffic::inbound(serving, inbound.service, (inbound.app, source), inbound.protocol).for_peer(peers);
         let settings = serving.worker.http.inbound.clone();
         return outbound::http_connection(serving, stream, traffic, settings).await;
     }
@@ -111,7 +105,8 @@ async fn to_app(serving: &Serving, stream: Stream, inbound: &Inbound<'_>, peers:
 }
 
 async fn copy(serving: &Serving, mut stream: Stream, inbound: &Inbound<'_>, end: &mut Ended) -> Option<ConnError> {
-    let options = socket::ConnectOptions { source: source(inbound.captured, inbound.app), ..socket::ConnectOptions::default() };
+    let options =
+        socket::ConnectOptions { source: source(inbound.captured, inbound.app), ..socket::ConnectOptions::default() };
     let _counted = serving.worker.shared.metrics.handle(Direction::Inbound, inbound.service, "").connection();
     match socket::connect(inbound.app, &options, CONNECT_TIMEOUT).await {
         Err(failure) => {
@@ -146,9 +141,9 @@ fn source(captured: bool, app: SocketAddr) -> Option<IpAddr> {
 }
 
 /// A captured port that no inbound declares: to the application, as it is.
-pub async fn passthrough(serving: Serving, stream: TcpStream) {
+pub(crate) async fn passthrough(serving: Serving, stream: TcpStream) {
     let mut end = Ended { service: "inbound-passthrough".into(), ..Ended::default() };
     let source = source(true, serving.destination);
     let failure = outbound::plain(&serving, stream, serving.destination, source, &mut end).await;
-    finish(&serving.worker, Direction::Inbound, &end, (serving.peer, serving.begun, failure.as_ref()));
+    finish(&serving.worker, Direction::Passthrough, &end, (serving.peer, serving.begun, failure.as_ref()));
 }

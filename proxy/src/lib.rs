@@ -6,7 +6,6 @@ mod admin;
 mod app;
 pub mod channel;
 mod connection;
-mod drain;
 pub mod error;
 pub mod http;
 pub mod identity;
@@ -31,4 +30,4 @@ mod upstream;
 mod worker;
 mod zone;
 
-pub use app::{Config, Proxy};
+pub use app::{Config, Proxy, has_ipv6};

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// How a connection that a socket accepts finds its row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
+pub(crate) enum Purpose {
     /// The socket's own address is the row's.
     Own,
     /// The original destination is, of traffic that leaves the workload.
@@ -17,13 +17,13 @@ pub enum Purpose {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wanted {
+pub(crate) struct Wanted {
     pub purpose: Purpose,
     pub options: BindOptions,
 }
 
 /// Every socket to be bound. `mode` none: nothing is intercepted, VIPs aren't served.
-pub fn plan(tables: &Tables, mode: Option<Mode>) -> BTreeMap<SocketAddr, Wanted> {
+pub(crate) fn plan(tables: &Tables, mode: Option<Mode>) -> BTreeMap<SocketAddr, Wanted> {
     let mut sockets = BTreeMap::new();
     let own = Wanted { purpose: Purpose::Own, options: BindOptions::default() };
     for row in &tables.listeners {
@@ -61,7 +61,7 @@ fn capture(tables: &Tables, transparent: bool, sockets: &mut BTreeMap<SocketAddr
 }
 
 /// Meshes whose identity the listeners and services of these tables need.
-pub fn meshes_needed(tables: &Tables) -> Vec<&str> {
+pub(crate) fn meshes_needed(tables: &Tables) -> Vec<&str> {
     let mut meshes: Vec<&str> = Vec::new();
     for row in &tables.listeners {
         match &row.role {
@@ -93,7 +93,9 @@ mod tests {
     use std::sync::Arc;
 
     fn tables() -> Tables {
-        let row = |address: &str, role| Arc::new(ListenerRow { address: address.parse().unwrap(), role, origin: Origin::default() });
+        let row = |address: &str, role| {
+            Arc::new(ListenerRow { address: address.parse().unwrap(), role, origin: Origin::default() })
+        };
         let handler = || Handler::Tcp { backends: vec![], idle_timeout_ms: 0 };
         let inbound = Role::Inbound {
             captured: true,

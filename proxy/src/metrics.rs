@@ -12,15 +12,15 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 /// Distinct (direction, service, route). Further ones are counted together under [`OTHER`].
-pub const SERIES_MAX: usize = 10_000;
+pub(crate) const SERIES_MAX: usize = 10_000;
 /// Label of what exceeds [`SERIES_MAX`].
-pub const OTHER: &str = "(other)";
+pub(crate) const OTHER: &str = "(other)";
 /// Upper bounds of the request duration histogram.
-pub const DURATION_BUCKETS_S: [f64; 12] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0];
+pub(crate) const DURATION_BUCKETS_S: [f64; 12] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0];
 
 /// Where a connection came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Direction {
+pub(crate) enum Direction {
     Inbound,
     Outbound,
     Gateway,
@@ -31,7 +31,7 @@ pub enum Direction {
 }
 
 impl Direction {
-    pub fn label(self) -> &'static str {
+    pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Inbound => "inbound",
             Self::Outbound => "outbound",
@@ -47,7 +47,7 @@ type ByService = HashMap<String, ByRoute>;
 
 /// All counters of the process, shared by its workers.
 #[derive(Debug, Default)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     series: RwLock<HashMap<Direction, ByService>>,
     size: AtomicU64,
     epoch_ms: AtomicU64,
@@ -74,26 +74,26 @@ struct Series {
 
 /// The counters of one service (and route).
 #[derive(Clone, Debug)]
-pub struct Handle(Arc<Series>);
+pub(crate) struct Handle(Arc<Series>);
 
 /// A connection that counts as active until it is dropped.
 #[derive(Debug)]
-pub struct ConnectionGuard(Handle);
+pub(crate) struct ConnectionGuard(Handle);
 
 /// A request that counts as active until it is dropped.
 #[derive(Debug)]
-pub struct RequestGuard {
+pub(crate) struct RequestGuard {
     handle: Handle,
     begun: Instant,
 }
 
 impl Metrics {
-    pub fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::default()
     }
 
     /// The counters of a service's row; `route` is the origin of the chosen route, or empty.
-    pub fn handle(&self, direction: Direction, service: &str, route: &str) -> Handle {
+    pub(crate) fn handle(&self, direction: Direction, service: &str, route: &str) -> Handle {
         let known = self.series.read().unwrap_or_else(PoisonError::into_inner);
         let found = known.get(&direction).and_then(|all| all.get(service)).and_then(|routes| routes.get(route));
         match found {
@@ -118,7 +118,7 @@ impl Metrics {
     }
 
     /// Forgets services that the snapshot no longer has and that have no connection left.
-    pub fn prune(&self, keep: impl Fn(&str) -> bool) {
+    pub(crate) fn prune(&self, keep: impl Fn(&str) -> bool) {
         let mut series = self.series.write().unwrap_or_else(PoisonError::into_inner);
         let mut size = 0;
         for services in series.values_mut() {
@@ -132,19 +132,19 @@ impl Metrics {
     }
 
     /// A snapshot came into use.
-    pub fn snapshot_accepted(&self, generation: Generation) {
+    pub(crate) fn snapshot_accepted(&self, generation: Generation) {
         self.epoch_ms.store(generation.epoch, Relaxed);
         self.sequence.store(generation.sequence, Relaxed);
         self.accepted.fetch_add(1, Relaxed);
     }
 
     /// A snapshot couldn't be built and was nacked.
-    pub fn snapshot_refused(&self) {
+    pub(crate) fn snapshot_refused(&self) {
         self.refused.fetch_add(1, Relaxed);
     }
 
     /// Connections being served.
-    pub fn active_connections(&self) -> i64 {
+    pub(crate) fn active_connections(&self) -> i64 {
         let series = self.series.read().unwrap_or_else(PoisonError::into_inner);
         series.values().flat_map(HashMap::values).flat_map(HashMap::values).map(|s| s.active.load(Relaxed)).sum()
     }
@@ -152,33 +152,27 @@ impl Metrics {
 
 impl Handle {
     /// Counts a connection.
-    pub fn connection(&self) -> ConnectionGuard {
+    pub(crate) fn connection(&self) -> ConnectionGuard {
         self.0.connections.fetch_add(1, Relaxed);
         self.0.active.fetch_add(1, Relaxed);
         ConnectionGuard(self.clone())
     }
 
     /// Counts a request from now on.
-    pub fn request(&self) -> RequestGuard {
+    pub(crate) fn request(&self) -> RequestGuard {
         self.0.active_requests.fetch_add(1, Relaxed);
         RequestGuard { handle: self.clone(), begun: Instant::now() }
     }
 
     /// Bytes of payload from and to the downstream.
-    pub fn bytes(&self, received: u64, sent: u64) {
+    pub(crate) fn bytes(&self, received: u64, sent: u64) {
         self.0.received.fetch_add(received, Relaxed);
         self.0.sent.fetch_add(sent, Relaxed);
     }
 
-    pub fn failed(&self, reason: Reason) {
+    pub(crate) fn failed(&self, reason: Reason) {
         let mut failures = self.0.failures.lock().unwrap_or_else(PoisonError::into_inner);
         *failures.entry(reason.consequence().label).or_default() += 1;
-    }
-}
-
-impl ConnectionGuard {
-    pub fn handle(&self) -> &Handle {
-        &self.0
     }
 }
 
@@ -190,7 +184,7 @@ impl Drop for ConnectionGuard {
 
 impl RequestGuard {
     /// The request was answered with this status.
-    pub fn answered(self, status: u16) {
+    pub(crate) fn answered(self, status: u16) {
         let series = &self.handle.0;
         if let Some(class) = series.requests.get(usize::from(status / 100)) {
             class.fetch_add(1, Relaxed);
@@ -201,10 +195,6 @@ impl RequestGuard {
             bucket.fetch_add(1, Relaxed);
         }
         series.duration_us.fetch_add(took.as_micros() as u64, Relaxed);
-    }
-
-    pub fn handle(&self) -> &Handle {
-        &self.handle
     }
 }
 
@@ -221,9 +211,10 @@ mod tests {
     #[test]
     fn a_connection_is_active_until_its_guard_is_dropped() {
         let metrics = Metrics::new();
-        let guard = metrics.handle(Direction::Outbound, "backend", "").connection();
+        let handle = metrics.handle(Direction::Outbound, "backend", "");
+        let guard = handle.connection();
         assert_eq!(metrics.active_connections(), 1);
-        guard.handle().bytes(3, 5);
+        handle.bytes(3, 5);
         drop(guard);
         assert_eq!(metrics.active_connections(), 0);
         let text = metrics.encode();

@@ -14,13 +14,13 @@ use tokio::net::TcpStream;
 
 /// Whose routes decide: a listener's, or those of an SNI that ends at an egress.
 #[derive(Clone, Debug)]
-pub enum Site {
+pub(crate) enum Site {
     Listener(SocketAddr),
     Sni(String),
 }
 
 /// A connection whose row is found.
-pub async fn serve(serving: &Serving, stream: Stream, handler: &Handler, site: Site) {
+pub(crate) async fn serve(serving: &Serving, stream: Stream, handler: &Handler, site: Site) {
     match handler {
         Handler::Tcp { backends, idle_timeout_ms } => {
             balance(serving, stream, backends, Duration::from_millis(*idle_timeout_ms)).await;
@@ -33,7 +33,7 @@ pub async fn serve(serving: &Serving, stream: Stream, handler: &Handler, site: S
 }
 
 /// A gateway's connection: TLS first, where the listener has it.
-pub async fn gateway(serving: &Serving, stream: TcpStream, handler: &Handler, gateway_tls: &GatewayTls) {
+pub(crate) async fn gateway(serving: &Serving, stream: TcpStream, handler: &Handler, gateway_tls: &GatewayTls) {
     let site = Site::Listener(serving.destination);
     let ids = &serving.worker.shared.identities;
     let (stream, https) = match gateway_tls {
@@ -65,7 +65,7 @@ pub async fn gateway(serving: &Serving, stream: TcpStream, handler: &Handler, ga
 }
 
 /// Requests of one connection, each decided for itself.
-pub async fn http_connection(
+pub(crate) async fn http_connection(
     serving: &Serving,
     stream: Stream,
     traffic: HttpTraffic,
@@ -109,6 +109,7 @@ async fn balance(serving: &Serving, mut stream: Stream, backends: &[Backend], id
         }
         Ok(mut upstream) => {
             ended.upstream = Some(upstream.address);
+            ended.origin = upstream.picked.endpoint().map(|e| e.origin.to_string()).unwrap_or(ended.origin);
             let idle = if idle.is_zero() { Duration::from_millis(service.idle_timeout_ms) } else { idle };
             let copied = tcp::copy_both(&mut stream, &mut upstream.stream, idle).await;
             (ended.received, ended.sent) = (copied.up_bytes, copied.down_bytes);
@@ -119,7 +120,7 @@ async fn balance(serving: &Serving, mut stream: Stream, backends: &[Backend], id
 }
 
 /// A captured connection to what the mesh doesn't know: on to where it was headed, where that is allowed.
-pub async fn unmatched(serving: Serving, stream: TcpStream, allowed: bool) {
+pub(crate) async fn unmatched(serving: Serving, stream: TcpStream, allowed: bool) {
     let mut ended = Ended { service: "passthrough".into(), ..Ended::default() };
     let failure = if allowed {
         plain(&serving, stream, serving.destination, None, &mut ended).await
@@ -128,11 +129,11 @@ pub async fn unmatched(serving: Serving, stream: TcpStream, allowed: bool) {
         let detail = format!("{} isn't in the mesh, and the mesh forbids passthrough", serving.destination);
         Some(ConnError::new(Reason::PassthroughOff, detail))
     };
-    finish(&serving.worker, Direction::Outbound, &ended, (serving.peer, serving.begun, failure.as_ref()));
+    finish(&serving.worker, Direction::Passthrough, &ended, (serving.peer, serving.begun, failure.as_ref()));
 }
 
 /// Bytes as they are, to one address.
-pub async fn plain(
+pub(crate) async fn plain(
     serving: &Serving,
     stream: TcpStream,
     to: SocketAddr,
@@ -157,4 +158,4 @@ pub async fn plain(
 }
 
 /// Of passthrough and of the proxy's own application.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -6,11 +6,23 @@ use snapshot::{Backend, Filters, Forward, PathMatch, PathRewrite, Redirect, Rout
 
 /// A decision, still in the snapshot's words.
 #[derive(Debug, PartialEq)]
-pub enum Decided<'a> {
+pub(crate) enum Decided<'a> {
     /// To the service of this name.
-    Forward { service: &'a str, path: Option<String>, filters: Option<&'a Filters>, timeouts: Timeouts, route: &'a RouteRow },
-    Redirect { status: u16, location: String },
-    Respond { status: u16, body: &'a str },
+    Forward {
+        service: &'a str,
+        path: Option<String>,
+        filters: Option<&'a Filters>,
+        timeouts: Timeouts,
+        route: &'a RouteRow,
+    },
+    Redirect {
+        status: u16,
+        location: String,
+    },
+    Respond {
+        status: u16,
+        body: &'a str,
+    },
     /// The best host has no route at all: a page that says so.
     EmptyHost,
     /// No host or no route takes it.
@@ -18,7 +30,7 @@ pub enum Decided<'a> {
 }
 
 /// Facts of the original request that a redirect repeats.
-pub struct Seen<'a> {
+pub(crate) struct Seen<'a> {
     pub scheme: &'a str,
     /// Host without port.
     pub host: &'a str,
@@ -27,7 +39,7 @@ pub struct Seen<'a> {
 }
 
 /// `draw` gives a number below its argument, for weights.
-pub fn decide<'a>(routed: Routed<'a>, seen: &Seen<'_>, draw: &mut dyn FnMut(u64) -> u64) -> Decided<'a> {
+pub(crate) fn decide<'a>(routed: Routed<'a>, seen: &Seen<'_>, draw: &mut dyn FnMut(u64) -> u64) -> Decided<'a> {
     let row = match routed {
         Routed::Route(row) => row,
         Routed::EmptyHost => return Decided::EmptyHost,
@@ -42,7 +54,12 @@ pub fn decide<'a>(routed: Routed<'a>, seen: &Seen<'_>, draw: &mut dyn FnMut(u64)
     }
 }
 
-fn forward_to<'a>(forward: &'a Forward, row: &'a RouteRow, seen: &Seen<'_>, draw: &mut dyn FnMut(u64) -> u64) -> Decided<'a> {
+fn forward_to<'a>(
+    forward: &'a Forward,
+    row: &'a RouteRow,
+    seen: &Seen<'_>,
+    draw: &mut dyn FnMut(u64) -> u64,
+) -> Decided<'a> {
     let Some(service) = choose(&forward.backends, draw) else {
         return Decided::Respond { status: 500, body: "no backend of this route has a weight above 0\n" };
     };
@@ -52,7 +69,7 @@ fn forward_to<'a>(forward: &'a Forward, row: &'a RouteRow, seen: &Seen<'_>, draw
 }
 
 /// By weight.
-pub fn choose<'a>(backends: &'a [Backend], draw: &mut dyn FnMut(u64) -> u64) -> Option<&'a str> {
+pub(crate) fn choose<'a>(backends: &'a [Backend], draw: &mut dyn FnMut(u64) -> u64) -> Option<&'a str> {
     if let [only] = backends {
         return Some(&only.service);
     }
@@ -84,7 +101,9 @@ fn rewritten(rewrite: &PathRewrite, matched: &PathMatch, path: &str) -> String {
     };
     match (replacement, rest) {
         ("", "") => "/".into(),
-        (replacement, "/") if matches!(matched, PathMatch::Prefix(p) if p.is_empty()) && !replacement.is_empty() => replacement.into(),
+        (replacement, "/") if matches!(matched, PathMatch::Prefix(p) if p.is_empty()) && !replacement.is_empty() => {
+            replacement.into()
+        }
         (replacement, rest) => format!("{replacement}{rest}"),
     }
 }
@@ -93,10 +112,10 @@ fn location(redirect: &Redirect, row: &RouteRow, seen: &Seen<'_>) -> String {
     let scheme = redirect.scheme.as_deref().unwrap_or(seen.scheme);
     let host = redirect.host.as_deref().unwrap_or(seen.host);
     let port = redirect.port.unwrap_or(seen.listener_port);
-    let path = redirect.path.as_ref().map_or_else(|| seen.path.to_owned(), |p| rewritten(p, &row.matches.path, seen.path));
+    let path =
+        redirect.path.as_ref().map_or_else(|| seen.path.to_owned(), |p| rewritten(p, &row.matches.path, seen.path));
     format!("{scheme}://{host}:{port}{path}")
 }
-
 
 #[cfg(test)]
 mod tests {
@@ -133,7 +152,8 @@ mod tests {
     #[test]
     fn a_redirect_always_writes_the_port() {
         let redirect = Redirect { scheme: Some("https".into()), status: 301, ..Redirect::default() };
-        let row = RouteRow { matches: Match::default(), action: RouteAction::Redirect(redirect), origin: Origin::default() };
+        let row =
+            RouteRow { matches: Match::default(), action: RouteAction::Redirect(redirect), origin: Origin::default() };
         let seen = Seen { scheme: "http", host: "foo.example.com", path: "/a", listener_port: 8080 };
         let Decided::Redirect { status, location } = decide(Routed::Route(&row), &seen, &mut |_| 0) else { panic!() };
         assert_eq!((status, location.as_str()), (301, "https://foo.example.com:8080/a"));

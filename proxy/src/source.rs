@@ -12,10 +12,17 @@ pub const QUEUE_MAX: usize = 8;
 #[derive(Debug)]
 pub enum Update {
     /// Put these tables in force, or say every reason why not.
-    Offer { tables: Box<Tables>, generation: Generation, verdict: oneshot::Sender<Result<(), Vec<String>>> },
+    Offer {
+        tables: Box<Tables>,
+        generation: Generation,
+        verdict: oneshot::Sender<Result<(), Vec<String>>>,
+    },
     Material(Material),
     /// Certificate requests for these meshes; for those that are due when empty.
-    Csrs { meshes: Vec<String>, reply: oneshot::Sender<Vec<Csr>> },
+    Csrs {
+        meshes: Vec<String>,
+        reply: oneshot::Sender<Vec<Csr>>,
+    },
 }
 
 pub type Updates = mpsc::Sender<Update>;

@@ -1,3 +1,5 @@
+//! The mTLS matrix: who is let in, and what is said of who isn't.
+
 use super::*;
 use crate::test_ca::{Ca, leaf};
 use rustls::pki_types::PrivateKeyDer;

@@ -13,7 +13,7 @@ use crate::stream::Stream;
 use crate::upstream::{self, no_endpoint};
 use crate::worker::Worker;
 use snapshot::lookup::{self, Facts, Routed};
-use snapshot::{Address, Filters, Protocol, Role, ServiceRow, SniTarget, Snapshot, Timeouts};
+use snapshot::{Access, Address, Filters, Protocol, Role, ServiceRow, Snapshot, SniTarget, Timeouts};
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -23,7 +23,7 @@ use std::time::Duration;
 const NO_ROUTES_PAGE: &str = "This is a Kuma MeshGateway. No routes match this MeshGateway!\n";
 
 /// How each kind of listener speaks HTTP, shared by its connections.
-pub struct HttpSettings {
+pub(crate) struct HttpSettings {
     pub sidecar: Arc<Settings>,
     pub inbound: Arc<Settings>,
     pub gateway: Arc<Settings>,
@@ -43,7 +43,7 @@ impl Default for HttpSettings {
 
 /// Where connections of equal keys lead: interchangeable while the service's row has this endpoint and the same TLS.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct EndpointKey {
+pub(crate) struct EndpointKey {
     /// The service's row; empty for the own application.
     service: Arc<str>,
     address: Address,
@@ -53,20 +53,21 @@ pub struct EndpointKey {
 
 impl EndpointKey {
     /// Whether a pooled connection is still of use.
-    pub fn is_current(&self, snapshot: &Snapshot) -> bool {
-        let listed = |row: &Arc<ServiceRow>| row.endpoints.iter().any(|e| e.port == self.port && e.address == self.address);
+    pub(crate) fn is_current(&self, snapshot: &Snapshot) -> bool {
+        let listed =
+            |row: &Arc<ServiceRow>| row.endpoints.iter().any(|e| e.port == self.port && e.address == self.address);
         self.service.is_empty() || snapshot.service(&self.service).is_some_and(listed)
     }
 }
 
 /// Whom a request goes to.
-pub enum Target {
+pub(crate) enum Target {
     Service(Arc<ServiceRow>),
     App(SocketAddr, Option<IpAddr>),
 }
 
 /// Keeps the endpoint counted as used.
-pub enum Load {
+pub(crate) enum Load {
     Service { _picked: upstream::Picked },
     App,
 }
@@ -78,33 +79,38 @@ enum Way {
     App { service: Arc<str>, app: SocketAddr, source: Option<IpAddr>, protocol: Protocol },
 }
 
-pub struct HttpTraffic {
+pub(crate) struct HttpTraffic {
     worker: Rc<Worker>,
     way: Way,
     peer: SocketAddr,
-    /// The listener's row.
+    /// Key of the listener's row.
     destination: SocketAddr,
-    /// The permission's name when the connection came, and the peer's identities.
-    permission: Option<(String, Vec<String>)>,
+    /// The peer's identities; none without mTLS, and then no permission applies.
+    peers: Option<Vec<String>>,
 }
 
 impl HttpTraffic {
-    pub fn routed(serving: &Serving, site: Site, scheme: &'static str) -> Self {
+    pub(crate) fn routed(serving: &Serving, site: Site, scheme: &'static str) -> Self {
         Self::new(serving, Way::Routed { site, scheme })
     }
 
-    pub fn inbound(serving: &Serving, service: &str, app: (SocketAddr, Option<IpAddr>), protocol: Protocol) -> Self {
+    pub(crate) fn inbound(
+        serving: &Serving,
+        service: &str,
+        app: (SocketAddr, Option<IpAddr>),
+        protocol: Protocol,
+    ) -> Self {
         Self::new(serving, Way::App { service: service.into(), app: app.0, source: app.1, protocol })
     }
 
     fn new(serving: &Serving, way: Way) -> Self {
         let (worker, peer) = (serving.worker.clone(), serving.peer);
-        Self { worker, way, peer, destination: serving.destination, permission: None }
+        Self { worker, way, peer, destination: serving.destination, peers: None }
     }
 
-    /// Requests are admitted by this permission; without mTLS (no identities) none applies.
-    pub fn for_peer(mut self, permission: &str, peers: Option<Vec<String>>) -> Self {
-        self.permission = peers.map(|p| (permission.to_owned(), p));
+    /// Requests are admitted by the permission that the row names when they come: a connection outlives swaps.
+    pub(crate) fn for_peer(mut self, peers: Option<Vec<String>>) -> Self {
+        self.peers = peers;
         self
     }
 
@@ -116,26 +122,34 @@ impl HttpTraffic {
         }
     }
 
-    fn is_denied(&self, snapshot: &Snapshot) -> bool {
-        let denied = |(before, peers): &(String, Vec<String>)| {
-            let name = self.permission_now(snapshot).unwrap_or(before);
-            !lookup::authorize(snapshot.access(name), peers)
-        };
-        self.permission.as_ref().is_some_and(denied)
+    /// The permission that applies now; None where none does.
+    fn permission<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a str> {
+        match &self.way {
+            Way::App { .. } => snapshot.listener(self.destination).and_then(|l| match &l.row.role {
+                Role::Inbound { permission, .. } => Some(permission.as_str()),
+                _ => None,
+            }),
+            Way::Routed { site: Site::Sni(name), .. } => snapshot.sni(name).and_then(|s| match &s.row.target {
+                SniTarget::Terminate { permission, .. } => Some(permission.as_str()),
+                SniTarget::Passthrough { .. } => None,
+            }),
+            Way::Routed { .. } => None,
+        }
     }
 
-    /// A connection outlives swaps, and another permission may have been selected for its row since.
-    fn permission_now<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a str> {
-        match &self.way {
-            Way::Routed { site: Site::Sni(sni), .. } => match &snapshot.sni(sni)?.row.target {
-                SniTarget::Terminate { permission, .. } => Some(permission),
-                SniTarget::Passthrough { .. } => None,
-            },
-            _ => match &snapshot.listener(self.destination)?.row.role {
-                Role::Inbound { permission, .. } => Some(permission),
-                _ => None,
-            },
-        }
+    fn is_denied(&self, snapshot: &Snapshot) -> bool {
+        let permission = || self.permission(snapshot).map_or(&Access::Deny, |name| snapshot.access(name));
+        self.peers.as_ref().is_some_and(|peers| !lookup::authorize(permission(), peers))
+    }
+
+    /// Who was refused what, by which resource, and what would let them in.
+    fn denial(&self) -> ConnError {
+        let snapshot = self.worker.snapshot();
+        let by = self.permission(&snapshot).and_then(|name| snapshot.permission(name));
+        let by = by.map_or_else(|| "no permission".into(), |row| row.origin.to_string());
+        let peers = self.peers.as_deref().unwrap_or_default().join(" ");
+        let detail = format!("{by} doesn't admit {peers}; a TrafficPermission from that service to this one would");
+        ConnError::new(Reason::Denied, detail)
     }
 
     fn route(&self, snapshot: &Snapshot, request: &RequestView<'_>, site: &Site, scheme: &str) -> Decision<Target> {
@@ -168,8 +182,12 @@ fn into_decision(snapshot: &Snapshot, decided: Decided<'_>) -> Decision<Target> 
     let plain = |action| Decision { action, filters: None };
     match decided {
         Decided::Redirect { status, location } => plain(Action::Redirect { status, location }),
-        Decided::Respond { status, body } => plain(Action::Respond { status, body: body.to_owned().into(), reason: None }),
-        Decided::EmptyHost => plain(Action::Respond { status: 404, body: NO_ROUTES_PAGE.into(), reason: Some(Reason::NoRoute) }),
+        Decided::Respond { status, body } => {
+            plain(Action::Respond { status, body: body.to_owned().into(), reason: None })
+        }
+        Decided::EmptyHost => {
+            plain(Action::Respond { status: 404, body: NO_ROUTES_PAGE.into(), reason: Some(Reason::NoRoute) })
+        }
         Decided::NotFound => plain(Action::Respond { status: 404, body: "".into(), reason: Some(Reason::NoRoute) }),
         Decided::Forward { service, path, filters, timeouts, .. } => {
             // Build has checked that every backend has a row.
@@ -222,9 +240,17 @@ impl Traffic for HttpTraffic {
         let row = match target {
             Target::App(app, source) => {
                 if tried.is_some() {
-                    return Err(ConnError::new(Reason::ConnectFailed, format!("the application at {app} doesn't answer")));
+                    return Err(ConnError::new(
+                        Reason::ConnectFailed,
+                        format!("the application at {app} doesn't answer"),
+                    ));
                 }
-                let key = EndpointKey { service: "".into(), address: Address::Ip(app.ip()), port: app.port(), source: *source };
+                let key = EndpointKey {
+                    service: "".into(),
+                    address: Address::Ip(app.ip()),
+                    port: app.port(),
+                    source: *source,
+                };
                 return Ok(Picked { endpoint: key, host: None, load: Load::App });
             }
             Target::Service(row) => row,
@@ -269,12 +295,15 @@ impl Traffic for HttpTraffic {
         let counted = metrics.request();
         metrics.bytes(outcome.received, outcome.sent);
         counted.answered(outcome.status);
-        let failure = outcome.reason.map(|reason| ConnError::new(reason, outcome.detail));
+        let failure = outcome.reason.map(|reason| match reason {
+            Reason::Denied if outcome.detail.is_empty() => self.denial(),
+            _ => ConnError::new(reason, outcome.detail),
+        });
         if let Some(failure) = &failure {
             metrics.failed(failure.reason);
         }
-        let peer = match &self.permission {
-            Some((_, peers)) => peers.first().cloned().unwrap_or_default(),
+        let peer = match &self.peers {
+            Some(peers) => peers.first().cloned().unwrap_or_default(),
             None => self.peer.to_string(),
         };
         let mut record = Record::new(self.direction(), service, &peer);

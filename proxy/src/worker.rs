@@ -6,8 +6,8 @@ use crate::identity::Identities;
 use crate::listener::Purpose;
 use crate::metrics::Metrics;
 use crate::socket::{Acceptor, ConnectOptions, Mode};
-use crate::traffic::EndpointKey;
 use crate::stream::Stream;
+use crate::traffic::EndpointKey;
 use crate::upstream::Upstreams;
 use crate::upstream::balance::Rng;
 use snapshot::{CachedReader, Reader, Snapshot};
@@ -20,7 +20,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 /// Commands that wait for a busy worker.
-pub const COMMANDS_MAX: usize = 64;
+pub(crate) const COMMANDS_MAX: usize = 64;
 /// Idle upstream connections are closed after this long.
 const POOL_IDLE: Duration = Duration::from_secs(60);
 /// Pools and balancing state of services that are gone are dropped this often at most.
@@ -28,7 +28,7 @@ const PRUNE_EVERY: Duration = Duration::from_secs(10);
 
 /// What the coordinator asks of a worker.
 #[derive(Debug)]
-pub enum Command {
+pub(crate) enum Command {
     Open(Vec<Opened>),
     Close(Vec<SocketAddr>),
     /// Stop accepting, let connections end; answered when the last one has.
@@ -37,7 +37,7 @@ pub enum Command {
 
 /// A bound socket and how its connections find their row.
 #[derive(Debug)]
-pub struct Opened {
+pub(crate) struct Opened {
     pub address: SocketAddr,
     pub purpose: Purpose,
     pub socket: std::net::TcpListener,
@@ -45,8 +45,7 @@ pub struct Opened {
 
 /// What all workers of a proxy share.
 #[derive(Clone, Debug)]
-pub struct Shared {
-    pub name: Arc<str>,
+pub(crate) struct Shared {
     pub reader: Reader,
     pub identities: Arc<Identities>,
     pub metrics: Arc<Metrics>,
@@ -56,7 +55,7 @@ pub struct Shared {
 }
 
 /// What every connection of this worker uses.
-pub struct Worker {
+pub(crate) struct Worker {
     pub shared: Shared,
     pub upstreams: Upstreams,
     pub pools: Rc<crate::http::Pools<EndpointKey, Stream>>,
@@ -82,17 +81,17 @@ impl Worker {
     }
 
     /// The snapshot in force, for one decision.
-    pub fn snapshot(&self) -> Arc<Snapshot> {
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         self.reader.borrow_mut().load().clone()
     }
 
     /// A number below `bound`, for weights.
-    pub fn draw(&self, bound: u64) -> u64 {
+    pub(crate) fn draw(&self, bound: u64) -> u64 {
         self.rng.borrow_mut().below(bound)
     }
 
     /// Runs a connection on this worker and counts it until it ends.
-    pub fn spawn(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
+    pub(crate) fn spawn(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
         self.live.set(self.live.get() + 1);
         let worker = self.clone();
         tokio::task::spawn_local(async move {
@@ -125,7 +124,7 @@ impl Worker {
 ///
 /// # Errors
 /// The thread or its runtime can't be made.
-pub fn start(shared: Shared, index: usize) -> std::io::Result<mpsc::Sender<Command>> {
+pub(crate) fn start(shared: Shared, index: usize) -> std::io::Result<mpsc::Sender<Command>> {
     let (sender, commands) = mpsc::channel(COMMANDS_MAX);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let seed = std::time::UNIX_EPOCH.elapsed().map_or(1, |t| t.as_nanos() as u64).wrapping_add(index as u64 * 7919);
@@ -174,7 +173,9 @@ async fn accept(worker: Rc<Worker>, opened: Opened) {
     let Opened { address, purpose, socket } = opened;
     let mut acceptor = match Acceptor::new(socket) {
         Ok(acceptor) => acceptor,
-        Err(error) => return tracing::error!(%address, %error, "listener can't be watched; its connections aren't served"),
+        Err(error) => {
+            return tracing::error!(%address, %error, "listener can't be watched; its connections aren't served");
+        }
     };
     loop {
         let (stream, peer) = acceptor.accept().await;

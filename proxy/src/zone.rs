@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-pub async fn serve(serving: &Serving, stream: TcpStream) {
+pub(crate) async fn serve(serving: &Serving, stream: TcpStream) {
     let timeout = Duration::from_millis(sni::HELLO_TIMEOUT_MS);
     let name = match sni::read_hello(&stream, timeout, sni::HELLO_BYTES_MAX).await {
         Ok(Hello::Sni { name, .. }) => Ok(name),
@@ -84,7 +84,7 @@ async fn terminate(serving: &Serving, stream: TcpStream, what: (&str, &str, &str
     let site = Site::Sni(sni.to_owned());
     let mut stream = Stream::from(stream);
     if let Handler::Http { .. } = handler {
-        let traffic = HttpTraffic::routed(serving, site, "http").for_peer(permission, Some(peers));
+        let traffic = HttpTraffic::routed(serving, site, "http").for_peer(Some(peers));
         return outbound::http_connection(serving, stream, traffic, worker.http.sidecar.clone()).await;
     }
     if lookup::authorize(worker.snapshot().access(permission), &peers) {
@@ -93,5 +93,10 @@ async fn terminate(serving: &Serving, stream: TcpStream, what: (&str, &str, &str
     let _ = tokio::io::AsyncWriteExt::shutdown(&mut stream).await;
     let detail = format!("{} isn't admitted to the external service of SNI {sni}", peers.join(" "));
     let ended = Ended { origin: permission.to_owned(), ..Ended::default() };
-    finish(worker, Direction::Zone, &ended, (serving.peer, serving.begun, Some(&ConnError::new(Reason::Denied, detail))));
+    finish(
+        worker,
+        Direction::Zone,
+        &ended,
+        (serving.peer, serving.begun, Some(&ConnError::new(Reason::Denied, detail))),
+    );
 }

@@ -104,6 +104,7 @@ pub(crate) struct Inspect {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::enum_variant_names, reason = "the commands' own names")]
 pub(crate) enum Generate {
     /// A token for `dp run` of a dataplane
     #[command(

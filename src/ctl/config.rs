@@ -67,10 +67,7 @@ pub(crate) fn api(reach: &Reach) -> Result<Api, Failure> {
     }
     let missing = |what: &str, name: &str| {
         let at = path(reach);
-        Failure::config(format!(
-            "{}: {what} {name} isn't in it; see `weir config control-planes list`",
-            at.display()
-        ))
+        Failure::config(format!("{}: {what} {name} isn't in it; see `weir config control-planes list`", at.display()))
     };
     let context = named(&config, "contexts", current).ok_or_else(|| missing("context", current))?;
     let name = context.get("controlPlane").and_then(Value::as_str).unwrap_or(current);

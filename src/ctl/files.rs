@@ -215,7 +215,7 @@ mod tests {
     fn variables_are_put_in_and_must_have_a_value() {
         let dir = folder(&[("a.yaml", "type: Mesh\nname: '{{ name }}'\n")]);
         let file = dir.path().join("a.yaml").display().to_string();
-        let read = read_files(&[file.clone()], &["name=m1".into()], "default").unwrap();
+        let read = read_files(std::slice::from_ref(&file), &["name=m1".into()], "default").unwrap();
         assert_eq!(read[0].meta.name, "m1");
         assert!(read_files(&[file], &["name".into()], "default").unwrap_err().contains("name=value"));
     }

@@ -75,7 +75,9 @@ impl Feed {
         self.send(offer).await?;
         match answer.await.map_err(|_| Gone)? {
             Ok(()) => self.sent = Some(tables),
-            Err(reasons) => tracing::error!(proxy = %self.proxy.origin(), ?reasons, "snapshot refused; the last good one keeps serving"),
+            Err(reasons) => {
+                tracing::error!(proxy = %self.proxy.origin(), ?reasons, "snapshot refused; the last good one keeps serving")
+            }
         }
         Ok(())
     }
@@ -116,7 +118,11 @@ impl Feed {
 
     fn material(&self, identities: Vec<IdentityMaterial>) -> Material {
         let (bundles, secrets) = self.material.clone().unwrap_or_default();
-        let secret = |s: SecretMaterial| proxy::identity::SecretMaterial { name: s.name, cert_pem: s.cert_pem, key_pem: s.key_pem };
+        let secret = |s: SecretMaterial| proxy::identity::SecretMaterial {
+            name: s.name,
+            cert_pem: s.cert_pem,
+            key_pem: s.key_pem,
+        };
         Material {
             identities,
             bundles: bundles.into_iter().map(|(mesh, ca_pem)| Bundle { mesh, ca_pem }).collect(),

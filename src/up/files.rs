@@ -40,10 +40,13 @@ impl Files {
 
 /// Applies all; every refusal is an error line.
 pub(super) async fn apply(core: &Arc<Core>, resources: Vec<Resource>) -> Result<(), String> {
-    let places: Vec<String> =
-        resources.iter().map(|r| r.meta.place.as_ref().map_or(String::new(), |p| format!("{}:{}: ", p.file, p.line))).collect();
+    let places: Vec<String> = resources
+        .iter()
+        .map(|r| r.meta.place.as_ref().map_or(String::new(), |p| format!("{}:{}: ", p.file, p.line)))
+        .collect();
     let written = core.apply(resources).await;
-    let refusal = |(w, place): (control::core::Written, String)| w.outcome.err().map(|e| format!("{place}error: {}: {e}", w.key));
+    let refusal =
+        |(w, place): (control::core::Written, String)| w.outcome.err().map(|e| format!("{place}error: {}: {e}", w.key));
     let errors: Vec<String> = written.into_iter().zip(places).filter_map(refusal).collect();
     if errors.is_empty() { Ok(()) } else { Err(errors.join("\n")) }
 }

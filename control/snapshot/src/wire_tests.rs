@@ -31,8 +31,7 @@ fn service(n: u8, weight: u32) -> Arc<ServiceRow> {
 }
 
 fn tables(names: &[u8], services: &[(u8, u32)]) -> Tables {
-    let mut t = Tables::default();
-    t.names = names.iter().map(|n| name(*n)).collect();
+    let mut t = Tables { names: names.iter().map(|n| name(*n)).collect(), ..Tables::default() };
     t.names.sort_by(|a, b| a.name.cmp(&b.name));
     t.services = services.iter().map(|(n, w)| service(*n, *w)).collect();
     t.services.sort_by(|a, b| a.name.cmp(&b.name));

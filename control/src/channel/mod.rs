@@ -1,7 +1,7 @@
 //! The control channel's server: one stream a proxy. Authenticates, registers the proxy's own resource, sends what
 //! changed in its tables, waits for ack or nack, signs its keys. Latest wins: a slow proxy skips generations.
 
-#[expect(clippy::all, clippy::wildcard_imports, clippy::allow_attributes_without_reason, unused_qualifications, unreachable_pub, reason = "generated")]
+#[expect(clippy::allow_attributes_without_reason, unused_qualifications, unreachable_pub, reason = "generated")]
 mod proto;
 mod register;
 mod serve;
@@ -46,7 +46,10 @@ pub struct Service {
 impl Channel for Service {
     type ConnectStream = ReceiverStream<Frame>;
 
-    async fn connect(&self, request: Request<Streaming<proto::FromProxy>>) -> Result<Response<Self::ConnectStream>, Status> {
+    async fn connect(
+        &self,
+        request: Request<Streaming<proto::FromProxy>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
         let mut inbox = request.into_inner();
         let first = tokio::time::timeout(HELLO_TIMEOUT, inbox.next()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("no hello within 10 s"))?;
@@ -170,7 +173,9 @@ impl Stream {
         let nothing = Tables::default();
         let (base, delta) = match &self.sent {
             Some((generation, base)) => (Some(to_generation(*generation)), snapshot::diff(base, &tables)),
-            None => (None, Delta { upserts: snapshot::rows(&tables), removals: snapshot::diff(&tables, &nothing).removals }),
+            None => {
+                (None, Delta { upserts: snapshot::rows(&tables), removals: snapshot::diff(&tables, &nothing).removals })
+            }
         };
         let removals = if base.is_some() { delta.removals } else { Vec::new() };
         let row = |r: RowUpsert| proto::Row { table: r.id.table, key: r.id.key, body: r.body };
@@ -215,7 +220,8 @@ impl Stream {
         let issued = session::issue(&published, &self.proxy.key, &csr.mesh, csr.pem.as_bytes(), now_ms);
         match issued {
             Ok(cert) => {
-                let identity = proto::Identity { mesh: csr.mesh, chain_pem: cert.chain_pem, not_after_ms: cert.not_after_ms };
+                let identity =
+                    proto::Identity { mesh: csr.mesh, chain_pem: cert.chain_pem, not_after_ms: cert.not_after_ms };
                 let (bundles, secrets) = self.material.clone().unwrap_or_default();
                 self.say(Say::Material(to_material(&bundles, &secrets, vec![identity]))).await
             }

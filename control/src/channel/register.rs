@@ -31,7 +31,12 @@ pub(super) async fn register(core: &Arc<Core>, auth: (Auth, Auth), hello: &proto
     let key = key.unwrap_or_else(|| ProxyKey::dataplane(&hello.mesh, &hello.name));
     let mut resource = if hello.resource.is_empty() {
         let found = stored(core, kind, hello);
-        found.ok_or_else(|| Status::not_found(format!("{} doesn't exist: apply it, or start the proxy with --dataplane-file", key.origin())))?
+        found.ok_or_else(|| {
+            Status::not_found(format!(
+                "{} doesn't exist: apply it, or start the proxy with --dataplane-file",
+                key.origin()
+            ))
+        })?
     } else {
         own_resource(hello, kind)?
     };
@@ -64,7 +69,10 @@ fn own_resource(hello: &proto::Hello, kind: &str) -> Result<Resource, Status> {
         return Err(Status::invalid_argument("the proxy's resource must be exactly one document"));
     };
     if resource.kind() != kind {
-        return Err(Status::invalid_argument(format!("invalid proxy resource type \"{}\", expected {kind}", resource.kind())));
+        return Err(Status::invalid_argument(format!(
+            "invalid proxy resource type \"{}\", expected {kind}",
+            resource.kind()
+        )));
     }
     if resource.meta.name != hello.name || resource.meta.mesh != hello.mesh {
         return Err(Status::invalid_argument("name and mesh of the hello differ from the resource's"));

@@ -28,8 +28,10 @@ pub(super) struct Service {
 
 pub(super) async fn dial(address: &str, ca_pem: Option<&str>) -> Result<Service, ChannelError> {
     let lost = |text: String| ChannelError::Lost(format!("{address}: {text}"));
-    let uri: Uri = address.parse().map_err(|_| ChannelError::Refused(format!(".URL must be a valid absolute URI: {address}")))?;
-    let host = uri.host().ok_or_else(|| ChannelError::Refused(format!(".URL must be a valid absolute URI: {address}")))?;
+    let uri: Uri =
+        address.parse().map_err(|_| ChannelError::Refused(format!(".URL must be a valid absolute URI: {address}")))?;
+    let host =
+        uri.host().ok_or_else(|| ChannelError::Refused(format!(".URL must be a valid absolute URI: {address}")))?;
     let port = uri.port_u16().unwrap_or(5678);
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let tcp = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect((bare, port)))
@@ -78,7 +80,8 @@ impl tower_service::Service<Request<tonic::body::Body>> for Service {
 
     fn call(&mut self, mut request: Request<tonic::body::Body>) -> Self::Future {
         let path = request.uri().path_and_query().map_or("/", |p| p.as_str());
-        if let Ok(uri) = Uri::builder().scheme("https").authority(self.authority.as_str()).path_and_query(path).build() {
+        if let Ok(uri) = Uri::builder().scheme("https").authority(self.authority.as_str()).path_and_query(path).build()
+        {
             *request.uri_mut() = uri;
         }
         Box::pin(self.sender.send_request(request))

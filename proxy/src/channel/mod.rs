@@ -2,6 +2,8 @@
 //! a loss. Keeps the last acked tables as the base of the next delta. Must not know what a proxy does with them.
 
 mod dial;
+#[rustfmt::skip]
+#[expect(unreachable_pub, unused_qualifications, clippy::allow_attributes_without_reason, reason = "generated")]
 mod proto;
 
 use crate::identity::{Bundle, IdentityMaterial, Material, SecretMaterial};
@@ -87,7 +89,12 @@ pub struct Base {
 ///
 /// # Errors
 /// The reason, for the operator.
-pub async fn run(config: Config, updates: Updates, status: watch::Receiver<Status>, mut base: Base) -> Result<(), ChannelError> {
+pub async fn run(
+    config: Config,
+    updates: Updates,
+    status: watch::Receiver<Status>,
+    mut base: Base,
+) -> Result<(), ChannelError> {
     let mut since = Instant::now();
     loop {
         let ended = connect(&config, &updates, status.clone(), &mut base).await;
@@ -285,11 +292,8 @@ fn to_generation(g: Generation) -> proto::Generation {
 }
 
 fn from_wire(material: proto::Material) -> Material {
-    let identity = |i: proto::Identity| IdentityMaterial {
-        mesh: i.mesh,
-        chain_pem: i.chain_pem,
-        not_after_ms: i.not_after_ms,
-    };
+    let identity =
+        |i: proto::Identity| IdentityMaterial { mesh: i.mesh, chain_pem: i.chain_pem, not_after_ms: i.not_after_ms };
     let secret = |s: proto::Secret| SecretMaterial { name: s.name, cert_pem: s.cert_pem, key_pem: s.key_pem };
     let bundle = |b: proto::Bundle| Bundle { mesh: b.mesh, ca_pem: b.ca_pem };
     Material {

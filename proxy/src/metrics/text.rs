@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError};
 type Row<'a> = (&'a str, &'a Series);
 
 impl Metrics {
-    pub fn encode(&self) -> String {
+    pub(crate) fn encode(&self) -> String {
         let series = self.sorted();
         let rendered: Vec<(String, &Series)> = series.iter().map(|(key, s)| (labels(key), s.as_ref())).collect();
         let rows: Vec<Row<'_>> = rendered.iter().map(|(labels, series)| (labels.as_str(), *series)).collect();

@@ -11,14 +11,14 @@ use std::time::Instant;
 
 /// SplitMix64: good enough to spread load, seeded by the caller.
 #[derive(Debug, Clone)]
-pub struct Rng(u64);
+pub(crate) struct Rng(u64);
 
 impl Rng {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    pub fn next_u64(&mut self) -> u64 {
+    pub(crate) fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -27,7 +27,7 @@ impl Rng {
     }
 
     /// Below `bound`; 0 if that is 0.
-    pub fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         ((u128::from(self.next_u64()) * u128::from(bound)) >> 64) as u64
     }
 }
@@ -44,7 +44,7 @@ struct Slot {
 
 /// One in-flight use of an endpoint; dropping it ends the use.
 #[derive(Debug)]
-pub struct Lease(Rc<Cell<u32>>);
+pub(crate) struct Lease(Rc<Cell<u32>>);
 
 impl Drop for Lease {
     fn drop(&mut self) {
@@ -54,7 +54,7 @@ impl Drop for Lease {
 
 /// One worker's state of one service, aligned with the endpoints of the snapshot in use.
 #[derive(Debug, Default)]
-pub struct State {
+pub(crate) struct State {
     /// Kept alive, so that comparing pointers tells whether the endpoints are the same.
     endpoints: Option<Arc<Vec<Endpoint>>>,
     slots: Vec<Slot>,
@@ -64,7 +64,7 @@ pub struct State {
 
 impl State {
     /// Aligns the slots with `endpoints`; an address that stays keeps its state.
-    pub fn sync(&mut self, endpoints: &Arc<Vec<Endpoint>>, rng: &mut Rng) {
+    pub(crate) fn sync(&mut self, endpoints: &Arc<Vec<Endpoint>>, rng: &mut Rng) {
         if self.endpoints.as_ref().is_some_and(|known| Arc::ptr_eq(known, endpoints)) {
             return;
         }
@@ -87,7 +87,7 @@ impl State {
 
     /// The next endpoint that isn't in `tried`: of the lowest priority that has a healthy one, or, when all are
     /// ejected, of the lowest priority at all.
-    pub fn pick(&mut self, balance: Balance, tried: &[usize], rng: &mut Rng, now: Instant) -> Option<usize> {
+    pub(crate) fn pick(&mut self, balance: Balance, tried: &[usize], rng: &mut Rng, now: Instant) -> Option<usize> {
         let endpoints = Arc::clone(self.endpoints.as_ref()?);
         let eligible = self.eligible(tried, now);
         match balance {
@@ -153,7 +153,7 @@ impl State {
     }
 
     /// Counts one use of the endpoint until the lease is dropped.
-    pub fn lease(&self, index: usize) -> Option<Lease> {
+    pub(crate) fn lease(&self, index: usize) -> Option<Lease> {
         let active = Rc::clone(&self.slots.get(index)?.active);
         active.set(active.get().saturating_add(1));
         Some(Lease(active))

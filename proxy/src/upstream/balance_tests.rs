@@ -1,3 +1,5 @@
+//! Distribution, priority and ejection of endpoints.
+
 use super::*;
 use snapshot::Origin;
 use std::net::IpAddr;

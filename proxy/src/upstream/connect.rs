@@ -18,11 +18,11 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
 /// Endpoints, or addresses of one endpoint's name, that one connection tries.
-pub const ATTEMPTS_MAX: usize = 3;
+pub(crate) const ATTEMPTS_MAX: usize = 3;
 
 /// A chosen endpoint. While it lives, it counts as one use of the endpoint.
 #[derive(Debug)]
-pub struct Picked {
+pub(crate) struct Picked {
     endpoints: Arc<Vec<Endpoint>>,
     pub index: usize,
     _lease: Lease,
@@ -31,12 +31,12 @@ pub struct Picked {
 
 impl Picked {
     /// `None` never happens: `index` was chosen from these endpoints.
-    pub fn endpoint(&self) -> Option<&Endpoint> {
+    pub(crate) fn endpoint(&self) -> Option<&Endpoint> {
         self.endpoints.get(self.index)
     }
 
     /// The endpoint's DNS name, where it has one.
-    pub fn host(&self) -> Option<&str> {
+    pub(crate) fn host(&self) -> Option<&str> {
         match &self.endpoint()?.address {
             Address::Name(name) => Some(name),
             Address::Ip(_) => None,
@@ -44,7 +44,7 @@ impl Picked {
     }
 
     /// Notes that the endpoint couldn't be reached, or could.
-    pub fn report(&self, reached: bool) {
+    pub(crate) fn report(&self, reached: bool) {
         let next = if reached { Health::succeeded() } else { self.health.get().failed(Instant::now()) };
         self.health.set(next);
     }
@@ -52,15 +52,16 @@ impl Picked {
 
 /// An open way to an endpoint.
 #[derive(Debug)]
-pub struct Connected {
+pub(crate) struct Connected {
     pub stream: Stream,
     pub address: SocketAddr,
+    /// Counts as one use of the endpoint while it is held.
     pub picked: Picked,
 }
 
 impl Upstreams {
     /// The endpoint for the next connection or request. `tried` are indices that failed before.
-    pub fn pick(&self, service: &ServiceRow, tried: &[usize]) -> Option<Picked> {
+    pub(crate) fn pick(&self, service: &ServiceRow, tried: &[usize]) -> Option<Picked> {
         let mut services = self.services.borrow_mut();
         if !services.contains_key(&service.name) {
             services.insert(service.name.clone(), Default::default());
@@ -78,7 +79,7 @@ impl Upstreams {
     }
 
     /// The endpoint at a place, when the caller has chosen it before.
-    pub fn at(&self, service: &ServiceRow, index: usize) -> Option<Picked> {
+    pub(crate) fn at(&self, service: &ServiceRow, index: usize) -> Option<Picked> {
         let mut services = self.services.borrow_mut();
         let state = services.entry(service.name.clone()).or_default();
         state.sync(&service.endpoints, &mut self.rng.borrow_mut());
@@ -87,7 +88,7 @@ impl Upstreams {
     }
 
     /// Opens a stream to some endpoint of the service.
-    pub async fn connect(&self, service: &ServiceRow, ids: &Identities) -> Result<Connected, ConnError> {
+    pub(crate) async fn connect(&self, service: &ServiceRow, ids: &Identities) -> Result<Connected, ConnError> {
         let mut tried = Vec::new();
         let mut failures: Vec<ConnError> = Vec::new();
         while tried.len() < ATTEMPTS_MAX {
@@ -108,7 +109,7 @@ impl Upstreams {
     }
 
     /// Opens a stream to this endpoint, and notes how that went.
-    pub async fn dial(
+    pub(crate) async fn dial(
         &self,
         service: &ServiceRow,
         picked: &Picked,
@@ -228,7 +229,7 @@ fn place(endpoint: &Endpoint) -> String {
 }
 
 /// The error of a service without endpoints.
-pub fn no_endpoint(service: &ServiceRow) -> ConnError {
+pub(crate) fn no_endpoint(service: &ServiceRow) -> ConnError {
     let hint = match service.hint.as_str() {
         "" => "no healthy proxy offers it",
         hint => hint,

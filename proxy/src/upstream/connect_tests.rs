@@ -1,3 +1,5 @@
+//! Failover between endpoints over loopback.
+
 use super::*;
 use crate::identity::{Bundle, IdentityMaterial, Material};
 use crate::socket::ConnectOptions;

@@ -1,12 +1,12 @@
 //! The way to a service: choose an endpoint, connect, speak TLS, remember who failed. One `Upstreams` a worker; its
 //! state outlives snapshots, keyed by service and address. Must not know listeners, routes or what the bytes mean.
 
-pub mod balance;
-pub mod connect;
-pub mod outlier;
-pub mod resolve;
+pub(crate) mod balance;
+pub(crate) mod connect;
+pub(crate) mod outlier;
+pub(crate) mod resolve;
 
-pub use connect::{Connected, Picked, no_endpoint};
+pub(crate) use connect::{Picked, no_endpoint};
 
 use crate::socket::ConnectOptions;
 use balance::{Rng, State};
@@ -16,7 +16,7 @@ use std::collections::HashMap;
 
 /// One worker's upstream state.
 #[derive(Debug)]
-pub struct Upstreams {
+pub(crate) struct Upstreams {
     services: RefCell<HashMap<String, State>>,
     rng: RefCell<Rng>,
     resolver: Resolver,
@@ -25,12 +25,12 @@ pub struct Upstreams {
 
 impl Upstreams {
     /// `seed` should differ between workers and proxies, so that they don't choose in step.
-    pub fn new(options: ConnectOptions, seed: u64) -> Self {
+    pub(crate) fn new(options: ConnectOptions, seed: u64) -> Self {
         Self { services: RefCell::default(), rng: RefCell::new(Rng::new(seed)), resolver: Resolver::default(), options }
     }
 
     /// Forgets services that the new snapshot doesn't have. `keep` gets the row's name.
-    pub fn prune(&self, keep: impl Fn(&str) -> bool) {
+    pub(crate) fn prune(&self, keep: impl Fn(&str) -> bool) {
         self.services.borrow_mut().retain(|name, _| keep(name));
     }
 }

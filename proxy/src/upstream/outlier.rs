@@ -4,29 +4,29 @@
 use std::time::{Duration, Instant};
 
 /// First pause of an endpoint after a failed connection; doubled by each further one.
-pub const EJECT_MS_MIN: u64 = 1_000;
+pub(crate) const EJECT_MS_MIN: u64 = 1_000;
 /// Longest pause.
-pub const EJECT_MS_MAX: u64 = 30_000;
+pub(crate) const EJECT_MS_MAX: u64 = 30_000;
 
 /// What is known of an endpoint's health.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Health {
+pub(crate) struct Health {
     failures: u32,
     until: Option<Instant>,
 }
 
 impl Health {
-    pub fn is_ejected(&self, now: Instant) -> bool {
+    pub(crate) fn is_ejected(&self, now: Instant) -> bool {
         self.until.is_some_and(|until| now < until)
     }
 
     /// A connection was made: all is forgiven.
-    pub fn succeeded() -> Self {
+    pub(crate) fn succeeded() -> Self {
         Self::default()
     }
 
     /// A connection couldn't be made. Attempts that began before the ejection don't lengthen it.
-    pub fn failed(self, now: Instant) -> Self {
+    pub(crate) fn failed(self, now: Instant) -> Self {
         if self.is_ejected(now) {
             return self;
         }

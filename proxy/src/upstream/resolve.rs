@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 
 /// An answer, or a failure, holds this long; the system's resolver doesn't tell the record's own TTL.
-pub const FRESH_MS: u64 = 5_000;
+pub(crate) const FRESH_MS: u64 = 5_000;
 /// While lookups fail, the last answer serves this long.
-pub const STALE_MS: u64 = 300_000;
+pub(crate) const STALE_MS: u64 = 300_000;
 /// One lookup.
-pub const LOOKUP_TIMEOUT_MS: u64 = 5_000;
+pub(crate) const LOOKUP_TIMEOUT_MS: u64 = 5_000;
 /// Names remembered by one worker.
 const NAMES_MAX: usize = 1_024;
 /// Addresses of one name that are tried.
@@ -31,13 +31,13 @@ struct Known {
 type Entry = Rc<Mutex<Known>>;
 
 #[derive(Debug, Default)]
-pub struct Resolver {
+pub(crate) struct Resolver {
     names: RefCell<HashMap<String, Entry>>,
 }
 
 impl Resolver {
     /// The addresses of `name`, IPv4 first.
-    pub async fn lookup(&self, name: &str) -> Result<Rc<[IpAddr]>, String> {
+    pub(crate) async fn lookup(&self, name: &str) -> Result<Rc<[IpAddr]>, String> {
         self.lookup_with(name, ask(name)).await
     }
 

@@ -82,7 +82,7 @@ fn headers_queries_and_regexes_match_whole_values() {
         ..Match::default()
     };
     let s = snapshot(vec![vhost("*", vec![route("r", matches)])]).unwrap();
-    let prod = |n: &str| (n == "x-env").then(|| Cow::Borrowed("prod"));
+    let prod = |n: &str| (n == "x-env").then_some(Cow::Borrowed("prod"));
     assert_eq!(ask_with(&s, "x", "/v12", "p=1&q=aaa", &prod), "r");
     assert_eq!(ask_with(&s, "x", "/v12/more", "q=aaa", &prod), "NoRoute");
     assert_eq!(ask_with(&s, "x", "/v12", "q=aab", &prod), "NoRoute");
