@@ -92,7 +92,9 @@ impl Insight {
                 "issuedBackend": backend,
                 "supportedBackends": [backend],
             });
-            object(insight).insert("mTLS".into(), mtls);
+            if let Some(fields) = object(insight) {
+                fields.insert("mTLS".into(), mtls);
+            }
         });
     }
 
@@ -104,56 +106,61 @@ impl Insight {
     fn show(&self) {
         let subscription = self.subscription();
         self.core.update_insight(&self.key, |insight| {
-            let insight = object(insight);
+            let Some(insight) = object(insight) else { return };
+            let all = insight.entry("subscriptions").or_insert_with(|| json!([]));
+            let Some(all) = all.as_array_mut() else { return };
+            let own = all.iter().position(|s| s.get("id").and_then(Value::as_str) == Some(&self.id));
+            let is_newest = own.is_none_or(|at| at + 1 == all.len());
+            match own.and_then(|at| all.get_mut(at)) {
+                Some(own) => *own = subscription,
+                None => all.push(subscription),
+            }
+            let surplus = all.len().saturating_sub(SUBSCRIPTIONS_MAX);
+            all.drain(..surplus);
+            if !is_newest {
+                return;
+            }
             for (name, texts) in [("problems", &self.problems), ("rejected", &self.reasons)] {
                 match texts.is_empty() {
                     true => drop(insight.remove(name)),
                     false => drop(insight.insert(name.into(), texts.iter().take(PROBLEMS_MAX).cloned().collect())),
                 }
             }
-            let all = insight.entry("subscriptions").or_insert_with(|| json!([]));
-            let Some(all) = all.as_array_mut() else { return };
-            match all.iter_mut().find(|s| s.get("id").and_then(Value::as_str) == Some(&self.id)) {
-                Some(own) => *own = subscription,
-                None => all.push(subscription),
-            }
-            let surplus = all.len().saturating_sub(SUBSCRIPTIONS_MAX);
-            all.drain(..surplus);
         });
     }
 
     fn subscription(&self) -> Value {
-        let total = json!({
-            "responsesSent": self.sent.to_string(),
-            "responsesAcknowledged": self.acked.to_string(),
-            "responsesRejected": self.rejected.to_string(),
+        let mut status = json!({
+            "total": {
+                "responsesSent": self.sent.to_string(),
+                "responsesAcknowledged": self.acked.to_string(),
+                "responsesRejected": self.rejected.to_string(),
+            },
+            "cds": {}, "eds": {}, "lds": {}, "rds": {},
         });
-        let mut status = json!({"total": total, "cds": {}, "eds": {}, "lds": {}, "rds": {}});
+        time(&mut status, "lastUpdateTime", self.updated_ms);
         let mut whole = json!({
             "id": self.id,
             "controlPlaneInstanceId": self.core.cluster_id(),
             "connectTime": to_rfc3339(self.connected_ms),
+            "status": status,
             "version": {"kumaDp": {"version": self.version, "kumaCpCompatible": true}, "envoy": {"version": self.version}},
         });
-        if let Some(ms) = self.updated_ms {
-            object(&mut status).insert("lastUpdateTime".into(), to_rfc3339(ms).into());
-        }
-        let fields = object(&mut whole);
-        fields.insert("status".into(), status);
-        if let Some(ms) = self.disconnected_ms {
-            fields.insert("disconnectTime".into(), to_rfc3339(ms).into());
-        }
+        time(&mut whole, "disconnectTime", self.disconnected_ms);
         whole
     }
 }
 
+fn time(value: &mut Value, name: &str, ms: Option<u64>) {
+    if let (Some(fields), Some(ms)) = (value.as_object_mut(), ms) {
+        fields.insert(name.into(), to_rfc3339(ms).into());
+    }
+}
+
 /// An absent insight is null.
-fn object(value: &mut Value) -> &mut Map<String, Value> {
+fn object(value: &mut Value) -> Option<&mut Map<String, Value>> {
     if !value.is_object() {
-        *value = Value::Object(Map::new());
+        *value = json!({});
     }
-    match value {
-        Value::Object(map) => map,
-        _ => unreachable!("made an object above"),
-    }
+    value.as_object_mut()
 }

@@ -158,7 +158,9 @@ fn hostnames(spec: &Spec) -> Vec<&str> {
 /// Files that data sources name. Those of a CA are read where it is made; here their changes are noticed.
 fn files(spec: &Spec) -> Vec<&str> {
     let sources: Vec<&DataSource> = match spec {
-        Spec::MeshGateway(g) => g.listeners.iter().filter_map(|l| l.tls.as_ref()).flat_map(|t| &t.certificates).collect(),
+        Spec::MeshGateway(g) => {
+            g.listeners.iter().filter_map(|l| l.tls.as_ref()).flat_map(|t| &t.certificates).collect()
+        }
         Spec::ExternalService(e) => {
             let tls = e.networking.tls.iter();
             tls.flat_map(|t| [&t.ca_cert, &t.client_cert, &t.client_key]).flatten().collect()
