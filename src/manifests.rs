@@ -82,9 +82,13 @@ pub(crate) fn control_plane(args: &ControlPlane) -> Result<Manifests, Failure> {
         (String::new(), head("v1", "ServiceAccount", NAME, namespace, Map::new())),
         (String::new(), data_claim(namespace)),
         (String::new(), deployment(args, &wanted)),
-        (String::new(), service(NAME, namespace, &[("dp-server", 5678), ("http-api-server", 5681), ("https-api-server", 5682)])),
+        (
+            String::new(),
+            service(NAME, namespace, &[("dp-server", 5678), ("http-api-server", 5681), ("https-api-server", 5682)]),
+        ),
     ];
-    for proxy in [(wanted.egress, EGRESS), (wanted.ingress, INGRESS)].into_iter().filter_map(|(is, p)| is.then_some(p)) {
+    for proxy in [(wanted.egress, EGRESS), (wanted.ingress, INGRESS)].into_iter().filter_map(|(is, p)| is.then_some(p))
+    {
         documents.push((String::new(), head("v1", "ServiceAccount", proxy.name, namespace, Map::new())));
         documents.push((String::new(), proxy.resource(namespace)));
         documents.push((proxy.note(namespace), proxy.deployment(args)));
@@ -112,17 +116,15 @@ fn wanted(args: &ControlPlane) -> Result<Wanted, Failure> {
     }
     // Helm takes several pairs in one flag, too.
     for pair in args.settings.iter().flat_map(|s| s.split(',')) {
-        let (key, value) = pair
-            .split_once('=')
-            .ok_or_else(|| Failure::usage(format!("--set {pair}: write it as key=value")))?;
+        let (key, value) =
+            pair.split_once('=').ok_or_else(|| Failure::usage(format!("--set {pair}: write it as key=value")))?;
         if !wanted.set(key, value) {
             wanted.warnings.push(format!("--set {key}: this value has no meaning here and is ignored"));
         }
     }
     for pair in &args.env_vars {
-        let (name, value) = pair
-            .split_once('=')
-            .ok_or_else(|| Failure::usage(format!("--env-var {pair}: write it as NAME=value")))?;
+        let (name, value) =
+            pair.split_once('=').ok_or_else(|| Failure::usage(format!("--env-var {pair}: write it as NAME=value")))?;
         wanted.env.insert(name.to_owned(), value.to_owned());
     }
     if let Some(broken) = wanted.config_maps.values().find(|m| m.name.is_empty() || m.mount_path.is_empty()) {

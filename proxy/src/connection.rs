@@ -103,7 +103,12 @@ async fn dispatch(serving: Serving, stream: TcpStream, purpose: Purpose) {
 }
 
 /// Counts and logs the end of a connection.
-pub(crate) fn finish(worker: &Worker, direction: Direction, ended: &Ended, how: (SocketAddr, Instant, Option<&ConnError>)) {
+pub(crate) fn finish(
+    worker: &Worker,
+    direction: Direction,
+    ended: &Ended,
+    how: (SocketAddr, Instant, Option<&ConnError>),
+) {
     let (peer, begun, failure) = how;
     let peer = peer.to_string();
     let mut record = Record::new(direction, &ended.service, &peer);

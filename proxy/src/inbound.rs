@@ -86,7 +86,7 @@ async fn to_app(serving: &Serving, stream: Stream, inbound: &Inbound<'_>, peers:
     if inbound.protocol.is_http() {
         let source = source(inbound.captured, inbound.app);
         let traffic = HttpTraffic::inbound(serving, inbound.service, (inbound.app, source), inbound.protocol)
-            .for_peer(inbound.permission, peers);
+            .for_peer(peers);
         let settings = serving.worker.http.inbound.clone();
         return outbound::http_connection(serving, stream, traffic, settings).await;
     }

@@ -161,6 +161,7 @@ async fn a_silent_pair_ends_after_the_idle_time_since_its_last_byte() {
     let (mut client, mut server, copy) = proxied(idle).await;
     let mut last_byte = Instant::now();
     for _ in 0..4 {
+        // sleep: the silence between bytes is what is tested
         tokio::time::sleep(idle / 2).await;
         last_byte = Instant::now();
         client.write_all(b"x").await.unwrap();
