@@ -272,7 +272,9 @@ impl Stream {
         match issued {
             Ok(cert) => {
                 let backend = published.authorities.get(&csr.mesh).map_or("", |a| a.backend.as_str());
-                self.insight.certified(backend, cert.not_after_ms);
+                if matches!(self.proxy.key, ProxyKey::Dataplane { .. }) {
+                    self.insight.certified(backend, cert.not_after_ms);
+                }
                 let identity =
                     proto::Identity { mesh: csr.mesh, chain_pem: cert.chain_pem, not_after_ms: cert.not_after_ms };
                 let (bundles, secrets) = self.material.clone().unwrap_or_default();

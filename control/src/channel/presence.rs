@@ -86,12 +86,17 @@ impl Presence {
     pub(super) fn remove_after_grace(self: Arc<Self>, core: Arc<Core>, proxy: ProxyKey, stream: StreamId) {
         tokio::spawn(async move {
             tokio::time::sleep(GRACE).await;
-            if self.is_newest(&proxy, stream) {
-                tracing::warn!(proxy = %proxy.origin(), "didn't come back within {} s: its resource is removed", GRACE.as_secs());
-                self.remove(&core, &proxy, stream).await;
-                self.disconnected(&proxy, stream, false);
-            }
+            self.remove_lost(&core, &proxy, stream).await;
         });
+    }
+
+    pub(super) async fn remove_lost(&self, core: &Core, proxy: &ProxyKey, stream: StreamId) {
+        if self.is_newest(proxy, stream) {
+            let grace_s = GRACE.as_secs();
+            tracing::warn!(proxy = %proxy.origin(), grace_s, "didn't come back: its resource is removed");
+            self.remove(core, proxy, stream).await;
+            self.disconnected(proxy, stream, false);
+        }
     }
 }
 
