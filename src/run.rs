@@ -52,6 +52,7 @@ async fn serve(args: DpRun, own: Own, kind: &str) -> Result<(), Failure> {
         name: name.clone(),
         workers: workers(args.interception.workers.or(args.concurrency)),
         mode,
+        ipv6: proxy::has_ipv6(),
         manage_routes: true,
         admin: Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), admin_port)),
         dns: (args.dns_enabled && sidecar && mode.is_some()).then(|| dns_config(&args)),
@@ -159,7 +160,7 @@ fn channel_config(args: &DpRun, own: &Own) -> Result<channel::Config, Failure> {
         mesh: own.mesh.clone(),
         name: own.name.clone(),
         resource: own.text.clone(),
-        ipv6: true,
+        ipv6: proxy::has_ipv6(),
         backoff: duration(&args.retry_backoff, "KUMA_CONTROL_PLANE_RETRY_BACKOFF")?,
         give_up_after: duration(&args.retry_max_duration, "KUMA_CONTROL_PLANE_RETRY_MAX_DURATION")?,
     })

@@ -228,6 +228,7 @@ impl Mesh {
             name,
             workers: self.args.interception.workers.unwrap_or(1),
             mode,
+            ipv6: proxy::has_ipv6(),
             manage_routes: true,
             admin,
             dns: acts.then(|| dns::Config {

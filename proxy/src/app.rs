@@ -10,7 +10,7 @@ use crate::metrics::Metrics;
 use crate::socket::{self, Mode};
 use crate::source::{Csr, QUEUE_MAX, Update, Updates};
 use crate::worker::{self, Command, Opened, Shared};
-use snapshot::{Generation, Publisher, Reader, Snapshot, Tables, cell};
+use snapshot::{Generation, ListenerRow, Publisher, Reader, Role, Snapshot, Tables, cell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -26,6 +26,8 @@ pub struct Config {
     pub workers: usize,
     /// None: nothing is intercepted.
     pub mode: Option<Mode>,
+    /// The machine has IPv6: IPv6 VIPs are served and AAAA questions answered with them.
+    pub ipv6: bool,
     /// `bind` and `tproxy` add the routes of the VIP ranges (and tproxy its rule), and take them away at the end.
     pub manage_routes: bool,
     pub admin: Option<SocketAddr>,
@@ -315,6 +317,7 @@ impl Coordinator {
     /// can't be bound stops only itself.
     async fn put_in_force(&mut self, tables: Tables, generation: Generation) -> Result<(), Vec<String>> {
         let current = self.reader.load();
+        let tables = if self.config.ipv6 { tables } else { without_ipv6(tables) };
         let built = Snapshot::build_after(Some(&current), tables, generation);
         let snapshot = Arc::new(built.map_err(|v| v.iter().map(ToString::to_string).collect::<Vec<_>>())?);
         let tables = snapshot.tables();
@@ -444,6 +447,22 @@ impl Coordinator {
             tracing::warn!(proxy = %self.config.name, %error, "interception is not fully removed");
         }
     }
+}
+
+/// IPv6 VIPs lead nowhere on a machine without IPv6: their names answer AAAA with NODATA.
+fn without_ipv6(mut tables: Tables) -> Tables {
+    let is_v6_vip = |row: &ListenerRow| row.address.is_ipv6() && matches!(row.role, Role::Outbound { vip: true, .. });
+    tables.listeners.retain(|row| !is_v6_vip(row));
+    for row in tables.names.iter_mut().filter(|row| row.v6.is_some()) {
+        Arc::make_mut(row).v6 = None;
+    }
+    tables.proxy.interception.ipv4_only = true;
+    tables
+}
+
+/// Whether this machine (this network namespace) has IPv6 at all.
+pub fn has_ipv6() -> bool {
+    std::fs::read_to_string("/proc/net/if_inet6").is_ok_and(|text| !text.is_empty())
 }
 
 fn now_ms() -> u64 {

@@ -66,7 +66,13 @@ impl LastGood {
     }
 
     pub(crate) fn save_identities(&self, identities: &Identities) {
-        if let Err(error) = identities.export(&self.identities) {
+        let write = || -> io::Result<()> {
+            if let Some(folder) = self.identities.parent() {
+                std::fs::create_dir_all(folder)?;
+            }
+            identities.export(&self.identities)
+        };
+        if let Err(error) = write() {
             tracing::warn!(path = %self.identities.display(), %error, "identities not saved");
         }
     }

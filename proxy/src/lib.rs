@@ -30,4 +30,4 @@ mod upstream;
 mod worker;
 mod zone;
 
-pub use app::{Config, Proxy};
+pub use app::{Config, Proxy, has_ipv6};

@@ -13,7 +13,7 @@ use crate::stream::Stream;
 use crate::upstream::{self, no_endpoint};
 use crate::worker::Worker;
 use snapshot::lookup::{self, Facts, Routed};
-use snapshot::{Address, Filters, Protocol, ServiceRow, Snapshot, Timeouts};
+use snapshot::{Access, Address, Filters, Protocol, Role, ServiceRow, Snapshot, SniTarget, Timeouts};
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -83,9 +83,10 @@ pub(crate) struct HttpTraffic {
     worker: Rc<Worker>,
     way: Way,
     peer: SocketAddr,
-    listener_port: u16,
-    /// A permission's name and the peer's identities, asked at each request.
-    permission: Option<(String, Vec<String>)>,
+    /// Key of the listener's row.
+    destination: SocketAddr,
+    /// The peer's identities; none without mTLS, and then no permission applies.
+    peers: Option<Vec<String>>,
 }
 
 impl HttpTraffic {
@@ -104,12 +105,12 @@ impl HttpTraffic {
 
     fn new(serving: &Serving, way: Way) -> Self {
         let (worker, peer) = (serving.worker.clone(), serving.peer);
-        Self { worker, way, peer, listener_port: serving.destination.port(), permission: None }
+        Self { worker, way, peer, destination: serving.destination, peers: None }
     }
 
-    /// Requests are admitted by this permission; without mTLS (no identities) none applies.
-    pub(crate) fn for_peer(mut self, permission: &str, peers: Option<Vec<String>>) -> Self {
-        self.permission = peers.map(|p| (permission.to_owned(), p));
+    /// Requests are admitted by the permission that the row names when they come: a connection outlives swaps.
+    pub(crate) fn for_peer(mut self, peers: Option<Vec<String>>) -> Self {
+        self.peers = peers;
         self
     }
 
@@ -121,9 +122,34 @@ impl HttpTraffic {
         }
     }
 
+    /// The permission that applies now; None where none does.
+    fn permission<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a str> {
+        match &self.way {
+            Way::App { .. } => snapshot.listener(self.destination).and_then(|l| match &l.row.role {
+                Role::Inbound { permission, .. } => Some(permission.as_str()),
+                _ => None,
+            }),
+            Way::Routed { site: Site::Sni(name), .. } => snapshot.sni(name).and_then(|s| match &s.row.target {
+                SniTarget::Terminate { permission, .. } => Some(permission.as_str()),
+                SniTarget::Passthrough { .. } => None,
+            }),
+            Way::Routed { .. } => None,
+        }
+    }
+
     fn is_denied(&self, snapshot: &Snapshot) -> bool {
-        let denied = |(name, peers): &(String, Vec<String>)| !lookup::authorize(snapshot.access(name), peers);
-        self.permission.as_ref().is_some_and(denied)
+        let permission = || self.permission(snapshot).map_or(&Access::Deny, |name| snapshot.access(name));
+        self.peers.as_ref().is_some_and(|peers| !lookup::authorize(permission(), peers))
+    }
+
+    /// Who was refused what, by which resource, and what would let them in.
+    fn denial(&self) -> ConnError {
+        let snapshot = self.worker.snapshot();
+        let by = self.permission(&snapshot).and_then(|name| snapshot.permission(name));
+        let by = by.map_or_else(|| "no permission".into(), |row| row.origin.to_string());
+        let peers = self.peers.as_deref().unwrap_or_default().join(" ");
+        let detail = format!("{by} doesn't admit {peers}; a TrafficPermission from that service to this one would");
+        ConnError::new(Reason::Denied, detail)
     }
 
     fn route(&self, snapshot: &Snapshot, request: &RequestView<'_>, site: &Site, scheme: &str) -> Decision<Target> {
@@ -139,7 +165,7 @@ impl HttpTraffic {
             Site::Listener(address) => snapshot.listener(*address).map_or(Routed::NoHost, |l| l.route(&facts)),
             Site::Sni(name) => snapshot.sni(name).map_or(Routed::NoHost, |s| s.route(&facts)),
         };
-        let seen = Seen { scheme, host: request.host, path: request.path, listener_port: self.listener_port };
+        let seen = Seen { scheme, host: request.host, path: request.path, listener_port: self.destination.port() };
         let decided = routing::decide(routed, &seen, &mut |bound| self.worker.draw(bound));
         into_decision(snapshot, decided)
     }
@@ -269,12 +295,15 @@ impl Traffic for HttpTraffic {
         let counted = metrics.request();
         metrics.bytes(outcome.received, outcome.sent);
         counted.answered(outcome.status);
-        let failure = outcome.reason.map(|reason| ConnError::new(reason, outcome.detail));
+        let failure = outcome.reason.map(|reason| match reason {
+            Reason::Denied if outcome.detail.is_empty() => self.denial(),
+            _ => ConnError::new(reason, outcome.detail),
+        });
         if let Some(failure) = &failure {
             metrics.failed(failure.reason);
         }
-        let peer = match &self.permission {
-            Some((_, peers)) => peers.first().cloned().unwrap_or_default(),
+        let peer = match &self.peers {
+            Some(peers) => peers.first().cloned().unwrap_or_default(),
             None => self.peer.to_string(),
         };
         let mut record = Record::new(self.direction(), service, &peer);

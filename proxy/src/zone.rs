@@ -84,7 +84,7 @@ async fn terminate(serving: &Serving, stream: TcpStream, what: (&str, &str, &str
     let site = Site::Sni(sni.to_owned());
     let mut stream = Stream::from(stream);
     if let Handler::Http { .. } = handler {
-        let traffic = HttpTraffic::routed(serving, site, "http").for_peer(permission, Some(peers));
+        let traffic = HttpTraffic::routed(serving, site, "http").for_peer(Some(peers));
         return outbound::http_connection(serving, stream, traffic, worker.http.sidecar.clone()).await;
     }
     if lookup::authorize(worker.snapshot().access(permission), &peers) {

@@ -18,7 +18,7 @@ pub(crate) fn arguments(given: Vec<OsString>) -> (Vec<OsString>, Option<String>)
     let asks_version = rest.first().is_some_and(|a| a == "version" || a == "--version");
     match name.as_deref() {
         Some("kuma-cp") if !asks_version => rest.insert(0, "cp".into()),
-        Some("kuma-dp") => rest.insert(0, "dp".into()),
+        Some("kuma-dp") if !asks_version => rest.insert(0, "dp".into()),
         _ => rest = gather_reach(rest),
     }
     // One name in every usage line.

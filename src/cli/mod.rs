@@ -188,3 +188,6 @@ impl LogFile {
         all.into_iter().filter(|(_, value)| value.is_some()).map(|(flag, _)| (flag, instead)).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -120,7 +120,11 @@ impl Api {
         }
         let name = ServerName::try_from(host).map_err(|e| e.to_string())?;
         let tls = tokio_rustls::TlsConnector::from(self.tls()?).connect(name, tcp).await;
-        talk(tls.map_err(|e| format!("TLS: {}", proxy::tls::explain(&e)))?, request).await
+        let remedy = match self.trust {
+            Trust::System => "; name the CA that signed it with --ca-cert-file, or accept any with --skip-verify",
+            Trust::Pem(_) | Trust::Anybody => "",
+        };
+        talk(tls.map_err(|e| format!("TLS: {}{remedy}", proxy::tls::explain(&e)))?, request).await
     }
 
     fn tls(&self) -> Result<Arc<ClientConfig>, String> {

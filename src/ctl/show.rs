@@ -7,7 +7,7 @@ use crate::cli::{Get, Output};
 use crate::failure::Failure;
 use control::resource::registry::KindInfo;
 use http::{Method, StatusCode};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// Items of a page when all are wanted: the largest that Kuma's API gives.
 const PAGE_ITEMS: u32 = 1000;
@@ -38,9 +38,27 @@ pub(crate) async fn get(args: Get) -> Done {
 pub(super) fn encode(value: &Value, output: Output) -> Option<String> {
     match output {
         Output::Json => Some(format!("{value:#}\n")),
-        Output::Yaml => Some(control::resource::to_yaml(value)),
+        Output::Yaml => Some(resource_yaml(value)),
         Output::Table => None,
     }
+}
+
+/// What a resource is comes before what it says.
+fn resource_yaml(value: &Value) -> String {
+    let Some(all) = value.as_object() else { return control::resource::to_yaml(value) };
+    let is_first = |key: &str| ["type", "mesh", "name", "labels"].contains(&key);
+    let mut out = String::new();
+    for key in ["type", "mesh", "name", "labels"] {
+        if let Some(value) = all.get(key) {
+            out.push_str(&control::resource::to_yaml(&json!({ key: value })));
+        }
+    }
+    let rest: Map<String, Value> =
+        all.iter().filter(|(key, _)| !is_first(key)).map(|(k, v)| (k.clone(), v.clone())).collect();
+    if !rest.is_empty() || out.is_empty() {
+        out.push_str(&control::resource::to_yaml(&Value::Object(rest)));
+    }
+    out
 }
 
 /// What a list gave.

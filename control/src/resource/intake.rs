@@ -50,7 +50,20 @@ pub fn read(text: &str, file: &str) -> Intake {
     for document in yaml::parse(text) {
         take_document(document, file, None, &mut intake);
     }
+    refuse_fragment(text, file, &mut intake);
     intake
+}
+
+/// Documentation shows parts of resources that begin with a line `...`: nothing but that is worth saying of them.
+fn refuse_fragment(text: &str, file: &str, intake: &mut Intake) {
+    let first = text.lines().enumerate().find(|(_, line)| !line.trim().is_empty() && !line.trim().starts_with('#'));
+    let Some((number, _)) = first.filter(|(_, line)| ["...", "…"].contains(&line.trim())) else { return };
+    if intake.resources.is_empty() && intake.has_errors() {
+        intake.problems.clear();
+        let place = Place { file: file.to_owned(), line: number + 1 };
+        let message = "`...` is a placeholder of the documentation: this is a part of a resource, not a whole one";
+        intake.refuse(place, "", message, Some("write the whole resource, beginning with type, mesh and name"));
+    }
 }
 
 /// Reads the body of a request: one resource, whose type, mesh and name must be those of the URL.

@@ -6,16 +6,17 @@ use super::{CaBackend, CaConf, Mesh, MeshNetworking, MeshOutbound, Mtls, Routing
 use serde_json::Value as Json;
 use std::collections::HashSet;
 
-const MTLS_HINT: &str = "fill in: mtls: {enabledBackend: ca-1, backends: [{name: ca-1, type: builtin}]}";
+/// [`builtin`] as users write it.
+const MTLS: &str = "{enabledBackend: ca-1, backends: [{name: ca-1, type: builtin}]}";
 const UNKNOWN_BACKEND: &str = "has to be set to one of the backends in the mesh";
 
 pub(super) fn decode(f: &mut Fields<'_>) -> Mesh {
     let mut mesh = Mesh::default();
     match f.get("mtls") {
         Some(cursor) if cursor.node.is_placeholder() => {
-            let message =
-                "`[...]` is a placeholder of the documentation: the certificate authority has to be named here";
-            cursor.spot.error_with(message, MTLS_HINT);
+            let message = format!("`[...]` is a placeholder of the documentation; it is read as {MTLS}");
+            cursor.spot.warn(message, "write it out; a mesh with a CA of its own needs that one here");
+            mesh.mtls = Some(builtin());
         }
         Some(cursor) => mesh.mtls = mtls(&cursor),
         None => {}
@@ -23,7 +24,7 @@ pub(super) fn decode(f: &mut Fields<'_>) -> Mesh {
     mesh.networking = f.get("networking").and_then(|c| networking(&c)).unwrap_or_default();
     mesh.routing = f.get("routing").and_then(|c| routing(&c)).unwrap_or_default();
     if mesh.routing.zone_egress && mesh.ca().is_none() && !f.has("mtls") {
-        f.spot("mtls").error_with("has to be set when zoneEgress enabled", MTLS_HINT);
+        f.spot("mtls").error_with("has to be set when zoneEgress enabled", format!("fill in: mtls: {MTLS}"));
     } else if mesh.routing.zone_egress && mesh.mtls.as_ref().is_some_and(|m| m.enabled_backend.is_empty()) {
         f.spot("mtls").error_with("has to be set when zoneEgress enabled", "set mtls.enabledBackend");
     }
@@ -39,6 +40,12 @@ pub(super) fn decode(f: &mut Fields<'_>) -> Mesh {
         }
     }
     mesh
+}
+
+/// What the documentation's `mtls: [...]` stands for.
+fn builtin() -> Mtls {
+    let backend = CaBackend { name: "ca-1".to_owned(), kind: "builtin".to_owned(), ..CaBackend::default() };
+    Mtls { enabled_backend: backend.name.clone(), backends: vec![backend], ..Mtls::default() }
 }
 
 fn mtls(cursor: &Cursor<'_>) -> Option<Mtls> {

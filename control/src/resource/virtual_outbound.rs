@@ -9,8 +9,9 @@ const DEFINED: &str = "has to be defined";
 
 pub(super) fn decode(f: &mut Fields<'_>) -> VirtualOutbound {
     let selectors = common::selectors(f, "selectors", false);
+    let by_service = !selectors.is_empty() && selectors.iter().all(|s| s.contains_key(SERVICE));
     let conf = match f.get("conf") {
-        Some(cursor) => cursor.fields().map(conf).unwrap_or_default(),
+        Some(cursor) => cursor.fields().map(|f| conf(f, by_service)).unwrap_or_default(),
         None => {
             f.spot("conf").error(DEFINED);
             VirtualOutboundConf::default()
@@ -19,8 +20,8 @@ pub(super) fn decode(f: &mut Fields<'_>) -> VirtualOutbound {
     VirtualOutbound { selectors, conf }
 }
 
-fn conf(mut f: Fields<'_>) -> VirtualOutboundConf {
-    let parameters = parameters(&mut f);
+fn conf(mut f: Fields<'_>, by_service: bool) -> VirtualOutboundConf {
+    let parameters = parameters(&mut f, by_service);
     let host = f.text("host");
     if host.is_empty() {
         if !f.has("host") {
@@ -45,7 +46,8 @@ fn filled(parameters: &[Parameter], value: &str) -> BTreeMap<String, String> {
     parameters.iter().map(|p| (p.name.clone(), value.to_owned())).collect()
 }
 
-fn parameters(f: &mut Fields<'_>) -> Vec<Parameter> {
+/// `by_service`: every selector asks for the service tag.
+fn parameters(f: &mut Fields<'_>, by_service: bool) -> Vec<Parameter> {
     let read = |cursor| parameter(&cursor).map(|p| (cursor.spot, p));
     let mut all: Vec<_> = f.items("parameters").into_iter().filter_map(read).collect();
     let mut seen = HashSet::new();
@@ -55,17 +57,22 @@ fn parameters(f: &mut Fields<'_>) -> Vec<Parameter> {
         }
     }
     if !all.iter().any(|(_, p)| p.tag_key == SERVICE) {
-        // The documentation writes `- name: service` alone and means the service tag.
-        match all.iter_mut().find(|(_, p)| p.name == "service" && p.tag_key.is_empty()) {
-            Some((spot, parameter)) => {
-                let form = format!("write {{name: service, tagKey: {SERVICE}}}");
-                spot.warn(format!("has no tagKey; it is read as tagKey: {SERVICE}"), form);
-                SERVICE.clone_into(&mut parameter.tag_key);
-            }
-            None => f.spot("parameters").error_with(
-                format!("must contain a parameter with {SERVICE} as a tagKey"),
-                format!("add {{name: service, tagKey: {SERVICE}}}, even if no template uses it"),
-            ),
+        let slip = all.iter_mut().find(|(_, p)| p.name == "service" && p.tag_key.is_empty());
+        let missing = format!("must contain a parameter with {SERVICE} as a tagKey");
+        if let Some((spot, parameter)) = slip {
+            // The documentation writes `- name: service` alone and means the service tag.
+            let form = format!("write {{name: service, tagKey: {SERVICE}}}");
+            spot.warn(format!("has no tagKey; it is read as tagKey: {SERVICE}"), form);
+            SERVICE.clone_into(&mut parameter.tag_key);
+        } else if by_service && !seen.contains("service") {
+            // The documentation's host-port in Kubernetes form leaves it out; which services it means is clear.
+            let spot = f.spot("parameters");
+            let form = "write it there, even if no template uses it";
+            spot.warn(format!("{missing}; read as if {{name: service, tagKey: {SERVICE}}} were there"), form);
+            all.push((spot, Parameter { name: "service".to_owned(), tag_key: SERVICE.to_owned() }));
+        } else {
+            let form = format!("add {{name: service, tagKey: {SERVICE}}}, even if no template uses it");
+            f.spot("parameters").error_with(missing, form);
         }
     }
     all.into_iter().map(|(_, parameter)| parameter).collect()

@@ -1,0 +1,47 @@
+//! The control plane dies without a word: what serves keeps serving, what starts does so from its last good snapshot.
+
+use harness::HttpServer;
+use nix::sys::signal::Signal;
+
+use crate::support::mesh::{ALLOW_ALL, LONG, MESH, Mesh, client_yaml, curl, curl_until, dataplane_yaml, ready};
+
+harness::isolated_tests! {
+    fn proxies_serve_restart_and_take_changes_again_after_the_control_plane_was_killed() {
+        let mut mesh = Mesh::start();
+        mesh.apply(&format!("{MESH}---{ALLOW_ALL}"));
+        let [web, backend] = ["web", "backend"].map(|name| mesh.network.node(name));
+        backend.enter(|| HttpServer::start("0.0.0.0:8080".parse().unwrap(), |head, _| head.to_owned()));
+        let inbounds = [(18080, 8080, "kuma.io/service: backend, kuma.io/protocol: http")];
+        let yaml = dataplane_yaml("backend-1", backend.v4.into(), &inbounds, "");
+        let backend_arguments = ["--dns-enabled=false"];
+        let mut backend_proxy = mesh.dataplane(&backend, "backend-1", &yaml, &backend_arguments);
+        let web_yaml = client_yaml("web-1", &web, "east");
+        let mut web_proxy = mesh.client(&web, "web-1", &web_yaml);
+        ready(&mut backend_proxy);
+        ready(&mut web_proxy);
+        curl_until(&web, &["http://backend.mesh/one"], 200, "GET /one");
+
+        mesh.kill_control_plane();
+        // Each is a connection of its own, with its own question for the name.
+        for path in ["/two", "/three"] {
+            let answer = curl(&web, &[&format!("http://backend.mesh{path}")]);
+            assert!(answer.0 == 200 && answer.1.contains(path), "{answer:?}");
+        }
+        let arguments = mesh.client_arguments(&web);
+        web_proxy.signal(Signal::SIGKILL);
+        web_proxy.wait(LONG);
+        let mut web_proxy = mesh.proxy(&web, "web-1", &web_yaml, &arguments.each_ref().map(String::as_str));
+        backend_proxy.signal(Signal::SIGTERM);
+        backend_proxy.wait(LONG);
+        let mut backend_proxy = mesh.proxy(&backend, "backend-1", &yaml, &backend_arguments);
+        ready(&mut web_proxy);
+        ready(&mut backend_proxy);
+        curl_until(&web, &["http://backend.mesh/four"], 200, "GET /four");
+
+        mesh.start_control_plane();
+        mesh.kumactl(&["delete", "traffic-permission", "allow-all"], "");
+        curl_until(&web, &["http://backend.mesh/"], 403, "RBAC: access denied");
+        mesh.apply(ALLOW_ALL);
+        curl_until(&web, &["http://backend.mesh/five"], 200, "GET /five");
+    }
+}

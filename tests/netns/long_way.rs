@@ -1,0 +1,81 @@
+//! An application of zone east reaches one of zone west: name, virtual IP, sidecar, zone egress, zone ingress, sidecar.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use harness::eventually;
+use nix::sys::signal::Signal;
+
+use crate::support::mesh::{LONG, curl, curl_until};
+use crate::support::traffic::{connect, exchange, resolve, say};
+use crate::support::zones;
+
+/// A failure that names its cause comes within this time.
+const FAST: Duration = Duration::from_secs(3);
+
+harness::isolated_tests! {
+    fn the_long_way_works() {
+        let mut zones = zones::start();
+        let web = zones.web.clone();
+        let answer = curl_until(&web, &["http://backend.mesh/hello"], 200, "GET /hello HTTP/1.1");
+        assert!(answer.contains("host: backend.mesh"), "{answer}");
+        for database in ["ahostsv4", "ahostsv6"] {
+            let vip = eventually("bulk.mesh", LONG, || resolve(&web, database, "bulk.mesh"));
+            exchange(&web, SocketAddr::new(vip, 80)).unwrap();
+            zones.verdicts.recv_timeout(LONG).unwrap().unwrap();
+        }
+
+        let mut egress = zones.egress_proxy.take().unwrap();
+        egress.signal(Signal::SIGTERM);
+        egress.wait(LONG);
+        curl_until(&web, &["http://backend.mesh/hello"], 503, "egress");
+        let asked = Instant::now();
+        assert_eq!(curl(&web, &["http://backend.mesh/hello"]).0, 503);
+        assert!(asked.elapsed() < FAST, "slow to fail: {:?}", asked.elapsed());
+        let vip = resolve(&web, "ahostsv4", "bulk.mesh").unwrap();
+        let asked = Instant::now();
+        assert!(say(&web, SocketAddr::new(vip, 80), "x").map_or(true, |answer| answer.is_empty()));
+        assert!(asked.elapsed() < FAST, "slow to fail: {:?}", asked.elapsed());
+        zones.web_proxy.wait_for("no ZoneEgress", LONG);
+
+        zones.start_egress();
+        curl_until(&web, &["http://backend.mesh/again"], 200, "GET /again");
+        exchange(&web, SocketAddr::new(vip, 80)).unwrap();
+        zones.verdicts.recv_timeout(LONG).unwrap().unwrap();
+    }
+
+    fn an_egress_that_dies_without_a_word_is_named_too() {
+        let mut zones = zones::start();
+        let web = zones.web.clone();
+        curl_until(&web, &["http://backend.mesh/hello"], 200, "GET /hello");
+        zones.egress_proxy.take().unwrap();
+        curl_until(&web, &["http://backend.mesh/hello"], 503, "egress");
+        zones.start_egress();
+        curl_until(&web, &["http://backend.mesh/again"], 200, "GET /again");
+    }
+
+    fn a_zone_ingress_closes_what_it_does_not_know_and_serves_on() {
+        let zones = zones::start();
+        let web = zones.web.clone();
+        let address = SocketAddr::new(zones.ingress.v4.into(), 10001);
+        let mut client = web.command("timeout");
+        client.args(["20", "openssl", "s_client", "-connect", &address.to_string(), "-servername", "unknown.example"]);
+        let output = client.stdin(Stdio::null()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.code() == Some(1) && said.contains("no peer certificate available"), "{output:?}");
+        let garbage: [&[u8]; 4] = [b"GET / HTTP/1.1\r\nhost: backend.mesh\r\n\r\n", &[0xff; 70_000], b"\x16\x03\x01\xff\xff\x01", b""];
+        for bytes in garbage {
+            let mut stream = connect(&web, address).unwrap();
+            // The peer may have closed already.
+            let _ = stream.write_all(bytes).and_then(|()| stream.shutdown(Shutdown::Write));
+            let mut answer = Vec::new();
+            match stream.read_to_end(&mut answer) {
+                Ok(_) => assert!(answer.len() < 16, "an answer to garbage: {answer:?}"),
+                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}"),
+            }
+        }
+        curl_until(&web, &["http://backend.mesh/hello"], 200, "GET /hello");
+    }
+}
