@@ -230,7 +230,7 @@ pub const KEYS: &[Key] = &[
         address(v).map(|v| s.api.set_ip(v))
     }),
     key!("apiServer.http.port", "KUMA_API_SERVER_HTTP_PORT", "port of the REST API", |s, v| {
-        port(v).map(|v| s.api.set_port(v))
+        listen_port(v).map(|v| s.api.set_port(v))
     }),
     key!("apiServer.https.enabled", "KUMA_API_SERVER_HTTPS_ENABLED", "REST over TLS too", |s, v| {
         if !boolean(v)? {
@@ -246,7 +246,7 @@ pub const KEYS: &[Key] = &[
         Ok(())
     }),
     key!("apiServer.https.port", "KUMA_API_SERVER_HTTPS_PORT", "port of the REST API over TLS", |s, v| {
-        let port = port(v)?;
+        let port = listen_port(v)?;
         if let Some(address) = &mut s.api_https {
             address.set_port(port);
         }
@@ -259,7 +259,7 @@ pub const KEYS: &[Key] = &[
         |s, v| { boolean(v).map(|v| s.localhost_is_admin = v) }
     ),
     key!("dpServer.port", "KUMA_DP_SERVER_PORT", "port of the control channel", |s, v| {
-        port(v).map(|v| s.channel.set_port(v))
+        listen_port(v).map(|v| s.channel.set_port(v))
     }),
     key!("dpServer.authn.dpProxy.type", "KUMA_DP_SERVER_AUTHN_DP_PROXY_TYPE", "dpToken or none", |s, v| {
         auth(v, "dpToken").map(|v| s.dp_auth = v)
@@ -298,6 +298,11 @@ fn port(v: &str) -> Result<u16, String> {
         Ok(port) => Ok(port),
         Err(_) => Err(format!("`{v}` isn't a port (1-65535)")),
     }
+}
+
+/// 0 = any free one; the ready line tells which.
+fn listen_port(v: &str) -> Result<u16, String> {
+    v.parse().map_err(|_| format!("`{v}` isn't a port (0-65535)"))
 }
 
 fn address(v: &str) -> Result<IpAddr, String> {
