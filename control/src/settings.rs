@@ -238,6 +238,13 @@ pub const KEYS: &[Key] = &[
         }
         Ok(())
     }),
+    key!("apiServer.https.interface", "KUMA_API_SERVER_HTTPS_INTERFACE", "address of the REST API over TLS", |s, v| {
+        let ip = address(v)?;
+        if let Some(address) = &mut s.api_https {
+            address.set_ip(ip);
+        }
+        Ok(())
+    }),
     key!("apiServer.https.port", "KUMA_API_SERVER_HTTPS_PORT", "port of the REST API over TLS", |s, v| {
         let port = port(v)?;
         if let Some(address) = &mut s.api_https {

@@ -85,8 +85,8 @@ async fn to_app(serving: &Serving, stream: Stream, inbound: &Inbound<'_>, peers:
     drop(snapshot);
     if inbound.protocol.is_http() {
         let source = source(inbound.captured, inbound.app);
-        let traffic = HttpTraffic::inbound(serving, inbound.service, (inbound.app, source), inbound.protocol)
-            .for_peer(peers);
+        let traffic =
+            HttpTraffic::inbound(serving, inbound.service, (inbound.app, source), inbound.protocol).for_peer(peers);
         let settings = serving.worker.http.inbound.clone();
         return outbound::http_connection(serving, stream, traffic, settings).await;
     }

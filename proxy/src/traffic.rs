@@ -13,7 +13,7 @@ use crate::stream::Stream;
 use crate::upstream::{self, no_endpoint};
 use crate::worker::Worker;
 use snapshot::lookup::{self, Facts, Routed};
-use snapshot::{Access, Address, Filters, Protocol, Role, ServiceRow, SniTarget, Snapshot, Timeouts};
+use snapshot::{Access, Address, Filters, Protocol, Role, ServiceRow, Snapshot, SniTarget, Timeouts};
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;

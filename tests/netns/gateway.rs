@@ -161,7 +161,8 @@ struct Apps {
 
 fn start_apps(mesh: &Mesh, backend: &Node) -> Apps {
     backend.enter(|| HttpServer::start("0.0.0.0:5000".parse().unwrap(), |head, _| head.to_owned()));
-    let redis = backend.spawn("redis-server", &["--port", "6379", "--protected-mode", "no", "--save", "", "--dir", "/tmp"]);
+    let redis =
+        backend.spawn("redis-server", &["--port", "6379", "--protected-mode", "no", "--save", "", "--dir", "/tmp"]);
     let inbounds = [
         (15000, 5000, "kuma.io/service: demo-app_kuma-demo_svc_5000, kuma.io/protocol: http"),
         (16379, 6379, "kuma.io/service: redis_kuma-demo_svc_6379"),

@@ -4,6 +4,7 @@
 
 mod control_plane;
 mod gateway;
+mod interception;
 mod long_way;
 mod permission;
 mod support;

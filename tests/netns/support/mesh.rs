@@ -98,6 +98,12 @@ impl Mesh {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// `kumactl install` and `uninstall` are for the host they run on.
+    #[track_caller]
+    pub(crate) fn kumactl_on(&self, node: &Node, arguments: &[&str]) -> String {
+        node.run(&self.program("kumactl"), arguments)
+    }
+
     #[track_caller]
     pub(crate) fn apply(&self, yaml: &str) {
         self.kumactl(&["apply", "-f", "-"], yaml);

@@ -1,0 +1,155 @@
+//! How connections reach the proxy, in every mode and over both families, with the proxy as a process.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use harness::{HttpServer, Node, Process, eventually};
+use nix::sys::signal::Signal;
+
+use crate::support::mesh::{ALLOW_ALL, LONG, MESH, Mesh, curl, curl_until, dataplane_yaml, ready};
+use crate::support::traffic::{resolve, say};
+
+/// Neither root nor the application.
+const PROXY_UID: u32 = 5678;
+/// A port that no name has.
+const UNSERVED: u16 = 81;
+const FAST: Duration = Duration::from_secs(5);
+/// As Kuma's pages have it.
+const TRANSPARENT: &str = "  transparentProxying: {redirectPortInbound: 15006, redirectPortOutbound: 15001}";
+
+harness::isolated_tests! {
+    fn bind_serves_virtual_ips_and_leaves_the_machine_as_it_was() {
+        without_rules_of_others("bind");
+    }
+
+    fn tproxy_serves_virtual_ips_and_leaves_the_machine_as_it_was() {
+        without_rules_of_others("tproxy");
+    }
+
+    fn redirect_captures_both_directions_of_an_ipv4_host_and_is_undone_exactly() {
+        redirect(|node| node.v4.into());
+    }
+
+    fn redirect_captures_both_directions_of_an_ipv6_host_and_is_undone_exactly() {
+        redirect(|node| node.v6.into());
+    }
+}
+
+/// `bind` and `tproxy`: the proxy as root, no rule but its own. Both ends have the Dataplane of Kuma's pages.
+fn without_rules_of_others(mode: &str) {
+    let mut mesh = Mesh::start();
+    mesh.apply(&format!("{MESH}---{ALLOW_ALL}"));
+    let [web, backend, stranger] = ["web", "backend", "stranger"].map(|name| mesh.network.node(name));
+    let before = machine(&web);
+    serve(&stranger, ANY, 80, "stranger");
+    // The application can't have the proxy's own address.
+    serve(&backend, [127, 0, 0, 1].into(), 8080, "backend");
+    let interception = format!("--interception={mode}");
+    let yaml = dataplane_yaml("backend-1", backend.v4.into(), &[(8080, 8080, HTTP_BACKEND)], TRANSPARENT);
+    let mut backend_proxy = mesh.dataplane(&backend, "backend-1", &yaml, &[&interception, "--dns-enabled=false"]);
+    let yaml = dataplane_yaml("web-1", web.v4.into(), &[(8080, 8080, HTTP_WEB)], TRANSPARENT);
+    let [_, port, resolvers] = mesh.client_arguments(&web);
+    let mut web_proxy = mesh.dataplane(&web, "web-1", &yaml, &[&interception, &port, &resolvers]);
+    ready(&mut backend_proxy);
+    ready(&mut web_proxy);
+    reach_everything(&web, &stranger);
+
+    web_proxy.signal(Signal::SIGTERM);
+    web_proxy.wait(LONG);
+    assert_eq!(machine(&web), before);
+}
+
+/// `redirect`: proxies without any privilege, rules by `kumactl install`, the application on its proxy's port.
+fn redirect(address: impl Fn(&Node) -> IpAddr) {
+    let mut mesh = Mesh::start();
+    mesh.apply(&format!("{MESH}---{ALLOW_ALL}"));
+    let [web, backend, stranger] = ["web", "backend", "stranger"].map(|name| mesh.network.node(name));
+    serve(&stranger, ANY, 80, "stranger");
+    serve(&backend, address(&backend), 8080, "backend");
+    web.set_resolv_conf("nameserver 10.10.0.254\n");
+    let ours = "add table ip other; add chain ip other c { type nat hook output priority -100 ; }; add rule ip other c tcp dport 99 redirect to :98";
+    web.run("nft", &[ours]);
+    let before = ruleset(&web);
+    for node in [&web, &backend] {
+        install(&mesh, node);
+    }
+    assert_ne!(ruleset(&web), before);
+    let mut proxies = [("backend-1", &backend, HTTP_BACKEND), ("web-1", &web, HTTP_WEB)].map(|(name, node, tags)| {
+        let yaml = dataplane_yaml(name, address(node), &[(8080, 8080, tags)], TRANSPARENT);
+        unprivileged(&mesh, node, name, &yaml)
+    });
+    proxies.iter_mut().for_each(ready);
+    let peer = reach_everything(&web, &stranger);
+    assert_eq!(peer, if address(&backend).is_ipv4() { "127.0.0.6" } else { "::6" });
+
+    // Captured, and strict: no way around the sidecar.
+    let direct = format!("http://{}/", SocketAddr::new(address(&backend), 8080));
+    assert_eq!(curl(&stranger, &[&direct]).0, 0);
+    // The application reaches itself.
+    let own = serve(&web, address(&web), 9090, "own");
+    assert_eq!(curl(&web, &[&format!("http://{own}/")]).0, 200);
+
+    mesh.kumactl_on(&web, &["uninstall", "transparent-proxy"]);
+    assert_eq!(ruleset(&web), before);
+    assert!(!web.run("ip", &["-6", "addr"]).contains("::6/128"));
+}
+
+const ANY: IpAddr = IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED);
+const HTTP_BACKEND: &str = "kuma.io/service: backend, kuma.io/protocol: http";
+const HTTP_WEB: &str = "kuma.io/service: web, kuma.io/protocol: http";
+
+/// Names over both families, addresses beyond the mesh, and a virtual IP's port that is nobody's. Returns who the
+/// backend's application saw.
+#[track_caller]
+fn reach_everything(web: &Node, stranger: &Node) -> String {
+    let mut peer = String::new();
+    for (family, database) in [("-4", "ahostsv4"), ("-6", "ahostsv6")] {
+        let body = curl_until(web, &[family, "http://backend.mesh/"], 200, "backend saw ");
+        peer = body.rsplit(' ').next().unwrap().to_owned();
+        let vip = eventually("backend.mesh", LONG, || resolve(web, database, "backend.mesh"));
+        let asked = Instant::now();
+        let answer = say(web, SocketAddr::new(vip, UNSERVED), "x");
+        assert!(answer.is_err() && asked.elapsed() < FAST, "{vip}:{UNSERVED}: {answer:?} after {:?}", asked.elapsed());
+    }
+    for address in stranger.addresses() {
+        let answer = curl(web, &[&format!("http://{}/", SocketAddr::new(address, 80))]);
+        assert!(answer.0 == 200 && answer.1.contains("stranger saw "), "{address}: {answer:?}");
+    }
+    peer
+}
+
+/// An application that tells who asked.
+fn serve(node: &Node, ip: IpAddr, port: u16, name: &'static str) -> SocketAddr {
+    let tell = move |_: &str, peer: SocketAddr| format!("{name} saw {}", peer.ip().to_canonical());
+    node.enter(|| HttpServer::start(SocketAddr::new(ip, port), tell)).address
+}
+
+fn install(mesh: &Mesh, node: &Node) {
+    let uid = PROXY_UID.to_string();
+    mesh.kumactl_on(node, &["install", "transparent-proxy", "--kuma-dp-uid", &uid, "--redirect-dns"]);
+}
+
+/// `kuma-dp run` as a user without capabilities.
+fn unprivileged(mesh: &Mesh, node: &Node, name: &str, yaml: &str) -> Process {
+    mesh.token(name, &["generate", "dataplane-token", "--name", name, "--valid-for", "720h"]);
+    let state = mesh.path(&format!("{name}.state"));
+    std::fs::create_dir_all(&state).unwrap();
+    for path in [mesh.folder.path(), &mesh.path("cp")] {
+        harness::command("chmod", &["755", path.to_str().unwrap()]);
+    }
+    let id = PROXY_UID.to_string();
+    harness::command("chown", &[&id, state.to_str().unwrap()]);
+    let mut command = node.command("setpriv");
+    command.args(["--reuid", &id, "--regid", &id, "--clear-groups", &mesh.program("kuma-dp")]);
+    command.args(mesh.run_arguments(name, yaml));
+    Process::start(name, command)
+}
+
+fn ruleset(node: &Node) -> String {
+    node.run("nft", &["list", "ruleset"])
+}
+
+/// What interception may change.
+fn machine(node: &Node) -> String {
+    [ruleset(node), node.run("ip", &["route", "show", "table", "all"]), node.run("ip", &["rule"]), node.run("ip", &["-6", "route", "show", "table", "all"])].concat()
+}
