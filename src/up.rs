@@ -101,6 +101,7 @@ fn is_transparent(resource: &Resource) -> bool {
 struct Running {
     drain: Arc<Notify>,
     ready: watch::Receiver<proxy::channel::Status>,
+    dns: Option<SocketAddr>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -241,8 +242,8 @@ impl Mesh {
         let proxy = proxy::Proxy::bind(config).await?;
         let options = Options { as_transparent: acts };
         tokio::spawn(feed::feed(cp.core.clone(), cp.subscription.clone(), (key.clone(), options), proxy.updates()));
-        let (drain, ready) = (proxy.drain(), proxy.status());
-        Ok(Running { drain, ready, task: tokio::spawn(proxy.run()) })
+        let (drain, ready, dns) = (proxy.drain(), proxy.status(), proxy.dns_addresses().first().copied());
+        Ok(Running { drain, ready, dns, task: tokio::spawn(proxy.run()) })
     }
 
     fn mode(&self) -> Result<Option<Mode>, String> {
@@ -261,8 +262,9 @@ impl Mesh {
             }
         }
         let names: Vec<String> = self.running.keys().map(|k| k.origin().to_string()).collect();
-        let acting =
-            self.acting.as_ref().map_or(String::new(), |k| format!(", DNS {} for {}", self.args.dns, k.origin()));
+        // The bound address: `--dns` may ask for any port.
+        let acting = self.running.iter().find_map(|(k, r)| r.dns.map(|at| format!(", DNS {at} for {}", k.origin())));
+        let acting = acting.unwrap_or_default();
         let none = if names.is_empty() { " (no address of the resources is this machine's)" } else { "" };
         cp.ready.send_replace(true);
         eprintln!("ready: REST http://{}, {} proxies{none}: {}{acting}", cp.api, names.len(), names.join(", "));

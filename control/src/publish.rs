@@ -1,13 +1,18 @@
 //! The publishing loop: whenever the store has changed, all resources become one [`Published`] world (names allocated,
 //! authorities ready), which sessions compile their own proxy's tables from. Level-triggered: it recomputes, never patches.
 
+mod outside;
+#[cfg(test)]
+mod tests;
+
 use crate::compile::{self, World};
 use crate::core::{Core, MeshCa};
 use crate::names::{MeshNames, NameSettings, NamesInput, names_and_outbounds, view};
-use crate::resource::{Resource, Spec};
+use crate::resource::Resource;
 use crate::settings::Settings;
 use crate::store::{Change, StoreError};
 use crate::vip::{self, Ranges, VipTable};
+use outside::Outside;
 use snapshot::Generation;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -17,9 +22,10 @@ use tokio::sync::watch;
 
 /// Writes that come together are published together.
 const DEBOUNCE: Duration = Duration::from_millis(2);
-/// DNS names in resources are looked up again after this long.
-const RESOLVE_EVERY: Duration = Duration::from_secs(10);
-const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// DNS names and files that resources name are looked at again after this long.
+const OUTSIDE_EVERY: Duration = Duration::from_secs(10);
+/// How long the first publication waits for new DNS names; later ones come when they come.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// The mesh at one moment, as every session sees it.
 pub struct Published {
@@ -27,6 +33,7 @@ pub struct Published {
     /// Of the store: a write of this revision or an earlier one is in.
     pub revision: u64,
     pub world: World,
+    /// Sorted by kind, mesh, name.
     pub resources: Vec<Arc<Resource>>,
     /// Of meshes with mTLS.
     pub authorities: BTreeMap<String, Arc<MeshCa>>,
@@ -36,8 +43,14 @@ pub struct Published {
 
 impl Published {
     pub fn resource(&self, kind: &str, mesh: &str, name: &str) -> Option<&Arc<Resource>> {
-        self.resources.iter().find(|r| r.kind() == kind && r.meta.mesh == mesh && r.meta.name == name)
+        let wanted = (kind, mesh, name);
+        let found = self.resources.binary_search_by(|r| order(r).cmp(&wanted)).ok()?;
+        self.resources.get(found)
     }
+}
+
+fn order(resource: &Resource) -> (&str, &str, &str) {
+    (resource.kind(), &resource.meta.mesh, &resource.meta.name)
 }
 
 /// What sessions hold.
@@ -48,7 +61,8 @@ pub struct Loop {
     settings: Settings,
     epoch: u64,
     sequence: u64,
-    resolved: BTreeMap<String, IpAddr>,
+    changes: watch::Receiver<u64>,
+    outside: Outside,
     reported: BTreeSet<String>,
     out: watch::Sender<Arc<Published>>,
 }
@@ -69,24 +83,36 @@ impl Loop {
             problems: Vec::new(),
         };
         let (out, subscription) = watch::channel(Arc::new(nothing));
-        let mut this =
-            Self { core, settings, epoch, sequence: 0, resolved: BTreeMap::new(), reported: BTreeSet::new(), out };
+        let changes = core.watch();
+        let (outside, reported) = (Outside::new(), BTreeSet::new());
+        let mut this = Self { core, settings, epoch, sequence: 0, changes, outside, reported, out };
         this.refresh().await?;
         Ok((this, subscription))
     }
 
     /// Runs until every subscription is gone.
     pub async fn run(mut self) {
-        let mut changes = self.core.watch();
+        let mut tick = tokio::time::interval(OUTSIDE_EVERY);
+        tick.reset();
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // What isn't right yet is tried again with every tick.
+        let mut is_failed = false;
         loop {
             tokio::select! {
-                changed = changes.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(RESOLVE_EVERY) => {}
+                changed = self.changes.changed() => match changed {
+                    Ok(()) => tokio::time::sleep(DEBOUNCE).await,
+                    Err(_) => return,
+                },
+                changed = self.outside.changed() => if !changed { continue },
+                _ = tick.tick() => if !self.outside.again().await && self.reported.is_empty() && !is_failed {
+                    continue;
+                },
                 () = self.out.closed() => return,
             }
-            tokio::time::sleep(DEBOUNCE).await;
-            changes.mark_unchanged();
-            if let Err(error) = self.refresh().await {
+            self.changes.mark_unchanged();
+            let refreshed = self.refresh().await;
+            is_failed = refreshed.is_err();
+            if let Err(error) = refreshed {
                 tracing::error!(%error, "nothing is published until the store takes the allocated addresses");
             }
         }
@@ -94,13 +120,15 @@ impl Loop {
 
     async fn refresh(&mut self) -> Result<(), StoreError> {
         let contents = self.core.contents();
-        let resources = contents.resources;
+        let mut resources = contents.resources;
+        resources.sort_by(|a, b| order(a).cmp(&order(b)));
         let mut problems: Vec<String> = contents
             .unreadable
             .iter()
             .map(|(key, why)| format!("{key} can't be read and is left out: {why}"))
             .collect();
-        self.resolve(&resources, &mut problems).await;
+        self.outside.follow(&resources, PATIENCE).await;
+        problems.extend(self.outside.problems());
         let names = self.names(&resources, &mut problems).await?;
         let authorities = self.authorities(&resources, &mut problems);
         let settings = compile::Settings {
@@ -113,8 +141,8 @@ impl Loop {
                 .flatten()
                 .map(ToString::to_string)
                 .collect(),
-            resolved: self.resolved.clone(),
-            files: BTreeMap::new(),
+            resolved: self.outside.resolved(),
+            files: self.outside.files(),
         };
         let world = World::new(resources.clone(), settings, names);
         problems.extend(world.problems().iter().map(ToString::to_string));
@@ -138,23 +166,6 @@ impl Loop {
             }
         }
         found
-    }
-
-    /// Looks up the DNS names in addresses of proxies; one that doesn't resolve keeps its last address.
-    async fn resolve(&mut self, resources: &[Arc<Resource>], problems: &mut Vec<String>) {
-        let wanted: BTreeSet<String> = resources.iter().flat_map(|r| hostnames(&r.spec)).collect();
-        self.resolved.retain(|name, _| wanted.contains(name));
-        for name in wanted {
-            let lookup = tokio::time::timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host((name.as_str(), 0)));
-            let found = match lookup.await {
-                Ok(Ok(addresses)) => addresses.map(|a| a.ip()).min_by_key(ToString::to_string),
-                _ => None,
-            };
-            match found {
-                Some(address) => drop(self.resolved.insert(name, address)),
-                None => problems.push(format!("address {name} doesn't resolve; its last known address stays")),
-            }
-        }
     }
 
     /// Names of every mesh, with addresses that are durable before anyone hears of them.
@@ -221,15 +232,4 @@ fn ranges(settings: &Settings) -> Ranges {
         IpAddr::V4(_) => None,
     });
     Ranges { v4, v6 }
-}
-
-/// DNS names where an address may be one.
-fn hostnames(spec: &Spec) -> Vec<String> {
-    let candidates = match spec {
-        Spec::Dataplane(d) => vec![&d.networking.address, &d.networking.advertised_address],
-        Spec::ZoneIngress(z) => vec![&z.networking.address, &z.networking.advertised_address],
-        Spec::ZoneEgress(z) => vec![&z.networking.address],
-        _ => Vec::new(),
-    };
-    candidates.into_iter().filter(|a| !a.is_empty() && a.parse::<IpAddr>().is_err()).cloned().collect()
 }

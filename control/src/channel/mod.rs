@@ -1,6 +1,8 @@
 //! The control channel's server: one stream a proxy. Authenticates, registers the proxy's own resource, sends what
 //! changed in its tables, waits for ack or nack, signs its keys. Latest wins: a slow proxy skips generations.
 
+mod insight;
+mod presence;
 #[expect(clippy::allow_attributes_without_reason, unused_qualifications, unreachable_pub, reason = "generated")]
 mod proto;
 mod register;
@@ -8,11 +10,13 @@ mod serve;
 
 pub use serve::serve;
 
-use crate::compile::Options;
+use crate::compile::{Options, ProxyKey};
 use crate::core::Core;
 use crate::publish::{Published, Subscription};
 use crate::session::{self, Plan};
 use crate::settings::Auth;
+use insight::Insight;
+use presence::Presence;
 use proto::channel_server::{Channel, ChannelServer};
 use proto::from_proxy::Message as Hear;
 use proto::to_proxy::Message as Say;
@@ -31,6 +35,9 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// Frames to one proxy that wait to be sent.
 const OUTBOX_MAX: usize = 8;
 
+/// Of a proxy's message; the largest is a hello with its resource.
+const FRAME_BYTES_MAX: usize = 1 << 20;
+
 type Frame = Result<proto::ToProxy, Status>;
 
 /// What every stream needs.
@@ -42,8 +49,15 @@ pub struct Service {
     pub auth: (Auth, Auth),
 }
 
+/// The service with what it remembers of its proxies.
+#[derive(Clone)]
+struct Server {
+    service: Service,
+    presence: Arc<Presence>,
+}
+
 #[tonic::async_trait]
-impl Channel for Service {
+impl Channel for Server {
     type ConnectStream = ReceiverStream<Frame>;
 
     async fn connect(
@@ -56,12 +70,22 @@ impl Channel for Service {
         let Some(Hear::Hello(hello)) = first.transpose()?.and_then(|m| m.message) else {
             return Err(Status::invalid_argument("the first message must be a hello"));
         };
-        let registered = register::register(&self.core, self.auth, &hello).await?;
+        let Service { core, subscription, auth } = &self.service;
+        let registered = match register::register(core, &self.presence, *auth, &hello).await {
+            Ok(registered) => registered,
+            Err(status) => {
+                let (kind, mesh, name) = (&hello.proxy_type, &hello.mesh, &hello.name);
+                tracing::warn!(kind, mesh, name, why = status.message(), "proxy refused");
+                return Err(status);
+            }
+        };
         tracing::info!(proxy = %registered.key.origin(), version = hello.version, "proxy connected");
         let (outbox, frames) = mpsc::channel(OUTBOX_MAX);
         let stream = Stream {
-            core: self.core.clone(),
-            subscription: self.subscription.clone(),
+            core: core.clone(),
+            subscription: subscription.clone(),
+            presence: self.presence.clone(),
+            insight: Insight::connected(core.clone(), &registered.key, registered.stream, &hello.version),
             proxy: registered,
             outbox,
             sent: None,
@@ -76,14 +100,16 @@ impl Channel for Service {
 }
 
 /// The tonic service, for [`serve`].
-fn server(service: Service) -> ChannelServer<Service> {
-    ChannelServer::new(service)
+fn server(server: Server) -> ChannelServer<Server> {
+    ChannelServer::new(server).max_decoding_message_size(FRAME_BYTES_MAX)
 }
 
 /// One proxy's stream.
 struct Stream {
     core: Arc<Core>,
     subscription: Subscription,
+    presence: Arc<Presence>,
+    insight: Insight,
     proxy: Registered,
     outbox: mpsc::Sender<Frame>,
     /// The last acked tables: the base of the next delta.
@@ -118,8 +144,19 @@ impl Stream {
                 break;
             }
         }
-        tracing::info!(proxy = %origin, "proxy disconnected");
-        register::left(&self.core, &self.proxy).await;
+        self.insight.disconnected();
+        let Registered { key, stream, brought, .. } = self.proxy;
+        let returns = brought && !matches!(key, ProxyKey::Dataplane { .. });
+        self.presence.disconnected(&key, stream, returns);
+        match (brought, returns) {
+            (false, _) => tracing::info!(proxy = %origin, "proxy disconnected"),
+            // A restart of the dataplane finds its place.
+            (true, false) => tracing::warn!(proxy = %origin, "proxy lost without a word; its resource stays"),
+            (true, true) => {
+                tracing::warn!(proxy = %origin, "proxy lost without a word; its resource stays for a moment");
+                self.presence.remove_after_grace(self.core, key, stream);
+            }
+        }
     }
 
     async fn say(&self, message: Say) -> Result<(), Over> {
@@ -140,13 +177,23 @@ impl Stream {
             None => return Ok(()),
             Some(Err(violations)) => {
                 let reasons: Vec<String> = violations.iter().map(ToString::to_string).collect();
-                tracing::error!(proxy = %self.proxy.key.origin(), ?reasons, "tables not sent: they can't be built");
+                self.report(
+                    reasons.into_iter().map(|r| format!("nothing new is sent, the tables can't be built: {r}")),
+                );
                 return Ok(());
             }
             Some(Ok(plan)) => plan,
         };
+        self.report(plan.compiled.problems.iter().map(ToString::to_string));
         self.offer_material(&plan).await?;
         self.offer_tables(&published, plan).await
+    }
+
+    /// Each problem is logged once, and shown while it lasts.
+    fn report(&mut self, problems: impl Iterator<Item = String>) {
+        for problem in self.insight.problems(problems.take(insight::PROBLEMS_MAX).collect()) {
+            tracing::warn!(proxy = %self.proxy.key.origin(), "{problem}");
+        }
     }
 
     async fn offer_material(&mut self, plan: &Plan) -> Result<(), Over> {
@@ -181,6 +228,7 @@ impl Stream {
         let row = |r: RowUpsert| proto::Row { table: r.id.table, key: r.id.key, body: r.body };
         let id = |i: RowId| proto::RowId { table: i.table, key: i.key };
         self.in_flight = Some((published.generation, tables));
+        self.insight.sent();
         self.say(Say::Delta(proto::Delta {
             generation: Some(to_generation(published.generation)),
             base,
@@ -194,19 +242,22 @@ impl Stream {
         match message.message {
             Some(Hear::Ack(_)) => {
                 self.sent = self.in_flight.take().or(self.sent.take());
+                self.insight.acked();
                 self.refused = None;
                 self.offer().await
             }
             Some(Hear::Nack(nack)) => {
                 let refused = self.in_flight.take();
+                self.insight.rejected(&nack.reasons);
                 tracing::error!(proxy = %self.proxy.key.origin(), reasons = ?nack.reasons, "proxy refused a snapshot and keeps its last good one");
                 self.refused = refused.map(|(_, tables)| tables);
                 self.offer().await
             }
             Some(Hear::Csr(csr)) => self.sign(csr).await,
             Some(Hear::Status(status)) => {
-                if status.draining {
-                    register::draining(&self.core, &mut self.proxy).await;
+                if status.draining && std::mem::take(&mut self.proxy.brought) {
+                    // Others stop sending to it now, not when its stream ends.
+                    self.presence.remove(&self.core, &self.proxy.key, self.proxy.stream).await;
                 }
                 Ok(())
             }
@@ -220,6 +271,10 @@ impl Stream {
         let issued = session::issue(&published, &self.proxy.key, &csr.mesh, csr.pem.as_bytes(), now_ms);
         match issued {
             Ok(cert) => {
+                let backend = published.authorities.get(&csr.mesh).map_or("", |a| a.backend.as_str());
+                if matches!(self.proxy.key, ProxyKey::Dataplane { .. }) {
+                    self.insight.certified(backend, cert.not_after_ms);
+                }
                 let identity =
                     proto::Identity { mesh: csr.mesh, chain_pem: cert.chain_pem, not_after_ms: cert.not_after_ms };
                 let (bundles, secrets) = self.material.clone().unwrap_or_default();

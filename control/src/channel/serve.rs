@@ -1,6 +1,7 @@
 //! TLS and HTTP/2 under the channel's service.
 
-use super::{Service, server};
+use super::presence::Presence;
+use super::{Server, Service, server};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Serves until dropped.
 pub async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, service: Service) {
     let acceptor = TlsAcceptor::from(tls);
+    let service = Server { service, presence: Arc::new(Presence::default()) };
     let places = Arc::new(Semaphore::new(PROXIES_MAX));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };

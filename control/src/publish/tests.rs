@@ -1,0 +1,116 @@
+//! The publishing loop on a store in memory.
+
+use super::*;
+use crate::compile::{ProxyKey, compile};
+use crate::core::Defaults;
+use crate::resource::{Resource, read};
+use crate::store::Store;
+use crate::time::Clock;
+use std::time::Instant;
+
+fn resources(yaml: &str) -> Vec<Resource> {
+    let intake = read(yaml, "test.yaml");
+    assert!(!intake.has_errors(), "{:?}", intake.problems);
+    intake.resources
+}
+
+async fn started(yaml: &str) -> (Arc<Core>, Subscription) {
+    let clock = Clock::system();
+    let defaults = Defaults { mesh: true, signing_keys: false };
+    let core = Core::start(Store::memory(clock.clone()), clock, defaults).await.unwrap();
+    apply(&core, yaml).await;
+    let (publishing, subscription) = Loop::start(core.clone(), Settings::new("/nowhere".into())).await.unwrap();
+    tokio::spawn(publishing.run());
+    (core, subscription)
+}
+
+async fn apply(core: &Core, yaml: &str) {
+    for written in core.apply(resources(yaml)).await {
+        written.outcome.unwrap();
+    }
+}
+
+fn dataplane(number: usize) -> String {
+    format!(
+        "type: Dataplane\nmesh: default\nname: dp-{number}\nnetworking:\n  address: 127.0.0.1\n  inbound:\n  - {{port: \
+         {}, tags: {{kuma.io/service: service-{number}, kuma.io/protocol: http}}}}\n  transparentProxying: \
+         {{redirectPortInbound: 15006, redirectPortOutbound: 15001}}\n---\n",
+        10_000 + number
+    )
+}
+
+#[tokio::test]
+async fn a_published_resource_is_found_by_its_key() {
+    let yaml = (0..20).map(dataplane).collect::<String>();
+    let (_core, subscription) = started(&yaml).await;
+    let published = subscription.borrow().clone();
+    for number in 0..20 {
+        let name = format!("dp-{number}");
+        assert_eq!(published.resource("Dataplane", "default", &name).unwrap().meta.name, name);
+    }
+    assert!(published.resource("Dataplane", "default", "dp-99").is_none());
+    assert!(published.resource("Mesh", "", "default").is_some());
+}
+
+#[tokio::test]
+async fn a_name_in_an_address_is_resolved_before_the_first_publication() {
+    let yaml = dataplane(0).replace("127.0.0.1", "localhost");
+    let (_core, subscription) = started(&yaml).await;
+    let published = subscription.borrow().clone();
+    assert_eq!(published.problems, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_resolve_stops_no_publication_and_is_named() {
+    let (core, mut subscription) = started(&dataplane(0)).await;
+    apply(&core, &dataplane(1).replace("127.0.0.1", "no-such-host.invalid")).await;
+    apply(&core, &dataplane(2)).await;
+    let is_there = |p: &Arc<Published>| p.resource("Dataplane", "default", "dp-2").is_some();
+    subscription.wait_for(is_there).await.unwrap();
+    let problem = "address no-such-host.invalid doesn't resolve".to_owned();
+    subscription.wait_for(|p| p.problems.contains(&problem)).await.unwrap();
+}
+
+#[tokio::test]
+async fn files_of_data_sources_are_read_and_missing_ones_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("edge.pem");
+    std::fs::write(&file, "-----BEGIN CERTIFICATE-----").unwrap();
+    let gateway = |path: &str| {
+        format!(
+            "type: MeshGateway\nmesh: default\nname: g\nselectors: [{{match: {{kuma.io/service: e}}}}]\nconf: {{listeners: \
+             [{{port: 443, protocol: HTTPS, tls: {{mode: TERMINATE, certificates: [{{file: {path}}}]}}}}]}}\n"
+        )
+    };
+    let mut outside = Outside::new();
+    let all = |yaml: &str| resources(yaml).into_iter().map(Arc::new).collect::<Vec<_>>();
+    outside.follow(&all(&gateway(file.to_str().unwrap())), PATIENCE).await;
+    assert_eq!(outside.files().len(), 1);
+    assert!(!outside.again().await);
+    std::fs::write(&file, "other").unwrap();
+    assert!(outside.again().await);
+    let missing = folder.path().join("missing.pem");
+    outside.follow(&all(&gateway(missing.to_str().unwrap())), PATIENCE).await;
+    assert_eq!(outside.files().len(), 0);
+    let problems: Vec<String> = outside.problems().collect();
+    assert!(problems.len() == 1 && problems[0].contains("missing.pem: No such file"), "{problems:?}");
+    outside.follow(&all(&gateway("/dev/zero")), PATIENCE).await;
+    assert!(outside.problems().next().unwrap().contains("it has to be a file of at most"));
+}
+
+/// Not a benchmark: a bound that only a quadratic or waiting loop breaks.
+#[tokio::test]
+async fn one_apply_among_a_hundred_services_is_compiled_soon() {
+    let yaml = (0..100).map(dataplane).collect::<String>();
+    let (core, mut subscription) = started(&yaml).await;
+    let before = Instant::now();
+    apply(&core, &dataplane(100)).await;
+    let revision = core.revision();
+    let published = subscription.wait_for(|p| p.revision >= revision).await.unwrap().clone();
+    let waited = before.elapsed();
+    let compiled = compile(&published.world, &ProxyKey::dataplane("default", "dp-0"));
+    let took = before.elapsed();
+    println!("published after {waited:?}, compiled after {took:?}");
+    assert!(compiled.tables.to_string().contains("service-100"));
+    assert!(took < Duration::from_secs(2), "{took:?}");
+}
