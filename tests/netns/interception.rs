@@ -151,5 +151,11 @@ fn ruleset(node: &Node) -> String {
 
 /// What interception may change.
 fn machine(node: &Node) -> String {
-    [ruleset(node), node.run("ip", &["route", "show", "table", "all"]), node.run("ip", &["rule"]), node.run("ip", &["-6", "route", "show", "table", "all"])].concat()
+    [
+        ruleset(node),
+        node.run("ip", &["route", "show", "table", "all"]),
+        node.run("ip", &["rule"]),
+        node.run("ip", &["-6", "route", "show", "table", "all"]),
+    ]
+    .concat()
 }
