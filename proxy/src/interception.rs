@@ -22,6 +22,10 @@ pub(crate) struct Range {
 }
 
 impl Range {
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
+        masked(address, self.prefix_bits) == Some(self.first)
+    }
+
     fn is_loopback(&self) -> bool {
         self.first.is_loopback()
     }

@@ -376,9 +376,8 @@ fn redis_mesh_is_60_in_a_and_aaaa() {
     command.env("KUMA_DNS_SERVER_CIDR", "240.0.0.0/4").env("WEIR_DNS_SERVER_CIDR_V6", "fd00:fd00::/64");
     let mesh = Mesh::ready(harness::Process::start("up", command));
     let server = mesh.dns.unwrap();
-    let [v4, v6] = [1, 28].map(|kind| {
-        eventually("redis.mesh", LONG, || dns(server, "redis.mesh", kind).records.into_iter().next())
-    });
+    let [v4, v6] = [1, 28]
+        .map(|kind| eventually("redis.mesh", LONG, || dns(server, "redis.mesh", kind).records.into_iter().next()));
     assert_eq!((v4.0, v6.0), (60, 60));
     assert!(v4.1.to_string().starts_with("240.0.0."), "{v4:?}");
     assert!(v6.1.to_string().starts_with("fd00:fd00::"), "{v6:?}");
@@ -432,7 +431,8 @@ conf:
           - destination:
               kuma.io/service: demo-app_kuma-demo_svc_5000
 "#;
-    let demo = workload("      kuma.io/protocol: http").replace("service: backend", "service: demo-app_kuma-demo_svc_5000");
+    let demo =
+        workload("      kuma.io/protocol: http").replace("service: backend", "service: demo-app_kuma-demo_svc_5000");
     let _mesh = ground.up(&[gateway, &demo].concat());
     let answer = get(ground.at(4, 8080), "foo.example.com", "/a?b=c");
     assert_eq!((answer.status, answer.body.as_str()), (200, "demo GET /a?b=c HTTP/1.1"));
@@ -481,7 +481,8 @@ conf:
           - destination:
               kuma.io/service: redis_kuma-demo_svc_6379
 "#;
-    let _mesh = ground.up(&[gateway, &workload("").replace("service: backend", "service: redis_kuma-demo_svc_6379")].concat());
+    let _mesh =
+        ground.up(&[gateway, &workload("").replace("service: backend", "service: redis_kuma-demo_svc_6379")].concat());
     let mut connection = Connection::open(ground.at(4, 8080)).unwrap();
     connection.send(b"*1\r\n$4\r\nPING\r\n").unwrap();
     assert_eq!(connection.read_exactly(14).unwrap(), b"*1\r\n$4\r\nPING\r\n");
@@ -629,7 +630,8 @@ networking: {{address: '{}'}}
         app.address
     );
     let path = "/zoneegresses/zoneegress-1";
-    let egress = ground.text(r#"{"type": "ZoneEgress", "name": "zoneegress-1", "networking": {"address": "NET.5", "port": 10002}}"#);
+    let egress = ground
+        .text(r#"{"type": "ZoneEgress", "name": "zoneegress-1", "networking": {"address": "NET.5", "port": 10002}}"#);
     let mesh = ground.up_with(&resources, &["--as", "client-1"]);
     let address = mesh.resolve("outside.mesh", 80);
     if !may_bind_low_ports() {

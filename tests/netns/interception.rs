@@ -7,7 +7,7 @@ use harness::{HttpServer, Node, Process, eventually};
 use nix::sys::signal::Signal;
 
 use crate::support::mesh::{ALLOW_ALL, LONG, MESH, Mesh, curl, curl_until, dataplane_yaml, ready};
-use crate::support::traffic::{resolve, say};
+use crate::support::traffic::{name_server, resolve, say};
 
 /// Neither root nor the application.
 const PROXY_UID: u32 = 5678;
@@ -66,7 +66,8 @@ fn redirect(address: impl Fn(&Node) -> IpAddr) {
     let [web, backend, stranger] = ["web", "backend", "stranger"].map(|name| mesh.network.node(name));
     serve(&stranger, ANY, 80, "stranger");
     serve(&backend, address(&backend), 8080, "backend");
-    web.set_resolv_conf("nameserver 10.10.0.254\n");
+    name_server(&stranger);
+    web.set_resolv_conf(&format!("nameserver {}\n", stranger.v4));
     let ours = "add table ip other; add chain ip other c { type nat hook output priority -100 ; }; add rule ip other c tcp dport 99 redirect to :98";
     web.run("nft", &[ours]);
     let before = ruleset(&web);
@@ -81,6 +82,10 @@ fn redirect(address: impl Fn(&Node) -> IpAddr) {
     proxies.iter_mut().for_each(ready);
     let peer = reach_everything(&web, &stranger);
     assert_eq!(peer, if address(&backend).is_ipv4() { "127.0.0.6" } else { "::6" });
+
+    // A name of the world outside, by its own resolver.
+    let body = curl_until(&web, &["http://stranger.example/"], 200, "stranger saw ");
+    assert_eq!(body, format!("stranger saw {}", web.v4));
 
     // Captured, and strict: no way around the sidecar.
     let direct = format!("http://{}/", SocketAddr::new(address(&backend), 8080));
@@ -149,7 +154,13 @@ fn ruleset(node: &Node) -> String {
     node.run("nft", &["list", "ruleset"])
 }
 
-/// What interception may change.
+/// What interception may change. Link-local addresses come up by themselves, late.
 fn machine(node: &Node) -> String {
-    [ruleset(node), node.run("ip", &["route", "show", "table", "all"]), node.run("ip", &["rule"]), node.run("ip", &["-6", "route", "show", "table", "all"])].concat()
+    let shown = [
+        ruleset(node),
+        node.run("ip", &["route", "show", "table", "all"]),
+        node.run("ip", &["-6", "route", "show", "table", "all"]),
+        node.run("ip", &["rule"]),
+    ];
+    shown.concat().lines().filter(|line| !line.contains("fe80:")).collect::<Vec<_>>().join("\n")
 }

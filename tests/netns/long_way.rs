@@ -5,7 +5,7 @@ use std::net::{Shutdown, SocketAddr};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use harness::eventually;
+use harness::{HttpServer, eventually};
 use nix::sys::signal::Signal;
 
 use crate::support::mesh::{LONG, curl, curl_until};
@@ -54,6 +54,29 @@ harness::isolated_tests! {
         curl_until(&web, &["http://backend.mesh/hello"], 503, "egress");
         zones.start_egress();
         curl_until(&web, &["http://backend.mesh/again"], 200, "GET /again");
+    }
+
+    fn an_external_service_sees_the_egress_and_without_it_nobody() {
+        let mut zones = zones::start();
+        let web = zones.web.clone();
+        let partner = zones.mesh.network.node("partner");
+        partner.enter(|| HttpServer::start("0.0.0.0:80".parse().unwrap(), |_, peer| format!("partner saw {}", peer.ip())));
+        zones.mesh.apply(&format!(
+            "type: ExternalService
+mesh: default
+name: partner
+tags:
+  kuma.io/service: partner
+  kuma.io/protocol: http
+networking:
+  address: {}:80
+",
+            partner.v4
+        ));
+        let body = curl_until(&web, &["http://partner.mesh/"], 200, "partner saw ");
+        assert_eq!(body, format!("partner saw {}", zones.egress.v4));
+        zones.egress_proxy.take().unwrap().signal(Signal::SIGTERM);
+        curl_until(&web, &["http://partner.mesh/"], 503, "egress");
     }
 
     fn a_zone_ingress_closes_what_it_does_not_know_and_serves_on() {
