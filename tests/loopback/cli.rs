@@ -94,8 +94,8 @@ fn resources_are_applied_shown_inspected_and_deleted() {
     let inspected = desk.ok(&["inspect", "dataplanes"]);
     assert!(inspected.contains("web-1") && inspected.contains("Offline"), "{inspected}");
     assert!(desk.ok(&["inspect", "zoneegresses"]).contains("egress-1"));
-    assert!(desk.ok(&["inspect", "meshes"]).contains("default"));
-    assert!(desk.ok(&["inspect", "services"]).contains("web"));
+    assert!(desk.ok(&["inspect", "meshes"]).contains("default   0/1          1"));
+    assert!(desk.ok(&["inspect", "services"]).contains("web       Offline   0/1"));
     let tables = desk.ok(&["inspect", "dataplane", "web-1", "--type", "config-dump"]);
     assert!(tables.contains("10.0.0.1:80"), "{tables}");
     desk.ok(&["delete", "dataplane", "web-1", "-m", "default"]);
