@@ -5,6 +5,7 @@
 mod client;
 mod ground;
 
+mod away;
 mod carry;
 mod cli;
 mod drain;
