@@ -67,7 +67,8 @@ fn redirect(address: impl Fn(&Node) -> IpAddr) {
     serve(&stranger, ANY, 80, "stranger");
     serve(&backend, address(&backend), 8080, "backend");
     name_server(&stranger);
-    web.set_resolv_conf(&format!("nameserver {}\n", stranger.v4));
+    let resolver = address(&stranger);
+    web.set_resolv_conf(&format!("nameserver {resolver}\n"));
     let ours = "add table ip other; add chain ip other c { type nat hook output priority -100 ; }; add rule ip other c tcp dport 99 redirect to :98";
     web.run("nft", &[ours]);
     let before = ruleset(&web);
@@ -86,13 +87,17 @@ fn redirect(address: impl Fn(&Node) -> IpAddr) {
     // A name of the world outside, by its own resolver.
     let body = curl_until(&web, &["http://stranger.example/"], 200, "stranger saw ");
     assert_eq!(body, format!("stranger saw {}", web.v4));
+    let over_tcp = web.run("dig", &["+tcp", "+short", &format!("@{resolver}"), "backend.mesh", "A"]);
+    assert_eq!(over_tcp.trim().parse().ok(), resolve(&web, "ahostsv4", "backend.mesh"));
 
     // Captured, and strict: no way around the sidecar.
     let direct = format!("http://{}/", SocketAddr::new(address(&backend), 8080));
     assert_eq!(curl(&stranger, &[&direct]).0, 0);
-    // The application reaches itself.
-    let own = serve(&web, address(&web), 9090, "own");
+    // The application reaches itself, by address and by name.
+    let own = serve(&web, address(&web), 8080, "own");
     assert_eq!(curl(&web, &[&format!("http://{own}/")]).0, 200);
+    let body = curl_until(&web, &["http://web.mesh/"], 200, "own saw ");
+    assert_eq!(body.rsplit(' ').next().unwrap(), peer);
 
     mesh.kumactl_on(&web, &["uninstall", "transparent-proxy"]);
     assert_eq!(ruleset(&web), before);

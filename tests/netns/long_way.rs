@@ -9,7 +9,7 @@ use harness::{HttpServer, eventually};
 use nix::sys::signal::Signal;
 
 use crate::support::mesh::{LONG, curl, curl_until};
-use crate::support::traffic::{connect, exchange, resolve, say};
+use crate::support::traffic::{bulk_file, connect, exchange, resolve, say};
 use crate::support::zones;
 
 /// A failure that names its cause comes within this time.
@@ -26,6 +26,12 @@ harness::isolated_tests! {
             exchange(&web, SocketAddr::new(vip, 80)).unwrap();
             zones.verdicts.recv_timeout(LONG).unwrap().unwrap();
         }
+        let [sent, back] = ["sent", "back"].map(|name| zones.mesh.path(name).to_str().unwrap().to_owned());
+        bulk_file(sent.as_ref());
+        curl_until(&web, &["http://files.mesh/"], 403, "nginx");
+        assert_eq!(curl(&web, &["-T", &sent, "http://files.mesh/bulk"]).0, 201);
+        assert_eq!(curl(&web, &["-o", &back, "http://files.mesh/bulk"]).0, 200);
+        harness::command("cmp", &[&sent, &back]);
 
         let mut egress = zones.egress_proxy.take().unwrap();
         egress.signal(Signal::SIGTERM);
@@ -54,6 +60,22 @@ harness::isolated_tests! {
         curl_until(&web, &["http://backend.mesh/hello"], 503, "egress");
         zones.start_egress();
         curl_until(&web, &["http://backend.mesh/again"], 200, "GET /again");
+    }
+
+    fn of_two_egresses_one_may_die() {
+        let mut zones = zones::start();
+        let web = zones.web.clone();
+        let second = zones.mesh.network.node("east-egress-2");
+        let _second = zones::egress(&zones.mesh, &second, "zoneegress-2");
+        let admin = ["http://127.0.0.1:9901/snapshot"];
+        curl_until(&web, &admin, 200, &format!("{}:10002", second.v4));
+        curl_until(&web, &["http://backend.mesh/"], 200, "GET /");
+        // Without a word: the sidecar finds out by itself, and no request is lost to it.
+        zones.egress_proxy.take().unwrap();
+        for _ in 0..20 {
+            let answer = curl(&web, &["http://backend.mesh/"]);
+            assert_eq!(answer.0, 200, "{answer:?}");
+        }
     }
 
     fn an_external_service_sees_the_egress_and_without_it_nobody() {
