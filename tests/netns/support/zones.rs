@@ -53,8 +53,18 @@ networking: {{address: {0}, port: 10001, advertisedAddress: {0}, advertisedPort:
         ready(proxy);
     }
     let (_ingress_proxy, _backend_proxy) = (ingress_proxy, backend_proxy);
-    let mut zones =
-        Zones { egress_proxy: None, web_proxy, _ingress_proxy, _backend_proxy, _nginx: nginx, web, egress, ingress, verdicts, mesh };
+    let mut zones = Zones {
+        egress_proxy: None,
+        web_proxy,
+        _ingress_proxy,
+        _backend_proxy,
+        _nginx: nginx,
+        web,
+        egress,
+        ingress,
+        verdicts,
+        mesh,
+    };
     zones.start_egress();
     zones
 }
