@@ -59,10 +59,11 @@ async fn serve(args: DpRun, own: Own, kind: &str) -> Result<(), Failure> {
         state: Some(state),
         drain_deadline,
     };
-    let proxy = proxy::Proxy::bind(config).await?;
+    let mut proxy = proxy::Proxy::bind(config).await?;
     let drain = proxy.drain();
     let status = proxy.status();
-    let channel = channel::run(channel_config(&args, &own)?, proxy.updates(), proxy.status(), proxy.restored());
+    let base = proxy.restored();
+    let channel = channel::run(channel_config(&args, &own)?, proxy.updates(), proxy.status(), base);
     let (admin, dns) = (proxy.admin_address(), proxy.dns_addresses().to_vec());
     let running = proxy.run();
     tokio::pin!(channel, running);

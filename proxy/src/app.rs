@@ -15,8 +15,12 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+/// Memory is given back so long after a snapshot came into force: what decoding and building used, then the snapshot before
+/// it, which idle workers let go of within their pruning interval.
+const TRIM_AFTER: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(15)];
 
 /// How one proxy is run on this machine.
 #[derive(Clone, Debug)]
@@ -95,6 +99,8 @@ impl Proxy {
             open: BTreeMap::new(),
             interception: None,
             last_good,
+            published: Instant::now(),
+            trims: 0,
             draining,
             status: status_sender,
         };
@@ -141,8 +147,9 @@ impl Proxy {
     }
 
     /// What is in force since before any control plane spoke: the base of the first delta.
-    pub fn restored(&self) -> crate::channel::Base {
-        crate::channel::Base { generation: self.restored.0, tables: self.restored.1.clone() }
+    pub fn restored(&mut self) -> crate::channel::Base {
+        let (generation, tables) = std::mem::take(&mut self.restored);
+        crate::channel::Base { generation, tables }
     }
 
     /// Serves until drained: by `drain()` or when every sender of updates is gone.
@@ -153,6 +160,7 @@ impl Proxy {
         loop {
             tokio::select! {
                 () = drain.notified() => break,
+                () = until(coordinator.trim_at()) => coordinator.trim(),
                 update = inbox.recv() => match update {
                     None => break,
                     Some(update) => coordinator.take(update).await,
@@ -244,6 +252,9 @@ struct Coordinator {
     open: BTreeMap<SocketAddr, Wanted>,
     interception: Option<crate::interception::Installed>,
     last_good: Option<LastGood>,
+    /// When the snapshot in force came, and how often memory was given back since.
+    published: Instant,
+    trims: usize,
     draining: watch::Sender<bool>,
     status: watch::Sender<Status>,
 }
@@ -277,6 +288,8 @@ impl Coordinator {
                 let outcome = self.put_in_force(*tables, generation).await;
                 match &outcome {
                     Ok(()) => {
+                        // Saving takes its time and isn't needed for serving.
+                        self.note_readiness();
                         if let Some(last_good) = &self.last_good {
                             last_good.save(generation, self.reader.load().tables());
                         }
@@ -331,6 +344,7 @@ impl Coordinator {
         let opened = self.bind_all(&wanted);
         self.publisher.publish(snapshot.clone()).map_err(|stale| vec![stale.to_string()])?;
         self.metrics.snapshot_accepted(generation);
+        (self.published, self.trims) = (Instant::now(), 0);
         for (worker, sockets) in self.workers.iter().zip(opened) {
             if !sockets.is_empty() {
                 // A worker only ends with the process.
@@ -389,6 +403,18 @@ impl Coordinator {
         for worker in &self.workers {
             let _ = worker.send(Command::Close(addresses.clone())).await;
         }
+    }
+
+    /// None when there is nothing more to give back until the next snapshot.
+    fn trim_at(&self) -> Option<Instant> {
+        TRIM_AFTER.get(self.trims).map(|after| self.published + *after)
+    }
+
+    fn trim(&mut self) {
+        self.trims += 1;
+        self.publisher.forget_previous();
+        crate::memory::drop_code_pages();
+        crate::memory::trim_heap();
     }
 
     fn note_readiness(&self) {
@@ -463,6 +489,13 @@ fn without_ipv6(mut tables: Tables) -> Tables {
 /// Whether this machine (this network namespace) has IPv6 at all.
 pub fn has_ipv6() -> bool {
     std::fs::read_to_string("/proc/net/if_inet6").is_ok_and(|text| !text.is_empty())
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 fn now_ms() -> u64 {

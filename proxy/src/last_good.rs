@@ -3,7 +3,7 @@
 use crate::identity::Identities;
 use serde::{Deserialize, Serialize};
 use snapshot::{Generation, Tables};
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 /// One proxy's state files in the data folder.
@@ -56,8 +56,10 @@ impl LastGood {
                 std::fs::create_dir_all(folder)?;
             }
             let scratch = self.snapshot.with_extension("new");
+            let mut file = io::BufWriter::new(std::fs::File::create(&scratch)?);
             let saved = Saved { generation, tables: tables.clone() };
-            std::fs::write(&scratch, serde_json::to_vec(&saved).map_err(io::Error::other)?)?;
+            serde_json::to_writer(&mut file, &saved)?;
+            file.flush()?;
             std::fs::rename(&scratch, &self.snapshot)
         };
         if let Err(error) = write() {

@@ -13,6 +13,7 @@ mod inbound;
 mod interception;
 mod last_good;
 mod listener;
+mod memory;
 mod metrics;
 mod outbound;
 mod routing;

@@ -76,8 +76,7 @@ async fn http(stream: TcpStream, app: &App) {
 
 fn answer(request: &Request<Incoming>, app: &App, peer: &str) -> Response<Full<Bytes>> {
     let host = request.headers().get("host").and_then(|h| h.to_str().ok()).unwrap_or("-");
-    let text =
-        format!("hello from {}: {} {} for {host}{peer}\n", app.says, request.method(), request.uri().path());
+    let text = format!("hello from {}: {} {} for {host}{peer}\n", app.says, request.method(), request.uri().path());
     Response::new(Full::new(Bytes::from(text)))
 }
 

@@ -120,7 +120,8 @@ impl Mesh {
     /// The address of a mesh name, and a port.
     pub(crate) fn resolve(&self, name: &str, port: u16) -> SocketAddr {
         let server = self.dns.expect("the DNS server's address in the ready line");
-        let found = eventually(&format!("an address of {name}"), LONG, || dns(server, name, 1).records.into_iter().next());
+        let found =
+            eventually(&format!("an address of {name}"), LONG, || dns(server, name, 1).records.into_iter().next());
         SocketAddr::new(found.1, port)
     }
 

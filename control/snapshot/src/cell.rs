@@ -55,6 +55,11 @@ impl Publisher {
         Ok(())
     }
 
+    /// Frees the snapshot before the one in force, unless a reader still holds it.
+    pub fn forget_previous(&mut self) {
+        self.previous = None;
+    }
+
     pub fn reader(&self) -> Reader {
         Reader(self.cell.clone())
     }

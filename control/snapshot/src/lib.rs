@@ -25,4 +25,4 @@ pub use tables::{
     PermissionRow, Principal, ProxyRow, QueryMatch, Redirect, Role, RouteAction, RouteRow, ServerName, ServiceRow,
     SniRow, SniTarget, Tables, TextMatch, Timeouts, UpstreamTls, VirtualHost,
 };
-pub use wire::{Delta, RowId, RowUpsert, WireError, apply, diff, rows};
+pub use wire::{Delta, RowId, RowUpsert, WireError, apply, diff, rows, share};

@@ -3,7 +3,7 @@
 
 use crate::host::HostPattern;
 use crate::name::{Origin, Protocol, ProxyKind};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -128,9 +128,16 @@ pub enum InboundTls {
 #[serde(rename_all = "lowercase")]
 pub enum Handler {
     /// Whole connections are balanced. No backend = the connection is closed at once.
-    Tcp { backends: Vec<Backend>, idle_timeout_ms: u64 },
+    Tcp {
+        #[serde(deserialize_with = "tight")]
+        backends: Vec<Backend>,
+        idle_timeout_ms: u64,
+    },
     /// Requests are routed. Hosts are in no particular order: the most specific pattern wins.
-    Http { hosts: Vec<VirtualHost> },
+    Http {
+        #[serde(deserialize_with = "tight")]
+        hosts: Vec<VirtualHost>,
+    },
 }
 
 /// The routes of one hostname pattern; only the best-matching host is consulted.
@@ -138,6 +145,7 @@ pub enum Handler {
 pub struct VirtualHost {
     pub host: HostPattern,
     /// First match wins; the compiler has sorted them by precedence.
+    #[serde(deserialize_with = "tight")]
     pub routes: Vec<RouteRow>,
 }
 
@@ -162,6 +170,7 @@ pub enum RouteAction {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forward {
+    #[serde(deserialize_with = "tight")]
     pub backends: Vec<Backend>,
     pub filters: Filters,
     pub timeouts: Timeouts,
@@ -296,6 +305,7 @@ pub struct ServiceRow {
     /// Why there is no endpoint, when there is none: said in the error a client sees and in the log
     /// (`routing.zoneEgress is on and zone east has no ZoneEgress`).
     pub hint: String,
+    #[serde(deserialize_with = "tight_shared")]
     pub endpoints: Arc<Vec<Endpoint>>,
     pub origin: Origin,
 }
@@ -395,4 +405,15 @@ pub enum SniTarget {
     Passthrough { service: String },
     /// mTLS ends here with the identity `zone-egress` of `mesh`; the external service is dialled from here.
     Terminate { mesh: String, permission: String, handler: Handler, protocol: Protocol },
+}
+
+/// Reading leaves room for more (for four at first), and rows are kept for long: most lists hold one large element.
+fn tight<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Vec<T>, D::Error> {
+    let mut list = Vec::deserialize(from)?;
+    list.shrink_to_fit();
+    Ok(list)
+}
+
+fn tight_shared<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Arc<Vec<T>>, D::Error> {
+    tight(from).map(Arc::new)
 }

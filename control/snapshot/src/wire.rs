@@ -179,6 +179,28 @@ pub fn apply(base: &Tables, delta: &Delta) -> Result<Tables, WireError> {
     Ok(next)
 }
 
+/// `next` with the rows of `held` where they are equal, so that a set sent in full takes no memory twice.
+pub fn share(held: &Tables, mut next: Tables) -> Tables {
+    share_table(&held.names, &mut next.names);
+    share_table(&held.listeners, &mut next.listeners);
+    share_table(&held.services, &mut next.services);
+    share_table(&held.permissions, &mut next.permissions);
+    share_table(&held.snis, &mut next.snis);
+    next
+}
+
+fn share_table<T: Row>(held: &[Arc<T>], next: &mut [Arc<T>]) {
+    if held.is_empty() {
+        return;
+    }
+    let held: HashMap<String, &Arc<T>> = held.iter().map(|r| (r.key(), r)).collect();
+    for row in next {
+        if let Some(old) = held.get(&row.key()).filter(|old| !Arc::ptr_eq(old, row) && **old == row) {
+            *row = Arc::clone(old);
+        }
+    }
+}
+
 #[derive(Default)]
 struct Change<'a> {
     upserts: Vec<&'a RowUpsert>,

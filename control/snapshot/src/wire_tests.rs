@@ -1,6 +1,6 @@
 //! The codec gives back what it was given, and carries only what changed.
 
-use super::{apply, diff, rows};
+use super::{apply, diff, rows, share};
 use crate::tables::{Endpoint, NameRow, ServiceRow, Tables};
 use crate::{Address, Balance, Delta, Origin, Protocol, RowId, RowUpsert, UpstreamTls};
 use proptest::prelude::*;
@@ -55,6 +55,16 @@ fn an_endpoint_change_carries_one_row_and_shares_the_others() {
     let applied = apply(&old, &delta).unwrap();
     assert_eq!(applied, new);
     assert!(Arc::ptr_eq(&applied.services[0], &old.services[0]));
+}
+
+#[test]
+fn a_full_set_shares_the_rows_that_are_held_already() {
+    let held = tables(&[1], &[(1, 1), (2, 1)]);
+    let full = Delta { upserts: rows(&tables(&[1], &[(1, 1), (2, 7)])), removals: vec![] };
+    let next = share(&held, apply(&Tables::default(), &full).unwrap());
+    assert_eq!(next, tables(&[1], &[(1, 1), (2, 7)]));
+    assert!(Arc::ptr_eq(&next.names[0], &held.names[0]) && Arc::ptr_eq(&next.services[0], &held.services[0]));
+    assert!(!Arc::ptr_eq(&next.services[1], &held.services[1]));
 }
 
 #[test]

@@ -201,10 +201,13 @@ async fn take(
         upserts: delta.upserts.into_iter().map(upsert).collect(),
         removals: delta.removals.into_iter().map(row_id).collect(),
     };
+    tracing::debug!(%generation, upserts = change.upserts.len(), removals = change.removals.len(), "delta received");
     let tables = match snapshot::apply(on, &change) {
+        Ok(tables) if std::ptr::eq(on, &empty) => snapshot::share(&base.tables, tables),
         Ok(tables) => tables,
         Err(error) => return Ok(Err(vec![error.to_string()])),
     };
+    drop(change);
     let (verdict, answer) = oneshot::channel();
     send(updates, Update::Offer { tables: Box::new(tables.clone()), generation, verdict }).await?;
     let outcome = answer.await.map_err(|_| ChannelError::Lost("the proxy is stopping".into()))?;

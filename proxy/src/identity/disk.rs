@@ -43,6 +43,9 @@ impl Identities {
             secrets: ready.secrets.values().map(|secret| secret.material.clone()).collect(),
         };
         let text = serde_json::to_vec(&saved).map_err(io::Error::other)?;
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
         let part = path.with_extension("part");
         match fs::remove_file(&part) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),

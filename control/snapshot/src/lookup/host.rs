@@ -16,7 +16,7 @@ pub(crate) struct HostTable {
 
 impl HostTable {
     pub(crate) fn build(hosts: &[VirtualHost]) -> Result<Self, Vec<String>> {
-        let mut table = Self::default();
+        let mut table = Self { hosts: Vec::with_capacity(hosts.len()), ..Self::default() };
         let mut problems = Vec::new();
         for (index, vhost) in hosts.iter().enumerate() {
             let before = match &vhost.host {

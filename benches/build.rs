@@ -1,0 +1,52 @@
+//! From rows to a snapshot: all of them, and after one endpoint changed; and the same change on the channel.
+
+mod common;
+
+use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
+use snapshot::{Delta, Snapshot, Tables};
+use std::hint::black_box;
+
+fn build(c: &mut Criterion) {
+    let mut group = c.benchmark_group("build");
+    group.sample_size(10);
+    for size in common::SIZES {
+        let tables = common::sidecar(size);
+        let changed = common::one_endpoint_moved(&tables);
+        let before = Snapshot::build(tables.clone(), common::generation(1)).expect("sound tables");
+        let full = |tables: Tables| Snapshot::build(tables, common::generation(1)).expect("sound tables");
+        let after =
+            |tables: Tables| Snapshot::build_after(Some(&before), tables, common::generation(2)).expect("sound");
+        group.bench_function(BenchmarkId::new("all", size), |b| {
+            b.iter_batched(|| tables.clone(), full, BatchSize::LargeInput)
+        });
+        group.bench_function(BenchmarkId::new("one endpoint", size), |b| {
+            b.iter_batched(|| changed.clone(), after, BatchSize::LargeInput)
+        });
+    }
+    group.finish();
+}
+
+fn wire(c: &mut Criterion) {
+    let mut group = c.benchmark_group("wire");
+    group.sample_size(10);
+    for size in common::SIZES {
+        let tables = common::sidecar(size);
+        let changed = common::one_endpoint_moved(&tables);
+        let all = Delta { upserts: snapshot::rows(&tables), removals: Vec::new() };
+        let one = snapshot::diff(&tables, &changed);
+        let nothing = Tables::default();
+        group.bench_function(BenchmarkId::new("decode all", size), |b| {
+            b.iter(|| snapshot::apply(&nothing, black_box(&all)))
+        });
+        group.bench_function(BenchmarkId::new("diff one endpoint", size), |b| {
+            b.iter(|| snapshot::diff(&tables, black_box(&changed)))
+        });
+        group.bench_function(BenchmarkId::new("apply one endpoint", size), |b| {
+            b.iter(|| snapshot::apply(&tables, black_box(&one)))
+        });
+    }
+    group.finish();
+}
+
+criterion_group! { name = benches; config = common::criterion(); targets = build, wire }
+criterion_main!(benches);
