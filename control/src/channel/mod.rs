@@ -32,6 +32,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// A proxy that opens a stream says who it is within this time.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// A new zone proxy that doesn't get ready, say for one mesh's sake, is used all the same after this time.
+const READY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Frames to one proxy that wait to be sent.
 const OUTBOX_MAX: usize = 8;
 
@@ -129,6 +131,8 @@ impl Stream {
     async fn run(mut self, mut inbox: Streaming<proto::FromProxy>) {
         let origin = self.proxy.key.origin();
         self.subscription.mark_changed();
+        let patience = tokio::time::sleep(READY_TIMEOUT);
+        tokio::pin!(patience);
         loop {
             let going = tokio::select! {
                 changed = self.subscription.changed() => match changed {
@@ -139,12 +143,17 @@ impl Stream {
                     Some(Ok(message)) => self.hear(message).await,
                     _ => Err(Over),
                 },
+                () = &mut patience, if self.proxy.withheld => {
+                    self.admit();
+                    Ok(())
+                }
             };
             if going.is_err() {
                 break;
             }
         }
         self.insight.disconnected();
+        self.admit();
         let Registered { key, stream, brought, .. } = self.proxy;
         let returns = brought && !matches!(key, ProxyKey::Dataplane { .. });
         self.presence.disconnected(&key, stream, returns);
@@ -255,13 +264,32 @@ impl Stream {
             }
             Some(Hear::Csr(csr)) => self.sign(csr).await,
             Some(Hear::Status(status)) => {
-                if status.draining && std::mem::take(&mut self.proxy.brought) {
-                    // Others stop sending to it now, not when its stream ends.
-                    self.presence.remove(&self.core, &self.proxy.key, self.proxy.stream).await;
+                if status.draining {
+                    self.leave().await;
+                } else if status.ready {
+                    self.admit();
                 }
                 Ok(())
             }
             Some(Hear::Hello(_)) | None => Ok(()),
+        }
+    }
+
+    /// Others may be sent to this proxy from now on.
+    fn admit(&mut self) {
+        if std::mem::take(&mut self.proxy.withheld) {
+            self.core.withdraw(&presence::key(&self.proxy.key), false);
+        }
+    }
+
+    /// The proxy is leaving: others stop sending to it now, not when its stream ends.
+    async fn leave(&mut self) {
+        let brought = std::mem::take(&mut self.proxy.brought);
+        let Registered { key, stream, .. } = &self.proxy;
+        if brought {
+            self.presence.remove(&self.core, key, *stream).await;
+        } else if self.presence.is_newest(key, *stream) {
+            self.core.withdraw(&presence::key(key), true);
         }
     }
 

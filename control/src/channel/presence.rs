@@ -59,7 +59,7 @@ impl Presence {
         }
     }
 
-    fn is_newest(&self, proxy: &ProxyKey, stream: StreamId) -> bool {
+    pub(super) fn is_newest(&self, proxy: &ProxyKey, stream: StreamId) -> bool {
         self.lock().newest.get(proxy).is_some_and(|place| place.stream == stream)
     }
 

@@ -159,6 +159,20 @@ async fn a_lost_zone_proxys_resource_goes_unless_it_came_back() {
 }
 
 #[tokio::test]
+async fn a_zone_proxy_is_withheld_only_while_it_is_new() {
+    let (core, presence) = (core().await, Presence::default());
+    let hello = hello("egress", "e", EGRESS);
+    let key = Key::new("ZoneEgress", "", "e");
+    let new = register(&core, &presence, OPEN, &hello).await.unwrap();
+    assert!(new.withheld && core.withdrawn().contains(&key));
+    let again = register(&core, &presence, OPEN, &hello).await.unwrap();
+    assert!(!again.withheld && core.withdrawn().is_empty());
+    core.withdraw(&key, true);
+    core.delete(&key).await.unwrap();
+    assert!(core.withdrawn().is_empty());
+}
+
+#[tokio::test]
 async fn an_insight_tells_of_connections_counters_problems_and_certificates() {
     let core = core().await;
     let (proxy, key) = (ProxyKey::dataplane("default", "web"), Key::new("Dataplane", "default", "web"));

@@ -31,6 +31,8 @@ pub struct Settings {
     pub resolved: BTreeMap<String, IpAddr>,
     /// Contents of the files that data sources name, by path.
     pub files: BTreeMap<String, String>,
+    /// Proxies that nobody is sent to for now, though their resources are there.
+    pub withdrawn: BTreeSet<Origin>,
 }
 
 /// One address that offers a service.
@@ -275,6 +277,9 @@ impl World {
         for (mesh, index) in &self.meshes {
             for (meta, dataplane) in index.dataplanes() {
                 let origin = Origin::new("Dataplane", mesh, &meta.name);
+                if self.settings.withdrawn.contains(&origin) {
+                    continue;
+                }
                 match self.instances_of(dataplane, &origin) {
                     Ok(list) => found.extend(list.into_iter().map(|i| (mesh.clone(), false, i))),
                     Err(text) => problems.push(Problem::new(origin, text)),
@@ -368,6 +373,9 @@ impl World {
         let resources: Vec<Arc<Resource>> = self.zone_proxies.values().cloned().collect();
         for resource in resources {
             let origin = |kind| Origin::new(kind, "", &resource.meta.name);
+            if self.settings.withdrawn.contains(&origin(resource.kind())) {
+                continue;
+            }
             match &resource.spec {
                 Spec::ZoneEgress(egress) => match self.ip(&egress.networking.address) {
                     Some(address) => self.egresses.push(Egress {
