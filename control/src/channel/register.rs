@@ -26,6 +26,8 @@ pub(super) struct Registered {
     pub(super) brought: bool,
     /// A zone proxy that is new: others are sent to it when it is ready.
     pub(super) withheld: bool,
+    /// It told that it leaves.
+    pub(super) said_goodbye: bool,
 }
 
 /// What a token says; nothing is claimed where none is asked for.
@@ -67,7 +69,7 @@ pub(super) async fn register(
     if has_twin {
         tracing::warn!(proxy = %key.origin(), "is connected twice: one of the processes should have another name");
     }
-    Ok(Registered { key, stream, revision, brought, withheld })
+    Ok(Registered { key, stream, revision, brought, withheld, said_goodbye: false })
 }
 
 fn stored(core: &Core, key: &ProxyKey) -> Result<Resource, Status> {
