@@ -277,9 +277,6 @@ impl World {
         for (mesh, index) in &self.meshes {
             for (meta, dataplane) in index.dataplanes() {
                 let origin = Origin::new("Dataplane", mesh, &meta.name);
-                if self.settings.withdrawn.contains(&origin) {
-                    continue;
-                }
                 match self.instances_of(dataplane, &origin) {
                     Ok(list) => found.extend(list.into_iter().map(|i| (mesh.clone(), false, i))),
                     Err(text) => problems.push(Problem::new(origin, text)),
@@ -288,7 +285,8 @@ impl World {
                 found.extend(list.into_iter().map(|i| (mesh.clone(), true, i)));
             }
         }
-        for (mesh, is_gateway, instance) in found {
+        for (mesh, is_gateway, mut instance) in found {
+            instance.ready &= !self.settings.withdrawn.contains(&instance.origin);
             let index = self.mesh_mut(&mesh);
             let map = if is_gateway { &mut index.gateway_instances } else { &mut index.instances };
             map.entry(service(&instance.tags).to_owned()).or_default().push(instance);

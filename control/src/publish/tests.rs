@@ -80,7 +80,8 @@ async fn nobody_is_sent_to_a_withdrawn_proxy_whose_names_stay() {
     assert!(is_endpoint(&subscription.borrow().clone()));
     core.withdraw(&key, true);
     let published = subscription.wait_for(|p| !is_endpoint(p)).await.unwrap().clone();
-    assert!(tables(&published).contains("service-1.mesh"), "{}", tables(&published));
+    let now = tables(&published);
+    assert!(now.contains("service-1.mesh") && now.contains("service service-1 Http "), "{now}");
     core.withdraw(&key, false);
     subscription.wait_for(is_endpoint).await.unwrap();
 }
