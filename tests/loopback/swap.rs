@@ -3,7 +3,6 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 use harness::{HttpServer, eventually};
 
@@ -149,4 +148,52 @@ fn a_thousand_route_changes_under_load_lose_and_misroute_no_request() {
     let requests = progress.requests.load(Ordering::Relaxed);
     assert!(requests > CHANGES, "{requests} requests are no load");
     println!("{requests} requests during {CHANGES} changes");
+}
+
+#[test]
+fn a_saved_file_takes_hold_and_one_that_cannot_be_read_changes_nothing() {
+    let ground = Ground::new();
+    applications(&ground);
+    let file = |n: u64| [GATEWAY, "---\n", &route(n)].concat();
+    let mut mesh = ground.up_with(&file(0), &["--watch"]);
+    let address = ground.at(4, 8080);
+    // Editors write beside and rename.
+    let save = |text: &str| {
+        ground.write("saved", text);
+        std::fs::rename(ground.path("saved"), ground.path("mesh.yaml")).unwrap();
+    };
+    let becomes = |wanted: &str| {
+        let mut kept = Connection::open(address).unwrap();
+        eventually(wanted, LONG, || (kept.get(HOST, "/").unwrap().body == wanted).then_some(()));
+    };
+    becomes("even 0");
+    save(&file(1));
+    becomes("odd 1");
+    // One document is malformed; the rest of the file doesn't take hold either.
+    save(&[&file(2), "\n---\ntype: Mesh\nname: [unclosed\n"].concat());
+    let line = mesh.process.wait_for("mesh.yaml:", LONG);
+    assert!(line.contains("error"), "{line}");
+    assert_eq!(get(address, HOST, "/").body, "odd 1");
+    // A value of the wrong type, named with its place.
+    save(&file(2).replace("port: 8080", "port: eighty"));
+    mesh.process.wait_for("listeners[0].port", LONG);
+    assert_eq!(get(address, HOST, "/").body, "odd 1");
+    save(&file(2));
+    becomes("even 2");
+}
+
+#[test]
+fn a_refused_change_over_rest_says_why_and_changes_nothing() {
+    let (_ground, mesh, address) = gateway();
+    let wrong = route(1).replace("\"PREFIX\"", "\"NEARLY\"");
+    let (status, body) = mesh.put(ROUTE, &wrong);
+    assert_eq!(status, 400, "{body}");
+    let reasons: serde_json::Value = serde_json::from_str(&body).unwrap();
+    let field = reasons.pointer("/invalid_parameters/0/field").and_then(serde_json::Value::as_str);
+    assert!(field.is_some_and(|field| field.contains("rules[0].matches[0].path.match")), "{body}");
+    let (status, body) = mesh.put(ROUTE, &route(1).replace("\"edge\",", "\"another\","));
+    assert_eq!(status, 400, "{body}");
+    assert_eq!(get(address, HOST, "/").body, "even 0");
+    assert_eq!(mesh.put(ROUTE, &route(1)).0, 200);
+    eventually("the good change", LONG, || (get(address, HOST, "/").body == "odd 1").then_some(()));
 }

@@ -1,7 +1,9 @@
 //! Plain TCP whose every byte is checked at its end, and a client's questions about names.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -18,6 +20,11 @@ fn send(mut to: impl Write, seed: u64) -> io::Result<()> {
         to.write_all(&block(seed, index))?;
     }
     Ok(())
+}
+
+/// A file of `BULK_BYTES` for programs that send files.
+pub(crate) fn bulk_file(path: &Path) {
+    send(io::BufWriter::new(File::create(path).unwrap()), 3).unwrap();
 }
 
 /// Reads to the end and checks that it is exactly what [`send`] writes.
@@ -91,7 +98,7 @@ pub(crate) fn resolve(node: &Node, database: &str, name: &str) -> Option<IpAddr>
 
 /// A resolver on this node's port 53 that knows one answer: every name's only address is the node's own IPv4 address.
 pub(crate) fn name_server(node: &Node) {
-    let socket = node.enter(|| UdpSocket::bind(("0.0.0.0", 53)).unwrap());
+    let socket = node.enter(|| UdpSocket::bind("[::]:53").unwrap());
     let address = node.v4.octets();
     std::thread::spawn(move || {
         let mut question = [0; 512];
