@@ -54,7 +54,9 @@ impl<'a> Record<'a> {
 
     /// Writes the line.
     pub(crate) fn write(&self) {
-        let failed = self.failure.map(|failure| failure.reason).filter(|reason| !is_ordinary(*reason));
+        let is_scan = |reason| self.direction == Direction::Zone && self.service.is_empty() && is_no_client(reason);
+        let failed =
+            self.failure.map(|failure| failure.reason).filter(|reason| !is_ordinary(*reason) && !is_scan(*reason));
         match failed {
             Some(_) if tracing::enabled!(target: TARGET, tracing::Level::INFO) => self.emit(true),
             None if tracing::enabled!(target: TARGET, tracing::Level::DEBUG) => self.emit(false),
@@ -95,6 +97,12 @@ impl<'a> Record<'a> {
             line!(debug);
         }
     }
+}
+
+/// Whoever knocks at a zone's port without a whole ClientHello is no proxy of ours: port scans and health checks are counted, and
+/// logged only on request.
+fn is_no_client(reason: Reason) -> bool {
+    matches!(reason, Reason::DownstreamProtocol | Reason::RequestTimeout)
 }
 
 /// Ends that happen in a healthy mesh all the time and would drown the others.
