@@ -340,8 +340,8 @@ impl Coordinator {
             self.open.iter().filter(|(a, w)| wanted.get(*a) != Some(*w)).map(|(a, _)| *a).collect();
         // A socket whose purpose changed must be closed before its successor is bound.
         let changed: Vec<SocketAddr> = gone.iter().filter(|a| wanted.contains_key(*a)).copied().collect();
-        self.close(changed).await;
-        let opened = self.bind_all(&wanted);
+        self.close(changed.clone()).await;
+        let opened = self.bind_all(&wanted, &changed);
         self.publisher.publish(snapshot.clone()).map_err(|stale| vec![stale.to_string()])?;
         self.metrics.snapshot_accepted(generation);
         (self.published, self.trims) = (Instant::now(), 0);
@@ -372,11 +372,17 @@ impl Coordinator {
     }
 
     /// One socket a worker for each new address.
-    fn bind_all(&mut self, wanted: &BTreeMap<SocketAddr, Wanted>) -> Vec<Vec<Opened>> {
+    fn bind_all(&mut self, wanted: &BTreeMap<SocketAddr, Wanted>, rebound: &[SocketAddr]) -> Vec<Vec<Opened>> {
         let mut opened: Vec<Vec<Opened>> = self.workers.iter().map(|_| Vec::new()).collect();
         for (address, want) in wanted {
             if self.open.contains_key(address) {
                 continue;
+            }
+            // VIPs are many, and this proxy's alone.
+            let of_vips = self.config.mode == Some(Mode::Bind) && want.options.transparent;
+            if !of_vips && !rebound.contains(address) && socket::is_taken(*address) {
+                tracing::error!(proxy = %self.config.name, %address,
+                    "another listener of this user has the address too: connections are split between them at random; stop one (ss -ltnp shows which)");
             }
             let sockets: Result<Vec<_>, _> =
                 self.workers.iter().map(|_| socket::listen_tcp(*address, want.options)).collect();
