@@ -119,6 +119,15 @@ pub fn listen_tcp(address: SocketAddr, options: BindOptions) -> Result<std::net:
     Ok(socket.into())
 }
 
+/// Whether somebody listens there already. `SO_REUSEPORT` lets processes of one user share an address without a word.
+pub fn is_taken(address: SocketAddr) -> bool {
+    let Ok(socket) = new_socket(address, Type::STREAM, Protocol::TCP) else { return false };
+    let options =
+        socket.set_reuse_address(true).and_then(|()| if address.is_ipv6() { socket.set_only_v6(true) } else { Ok(()) });
+    let bound = options.and_then(|()| socket.bind(&address.into()));
+    bound.is_err_and(|e| e.kind() == io::ErrorKind::AddrInUse)
+}
+
 /// A bound UDP socket, non-blocking.
 pub fn bind_udp(address: SocketAddr, options: BindOptions) -> Result<std::net::UdpSocket, SocketError> {
     let failed = |action| move |error| SocketError::new(action, address, error);
