@@ -124,3 +124,15 @@ impl Drop for Buffer {
         self.release();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Buffer;
+
+    #[test]
+    fn consuming_more_than_there_is_empties_the_buffer() {
+        let mut buffer = Buffer { bytes: vec![0; 8], start: 3, end: 8, eager: false };
+        buffer.consume(usize::MAX);
+        assert!(buffer.is_empty());
+    }
+}
