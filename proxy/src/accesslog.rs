@@ -54,11 +54,8 @@ impl<'a> Record<'a> {
 
     /// Writes the line.
     pub(crate) fn write(&self) {
-        let failed = self.failure.map(|failure| failure.reason).filter(|reason| !is_ordinary(*reason));
-        match failed {
-            Some(_) if tracing::enabled!(target: TARGET, tracing::Level::INFO) => self.emit(true),
-            None if tracing::enabled!(target: TARGET, tracing::Level::DEBUG) => self.emit(false),
-            _ => {}
+        if is_wanted(self.failure) {
+            self.emit(is_notable(self.failure));
         }
     }
 
@@ -95,6 +92,18 @@ impl<'a> Record<'a> {
             line!(debug);
         }
     }
+}
+
+/// Whether a line about it would be written: what is only for the log needn't be made otherwise.
+pub(crate) fn is_wanted(failure: Option<&ConnError>) -> bool {
+    match is_notable(failure) {
+        true => tracing::enabled!(target: TARGET, tracing::Level::INFO),
+        false => tracing::enabled!(target: TARGET, tracing::Level::DEBUG),
+    }
+}
+
+fn is_notable(failure: Option<&ConnError>) -> bool {
+    failure.is_some_and(|failure| !is_ordinary(failure.reason))
 }
 
 /// Ends that happen in a healthy mesh all the time and would drown the others.
