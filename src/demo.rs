@@ -79,6 +79,8 @@ struct Ports {
     channel: u16,
     /// One for each proxy, in order.
     admin: Vec<u16>,
+    /// That of the first zone's `web`.
+    of_web: u16,
 }
 
 async fn start(args: &Demo) -> Result<Running, Failure> {
@@ -130,7 +132,7 @@ impl Ports {
             // The two zone proxies share a node.
             let admin =
                 proxies.iter().map(|p| if p.role == Role::Egress { ADMIN_PORT + 1 } else { ADMIN_PORT }).collect();
-            return Ok(Self { channel: CHANNEL_PORT, admin });
+            return Ok(Self { channel: CHANNEL_PORT, admin, of_web: ADMIN_PORT });
         }
         // All are held until the last is found, so that they differ.
         let held: Result<Vec<_>, _> =
@@ -139,7 +141,9 @@ impl Ports {
             held.and_then(|held| held.iter().map(|l| l.local_addr().map(|a| a.port())).collect());
         let mut ports = ports.map_err(|e| format!("finding free ports: {e}"))?;
         let channel = ports.pop().unwrap_or(CHANNEL_PORT);
-        Ok(Self { channel, admin: ports })
+        let web = proxies.iter().zip(&ports).find(|(proxy, _)| proxy.transparent);
+        let of_web = web.map_or(ADMIN_PORT, |(_, port)| *port);
+        Ok(Self { channel, admin: ports, of_web })
     }
 }
 
@@ -236,7 +240,7 @@ impl Running {
             format!("--dataplane-token-file={}", file(&format!("{}.token", proxy.name))),
             format!("--data={}", file(&proxy.name)),
             format!("--admin-port={admin}"),
-            "--drain-time=1s".into(),
+            "--drain-time=300ms".into(),
             "--workers=1".into(),
         ];
         if proxy.transparent {
@@ -255,7 +259,8 @@ impl Running {
 
     /// Tries the lines, or shows them and stays until something ends.
     async fn live(&mut self, once: bool) -> Result<(), Failure> {
-        let lines = lines::of(&self.plan);
+        let ipv6 = self.network.as_ref().is_some_and(|n| n.ipv6);
+        let lines = lines::of(&self.plan, &lines::Facts { ipv6, admin_port: self.ports.of_web });
         if once {
             return self.try_all(&lines).await;
         }

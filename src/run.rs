@@ -7,7 +7,7 @@ use control::resource::{Resource, Spec};
 use control::time::parse_go_duration;
 use proxy::channel::{self, Token};
 use proxy::socket::Mode;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -112,7 +112,11 @@ pub(crate) fn workers(wanted: Option<usize>) -> usize {
 }
 
 fn dns_config(args: &DpRun) -> dns::Config {
-    let listen = vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), args.dns_port)];
+    // Where install's rules send questions to resolvers of either family.
+    let loopbacks = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+    let here = crate::control_plane::machine_addresses();
+    let usable = loopbacks.into_iter().filter(|ip| ip.is_ipv4() || here.contains(ip));
+    let listen = usable.map(|ip| SocketAddr::new(ip, args.dns_port)).collect();
     dns::Config { listen, resolv_conf: args.resolv_conf.clone(), ..dns::Config::default() }
 }
 

@@ -98,6 +98,8 @@ pub struct Core {
     cas: Mutex<BTreeMap<String, meshes::CachedCa>>,
     /// What proxies and zones report; lives with the process.
     insights: Mutex<BTreeMap<Key, serde_json::Value>>,
+    /// Proxies that nobody is sent to for now: not ready yet, or leaving. Lives with the process.
+    withdrawn: watch::Sender<BTreeSet<Key>>,
 }
 
 impl Core {
@@ -112,6 +114,7 @@ impl Core {
             decoded: Mutex::default(),
             cas: Mutex::default(),
             insights: Mutex::default(),
+            withdrawn: watch::Sender::default(),
         };
         core.make_defaults(defaults).await?;
         Ok(Arc::new(core))
@@ -334,6 +337,27 @@ impl Core {
         let mut insight = self.insight(key).unwrap_or_default();
         change(&mut insight);
         self.set_insight(key.clone(), insight);
+    }
+
+    /// Others stop sending to a proxy, or may send to it again, while its resource stays.
+    pub fn withdraw(&self, key: &Key, is_withdrawn: bool) {
+        self.withdrawn.send_if_modified(|keys| match is_withdrawn {
+            true => keys.insert(key.clone()),
+            false => keys.remove(key),
+        });
+    }
+
+    /// Those whose resources are gone are forgotten: one of the same name is another proxy.
+    pub fn withdrawn(&self) -> BTreeSet<Key> {
+        self.withdrawn.send_if_modified(|keys| {
+            keys.retain(|key| self.store.get(key).is_some());
+            false
+        });
+        self.withdrawn.borrow().clone()
+    }
+
+    pub fn watch_withdrawn(&self) -> watch::Receiver<BTreeSet<Key>> {
+        self.withdrawn.subscribe()
     }
 
     pub fn insight(&self, key: &Key) -> Option<serde_json::Value> {

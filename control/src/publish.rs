@@ -10,10 +10,10 @@ use crate::core::{Core, MeshCa};
 use crate::names::{MeshNames, NameSettings, NamesInput, names_and_outbounds, view};
 use crate::resource::Resource;
 use crate::settings::Settings;
-use crate::store::{Change, StoreError};
+use crate::store::{Change, Key, StoreError};
 use crate::vip::{self, Ranges, VipTable};
 use outside::Outside;
-use snapshot::Generation;
+use snapshot::{Generation, Origin};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -62,6 +62,7 @@ pub struct Loop {
     epoch: u64,
     sequence: u64,
     changes: watch::Receiver<u64>,
+    withdrawn: watch::Receiver<BTreeSet<Key>>,
     outside: Outside,
     reported: BTreeSet<String>,
     out: watch::Sender<Arc<Published>>,
@@ -83,9 +84,9 @@ impl Loop {
             problems: Vec::new(),
         };
         let (out, subscription) = watch::channel(Arc::new(nothing));
-        let changes = core.watch();
+        let (changes, withdrawn) = (core.watch(), core.watch_withdrawn());
         let (outside, reported) = (Outside::new(), BTreeSet::new());
-        let mut this = Self { core, settings, epoch, sequence: 0, changes, outside, reported, out };
+        let mut this = Self { core, settings, epoch, sequence: 0, changes, withdrawn, outside, reported, out };
         this.refresh().await?;
         Ok((this, subscription))
     }
@@ -103,6 +104,7 @@ impl Loop {
                     Ok(()) => tokio::time::sleep(DEBOUNCE).await,
                     Err(_) => return,
                 },
+                changed = self.withdrawn.changed() => if changed.is_err() { return },
                 changed = self.outside.changed() => if !changed { continue },
                 _ = tick.tick() => if !self.outside.again().await && self.reported.is_empty() && !is_failed {
                     continue;
@@ -110,6 +112,7 @@ impl Loop {
                 () = self.out.closed() => return,
             }
             self.changes.mark_unchanged();
+            self.withdrawn.mark_unchanged();
             let refreshed = self.refresh().await;
             is_failed = refreshed.is_err();
             if let Err(error) = refreshed {
@@ -143,6 +146,7 @@ impl Loop {
                 .collect(),
             resolved: self.outside.resolved(),
             files: self.outside.files(),
+            withdrawn: self.core.withdrawn().iter().map(|k| Origin::new(&k.kind, &k.mesh, &k.name)).collect(),
         };
         let world = World::new(resources.clone(), settings, names);
         problems.extend(world.problems().iter().map(ToString::to_string));

@@ -4,6 +4,7 @@
 use serde_json::Value;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// What `cp run` and `up` start from.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +29,8 @@ pub struct Settings {
     pub localhost_is_admin: bool,
     pub dp_auth: Auth,
     pub zone_auth: Auth,
+    /// Others stop sending to a dataplane whose channel was lost for this long; zero = never.
+    pub offline_grace: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +108,7 @@ impl Settings {
             localhost_is_admin: true,
             dp_auth: Auth::Token,
             zone_auth: Auth::Token,
+            offline_grace: Duration::from_secs(300),
         }
     }
 
@@ -125,7 +129,7 @@ impl Settings {
                 "ttl": self.dns_ttl_s,
             },
             "apiServer": {"http": {"interface": self.api.ip(), "port": self.api.port()}},
-            "dpServer": {"port": self.channel.port()},
+            "dpServer": {"port": self.channel.port(), "offlineGrace": format!("{}s", self.offline_grace.as_secs())},
         })
     }
 
@@ -230,7 +234,7 @@ pub const KEYS: &[Key] = &[
         address(v).map(|v| s.api.set_ip(v))
     }),
     key!("apiServer.http.port", "KUMA_API_SERVER_HTTP_PORT", "port of the REST API", |s, v| {
-        port(v).map(|v| s.api.set_port(v))
+        listen_port(v).map(|v| s.api.set_port(v))
     }),
     key!("apiServer.https.enabled", "KUMA_API_SERVER_HTTPS_ENABLED", "REST over TLS too", |s, v| {
         if !boolean(v)? {
@@ -246,7 +250,7 @@ pub const KEYS: &[Key] = &[
         Ok(())
     }),
     key!("apiServer.https.port", "KUMA_API_SERVER_HTTPS_PORT", "port of the REST API over TLS", |s, v| {
-        let port = port(v)?;
+        let port = listen_port(v)?;
         if let Some(address) = &mut s.api_https {
             address.set_port(port);
         }
@@ -259,7 +263,7 @@ pub const KEYS: &[Key] = &[
         |s, v| { boolean(v).map(|v| s.localhost_is_admin = v) }
     ),
     key!("dpServer.port", "KUMA_DP_SERVER_PORT", "port of the control channel", |s, v| {
-        port(v).map(|v| s.channel.set_port(v))
+        listen_port(v).map(|v| s.channel.set_port(v))
     }),
     key!("dpServer.authn.dpProxy.type", "KUMA_DP_SERVER_AUTHN_DP_PROXY_TYPE", "dpToken or none", |s, v| {
         auth(v, "dpToken").map(|v| s.dp_auth = v)
@@ -267,6 +271,12 @@ pub const KEYS: &[Key] = &[
     key!("dpServer.authn.zoneProxy.type", "KUMA_DP_SERVER_AUTHN_ZONE_PROXY_TYPE", "zoneToken or none", |s, v| {
         auth(v, "zoneToken").map(|v| s.zone_auth = v)
     }),
+    key!(
+        "dpServer.offlineGrace",
+        "WEIR_DP_SERVER_OFFLINE_GRACE",
+        "a lost dataplane is used this long; 0s = ever",
+        |s, v| { crate::time::parse_go_duration(v).map(|v| s.offline_grace = v) }
+    ),
     key!("general.tlsCertFile", "KUMA_GENERAL_TLS_CERT_FILE", "PEM of the channel's certificate", |s, v| {
         s.tls_cert = (!v.is_empty()).then(|| v.into());
         Ok(())
@@ -298,6 +308,11 @@ fn port(v: &str) -> Result<u16, String> {
         Ok(port) => Ok(port),
         Err(_) => Err(format!("`{v}` isn't a port (1-65535)")),
     }
+}
+
+/// 0 = any free one; the ready line tells which.
+fn listen_port(v: &str) -> Result<u16, String> {
+    v.parse().map_err(|_| format!("`{v}` isn't a port (0-65535)"))
 }
 
 fn address(v: &str) -> Result<IpAddr, String> {

@@ -5,6 +5,7 @@ use crate::error::{ConnError, Reason};
 use crate::metrics::Direction;
 use crate::outbound::{self, CONNECT_TIMEOUT};
 use crate::sni::{self, Hello};
+use crate::socket::Mode;
 use crate::stream::Stream;
 use crate::traffic::HttpTraffic;
 use crate::{socket, tcp, tls};
@@ -28,18 +29,30 @@ struct Inbound<'a> {
     captured: bool,
 }
 
-fn inbound(row: &ListenerRow) -> Option<Inbound<'_>> {
+fn inbound<'a>(serving: &Serving, row: &'a ListenerRow) -> Option<Inbound<'a>> {
+    let redirected = serving.worker.shared.mode == Some(Mode::Redirect);
     match &row.role {
         Role::Inbound { captured, service, protocol, app, tls, permission } => {
-            Some(Inbound { row, service, protocol: *protocol, app: *app, tls: *tls, permission, captured: *captured })
+            // Without install's rules the proxy has the address itself, and the application the same port on loopback.
+            let app = if !redirected && *app == row.address { loopback(*app) } else { *app };
+            let captured = *captured && redirected;
+            Some(Inbound { row, service, protocol: *protocol, app, tls: *tls, permission, captured })
         }
         _ => None,
     }
 }
 
+fn loopback(address: SocketAddr) -> SocketAddr {
+    let ip = match address {
+        SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    SocketAddr::new(ip, address.port())
+}
+
 /// Strict mTLS, or none.
 pub(crate) async fn serve(serving: &Serving, stream: TcpStream, row: &ListenerRow) {
-    let Some(inbound) = inbound(row) else { return };
+    let Some(inbound) = inbound(serving, row) else { return };
     if inbound.tls == InboundTls::Off {
         return to_app(serving, Stream::Plain(stream), &inbound, None).await;
     }
@@ -58,7 +71,7 @@ pub(crate) async fn serve(serving: &Serving, stream: TcpStream, row: &ListenerRo
 
 /// Plain text and the application's own TLS pass as they are; only TLS with ALPN `kuma` is the mesh's.
 pub(crate) async fn permissive(serving: &Serving, stream: TcpStream, row: &ListenerRow) {
-    let Some(inbound) = inbound(row) else { return };
+    let Some(inbound) = inbound(serving, row) else { return };
     let hello = sni::read_hello(&stream, Duration::from_millis(sni::HELLO_TIMEOUT_MS), sni::HELLO_BYTES_MAX).await;
     match hello {
         Ok(hello) if hello.alpn().is_some_and(|alpn| alpn.offers(tls::ALPN_KUMA)) => serve(serving, stream, row).await,

@@ -11,6 +11,8 @@ use crate::socket::Mode;
 
 /// Our own nftables table, replaced and removed as a whole.
 const TPROXY_TABLE: &str = "weir_tproxy";
+/// Of our routes; no routing daemon that rt_protos lists has it.
+const ROUTE_PROTOCOL: &str = "87";
 /// Bit of CAP_NET_ADMIN in the masks of /proc/self/status (capabilities(7)).
 const CAP_NET_ADMIN_BIT: u32 = 12;
 
@@ -22,6 +24,10 @@ pub(crate) struct Range {
 }
 
 impl Range {
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
+        masked(address, self.prefix_bits) == Some(self.first)
+    }
+
     fn is_loopback(&self) -> bool {
         self.first.is_loopback()
     }
@@ -122,9 +128,7 @@ impl Installed {
             result = run("nft", &["delete", "table", "inet", TPROXY_TABLE], "").map(drop);
         }
         for range in self.routes.drain(..) {
-            let text = range.to_string();
-            let removed = run("ip", &[range.family(), "route", "del", "local", &text, "dev", "lo"], "");
-            result = result.and(removed.map(drop));
+            result = result.and(route("del", &range));
         }
         result
     }
@@ -161,13 +165,23 @@ fn is_family_up(range: &Range) -> bool {
     range.first.is_ipv4() || std::fs::read("/proc/net/if_inet6").is_ok_and(|listed| !listed.is_empty())
 }
 
-/// False when the route was there before.
+/// False when the route was there before and isn't ours. One that we left behind by dying becomes ours again.
 fn add_route(range: &Range) -> Result<bool, InterceptionError> {
-    match run("ip", &[range.family(), "route", "add", "local", &range.to_string(), "dev", "lo"], "") {
-        Ok(()) => Ok(true),
-        Err(InterceptionError(said)) if said.contains("File exists") => Ok(false),
-        Err(error) => Err(error),
+    match route("add", range) {
+        Err(InterceptionError(said)) if said.contains("File exists") => {
+            if route("del", range).is_err() {
+                return Ok(false);
+            }
+            route("add", range).map(|()| true)
+        }
+        added => added.map(|()| true),
     }
+}
+
+/// Routes of ours alone: the protocol number marks them.
+fn route(action: &str, range: &Range) -> Result<(), InterceptionError> {
+    let text = range.to_string();
+    run("ip", &[range.family(), "route", action, "local", &text, "dev", "lo", "proto", ROUTE_PROTOCOL], "")
 }
 
 /// Packets of local programs to a virtual IP leave through `lo`, by the local route, and come in again: here they meet the rule.

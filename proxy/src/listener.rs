@@ -30,7 +30,7 @@ pub(crate) fn plan(tables: &Tables, mode: Option<Mode>) -> BTreeMap<SocketAddr, 
         let wanted = match &row.role {
             Role::Outbound { vip: true, .. } if mode != Some(Mode::Bind) => continue,
             Role::Outbound { vip: true, .. } => vip(row.address.ip()),
-            Role::Inbound { captured: true, .. } if matches!(mode, Some(Mode::Redirect | Mode::Tproxy)) => continue,
+            Role::Inbound { captured: true, .. } if mode == Some(Mode::Redirect) => continue,
             Role::Outbound { .. } | Role::Inbound { .. } | Role::Gateway { .. } | Role::Zone => own,
         };
         sockets.insert(row.address, wanted);
@@ -50,7 +50,9 @@ fn vip(address: IpAddr) -> Wanted {
 /// The wildcard sockets of `redirect` and `tproxy`, for the ports that the Dataplane asks for.
 fn capture(tables: &Tables, transparent: bool, sockets: &mut BTreeMap<SocketAddr, Wanted>) {
     let i = &tables.proxy.interception;
-    let ports = [(i.outbound_port, Purpose::CaptureOutbound), (i.inbound_port, Purpose::CaptureInbound)];
+    // Only install's rules send what comes in to a port of its own.
+    let inbound_port = if transparent { 0 } else { i.inbound_port };
+    let ports = [(i.outbound_port, Purpose::CaptureOutbound), (inbound_port, Purpose::CaptureInbound)];
     for (port, purpose) in ports.into_iter().filter(|(port, _)| *port != 0) {
         let wanted = Wanted { purpose, options: BindOptions { transparent, ..BindOptions::default() } };
         sockets.insert(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port), wanted);
@@ -127,6 +129,12 @@ mod tests {
     fn redirect_binds_two_ports_a_family_and_no_captured_address() {
         let expected = ["0.0.0.0:15001", "0.0.0.0:15006", "127.0.0.1:9000", "[::]:15001", "[::]:15006"];
         assert_eq!(addresses(Some(Mode::Redirect)), expected);
+    }
+
+    #[test]
+    fn tproxy_binds_one_port_a_family_and_the_inbound_itself() {
+        let expected = ["0.0.0.0:15001", "10.0.0.1:80", "127.0.0.1:9000", "[::]:15001"];
+        assert_eq!(addresses(Some(Mode::Tproxy)), expected);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use crate::connection::{Ended, Serving, finish};
 use crate::error::{ConnError, Reason};
+use crate::interception::Range;
 use crate::metrics::Direction;
 use crate::socket;
 use crate::stream::Stream;
@@ -122,7 +123,12 @@ async fn balance(serving: &Serving, mut stream: Stream, backends: &[Backend], id
 /// A captured connection to what the mesh doesn't know: on to where it was headed, where that is allowed.
 pub(crate) async fn unmatched(serving: Serving, stream: TcpStream, allowed: bool) {
     let mut ended = Ended { service: "passthrough".into(), ..Ended::default() };
-    let failure = if allowed {
+    let failure = if is_virtual(&serving) {
+        // Beyond this host nobody has it; and the way there may lead right back here.
+        socket::reset_on_drop(&stream);
+        let detail = format!("{} is virtual, and no name of the mesh has this address and port", serving.destination);
+        Some(ConnError::new(Reason::NoRoute, detail))
+    } else if allowed {
         plain(&serving, stream, serving.destination, None, &mut ended).await
     } else {
         socket::reset_on_drop(&stream);
@@ -130,6 +136,12 @@ pub(crate) async fn unmatched(serving: Serving, stream: TcpStream, allowed: bool
         Some(ConnError::new(Reason::PassthroughOff, detail))
     };
     finish(&serving.worker, Direction::Passthrough, &ended, (serving.peer, serving.begun, failure.as_ref()));
+}
+
+fn is_virtual(serving: &Serving) -> bool {
+    let snapshot = serving.worker.snapshot();
+    let ranges = snapshot.tables().proxy.dns.vip_ranges.iter();
+    ranges.filter_map(|range| range.parse::<Range>().ok()).any(|range| range.contains(serving.destination.ip()))
 }
 
 /// Bytes as they are, to one address.

@@ -175,7 +175,7 @@ fn dataplanes(items: &[Value], now: u64) -> String {
             vec![text(item, "/mesh"), text(item, "/name"), tags_of(inner), status(&state, Some(inner)).to_owned()];
         row.extend(state.cells());
         row.extend(certificate(insight.and_then(|i| i.get("mTLS")), now));
-        row.extend([state.version, "-".into(), "-".into(), String::new()]);
+        row.extend([state.version, "-".into(), "-".into(), notes(insight)]);
         table.row(row);
     }
     table.render()
@@ -235,6 +235,17 @@ fn status(state: &State, dataplane: Option<&Value>) -> &'static str {
         Some((1.., 0)) => "Offline",
         Some((all, ready)) if ready < all => "Partially degraded",
         _ => "Online",
+    }
+}
+
+/// The first of what the proxy refused and what couldn't be compiled for it; `-o yaml` has all.
+fn notes(insight: Option<&Value>) -> String {
+    let texts = |name: &str| insight.and_then(|i| i.get(name)).and_then(Value::as_array).into_iter().flatten();
+    let all: Vec<&str> = texts("rejected").chain(texts("problems")).filter_map(Value::as_str).collect();
+    match all.as_slice() {
+        [] => String::new(),
+        [one] => (*one).to_owned(),
+        [first, rest @ ..] => format!("{first} (and {} more)", rest.len()),
     }
 }
 

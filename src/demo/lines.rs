@@ -37,10 +37,17 @@ pub(super) fn missing(layout: Layout, all: bool) -> Vec<String> {
     absent.map(|(name, package)| format!("`{name}` isn't installed: install the package {package}")).collect()
 }
 
-pub(super) fn of(plan: &Plan) -> Vec<Line> {
+/// What the lines depend on beside the plan.
+pub(super) struct Facts {
+    pub(super) ipv6: bool,
+    /// The admin port of the first zone's `web`.
+    pub(super) admin_port: u16,
+}
+
+pub(super) fn of(plan: &Plan, facts: &Facts) -> Vec<Line> {
     match plan.layout {
-        Layout::Namespaces => in_namespaces(plan),
-        Layout::Loopback => on_loopback(plan),
+        Layout::Namespaces => in_namespaces(plan, facts),
+        Layout::Loopback => on_loopback(plan, facts),
     }
 }
 
@@ -56,14 +63,13 @@ fn path(plan: &Plan) -> &'static str {
     }
 }
 
-fn in_namespaces(plan: &Plan) -> Vec<Line> {
+fn in_namespaces(plan: &Plan, facts: &Facts) -> Vec<Line> {
     let at = |node: &str| format!("ip netns exec {}{node}", super::plan::PREFIX);
     let (web, last) = (at("east-web"), plan.last_zone());
     let backend = format!("in zone {last}");
     let egress = plan.address("east-zone");
     let mut lines = vec![
         line(format!("{web} dig +short backend.mesh"), "the sidecar's DNS gives a service's name a virtual IP", "240."),
-        line(format!("{web} dig +short AAAA backend.mesh"), "and one of IPv6", "fd00:fd00:"),
         line(format!("{web} curl -s http://backend.mesh/"), &format!("a call by name: {}", path(plan)), &backend),
         line(
             format!("{web} curl -s http://v1.backend.mesh:1800/"),
@@ -91,17 +97,28 @@ fn in_namespaces(plan: &Plan) -> Vec<Line> {
             &backend,
         ),
     ];
+    if facts.ipv6 {
+        let command = format!("{web} dig +short AAAA backend.mesh");
+        lines.insert(1, line(command, "and one of IPv6", "fd00:fd00:"));
+    }
     if plan.zones.len() > 1 {
         let command = format!("{} curl -s http://backend.mesh/", at(&format!("{last}-web")));
         lines.push(line(command, "the same name in the other zone: straight to its neighbour", &backend));
     }
+    lines.push(tables(&format!("{web} "), facts));
     lines
+}
+
+/// The names among the tables that the sidecar executes.
+fn tables(at: &str, facts: &Facts) -> Line {
+    let command = format!("{at}curl -s http://127.0.0.1:{}/snapshot | grep ^name", facts.admin_port);
+    line(command, "the names that web knows, each with the resource it comes from", "VirtualOutbound default/versions")
 }
 
 /// What a caller without permission gets.
 const REFUSED: &str = "403";
 
-fn on_loopback(plan: &Plan) -> Vec<Line> {
+fn on_loopback(plan: &Plan, facts: &Facts) -> Vec<Line> {
     let port = plan.layout.service_port();
     let backend = format!("in zone {}", plan.last_zone());
     let dig = |name: &str| format!("dig @127.0.0.1 -p {} +short {name}", plan.layout.dns_port());
@@ -123,7 +140,7 @@ fn on_loopback(plan: &Plan) -> Vec<Line> {
         ),
         line(curl("quotes.mesh", port), "an ExternalService, called through the zone egress", "outside the mesh"),
         line(
-            format!("curl -s -o /dev/null -w '%{{http_code}}\\n' http://$({}):{port}/", dig("vault.mesh")),
+            curl("vault.mesh", port).replacen("-s", "-s -o /dev/null -w '%{http_code}\\n'", 1),
             "no TrafficPermission lets web call vault: refused",
             REFUSED,
         ),
@@ -135,6 +152,7 @@ fn on_loopback(plan: &Plan) -> Vec<Line> {
             "from outside the mesh through the builtin gateway",
             &backend,
         ),
+        tables("", facts),
     ]
 }
 
@@ -176,7 +194,7 @@ pub(super) async fn run(line: &Line, folder: &Path) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::super::plan::{Layout, Plan};
-    use super::{Line, of, run};
+    use super::{Facts, Line, of, run};
 
     fn line(command: &str) -> Line {
         super::line(command.to_owned(), "something", "promised")
@@ -193,7 +211,7 @@ mod tests {
 
     #[test]
     fn the_lines_need_no_port_that_only_root_may_bind_on_loopback() {
-        for line in of(&Plan::new(Layout::Loopback, 2)) {
+        for line in of(&Plan::new(Layout::Loopback, 2), &Facts { ipv6: true, admin_port: 9901 }) {
             assert!(!line.command.contains("ip netns") && !line.command.contains(".mesh/'"), "{}", line.command);
         }
         assert!(Layout::Loopback.service_port() >= 1024);

@@ -14,13 +14,16 @@ const NAMES: &str = "/run/netns";
 const FILES: &str = "/etc/netns";
 
 /// Exists as long as the demo does.
-pub(super) struct Network;
+pub(super) struct Network {
+    /// Nodes have addresses of IPv6 too.
+    pub(super) ipv6: bool,
+}
 
 impl Network {
     /// # Errors
     /// What failed; nothing of it is left behind.
     pub(super) fn make(plan: &Plan) -> Result<Self, String> {
-        let network = Self;
+        let mut network = Self { ipv6: true };
         let (Some(first), others) = (plan.nodes.first(), plan.nodes.get(1..).unwrap_or_default()) else {
             return Ok(network);
         };
@@ -36,11 +39,11 @@ impl Network {
             links += &format!("link set veth{i} master br0 up\n");
         }
         ip(&["-n", &bridge, "-batch", "-"], &links)?;
-        v6(first, "br0");
+        network.ipv6 &= v6(first, "br0");
         for node in others {
             let own = format!("link set lo up\naddr add {}/16 dev eth0\nlink set eth0 up\n", node.address);
             ip(&["-n", &node.namespace(), "-batch", "-"], &own)?;
-            v6(node, "eth0");
+            network.ipv6 &= v6(node, "eth0");
             files(node, plan).map_err(|e| format!("{FILES}/{}: {e}", node.namespace()))?;
         }
         Ok(network)
@@ -56,10 +59,10 @@ impl Drop for Network {
 }
 
 /// Addresses of IPv6 too, on a machine that has it.
-fn v6(node: &Node, device: &str) {
+fn v6(node: &Node, device: &str) -> bool {
     let [_, _, zone, number] = node.address.octets();
     let address = format!("fd77:6569:7200::{zone}:{number}/64");
-    let _ = ip(&["-n", &node.namespace(), "-6", "addr", "add", &address, "dev", device, "nodad"], "");
+    ip(&["-n", &node.namespace(), "-6", "addr", "add", &address, "dev", device, "nodad"], "").is_ok()
 }
 
 /// Resolver and host names of the programs that people start in a namespace.

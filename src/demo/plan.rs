@@ -115,7 +115,7 @@ impl Plan {
             kind: AppKind::Http,
             says: "quotes, outside the mesh".into(),
         });
-        plan.resources = resources::of_mesh(outside, layout);
+        plan.resources = resources::of_mesh(outside);
         for zone in zones {
             plan.clients(zone);
         }

@@ -142,7 +142,7 @@ impl Processes {
                     |_| String::new(),
                     |s| if let State::Ended(t) = &*s { t.clone() } else { String::new() },
                 );
-                format!("{name} ended:\n{last}")
+                format!("{name} ended by itself; its log ends:\n{last}")
             });
         }
         match waits.join_next().await {

@@ -1,6 +1,6 @@
 //! The demo's resources, as a user would write them. Must not know how they are run.
 
-use super::plan::{HOSTNAME, Layout, Role};
+use super::plan::{HOSTNAME, Role};
 use std::net::Ipv4Addr;
 
 pub(super) const GATEWAY_PORT: u16 = 8080;
@@ -11,20 +11,9 @@ pub(super) const QUOTES_PORT: u16 = 9090;
 pub(super) const REDIS_PORT: u16 = 6379;
 
 /// What is common to all zones.
-pub(super) fn of_mesh(quotes: Ipv4Addr, layout: Layout) -> String {
-    let service_port = layout.service_port();
-    // Of several permissions for a destination the most specific alone holds: one has all its callers.
-    let permissions: String = [("backend", &["web", "edge-gateway"][..]), ("redis", &["web"]), ("quotes", &["web"]), ("vault", &["auditor"])]
-        .iter()
-        .map(|(to, from)| {
-            let from: String = from.iter().map(|from| format!("  - match: {{kuma.io/service: {from}}}\n")).collect();
-            format!(
-                "---\ntype: TrafficPermission\nmesh: default\nname: to-{to}\nsources:\n{from}destinations:\n  - match: {{kuma.io/service: {to}}}\n"
-            )
-        })
-        .collect();
-    format!(
-        r#"type: Mesh
+pub(super) fn of_mesh(quotes: Ipv4Addr) -> String {
+    let mut out = format!(
+        "type: Mesh
 name: default
 mtls:
   enabledBackend: ca-1
@@ -42,15 +31,34 @@ tags:
   kuma.io/protocol: http
 networking:
   address: {quotes}:{QUOTES_PORT}
----
+"
+    );
+    out += VERSIONS;
+    out += &redis_port();
+    out += &edge();
+    // Of several permissions for a destination the most specific alone holds: one has all its callers.
+    for (to, from) in
+        [("backend", &["web", "edge-gateway"][..]), ("redis", &["web"]), ("quotes", &["web"]), ("vault", &["auditor"])]
+    {
+        out += &format!("---\ntype: TrafficPermission\nmesh: default\nname: to-{to}\nsources:\n");
+        for from in from {
+            out += &format!("  - match: {{kuma.io/service: {from}}}\n");
+        }
+        out += &format!("destinations:\n  - match: {{kuma.io/service: {to}}}\n");
+    }
+    out
+}
+
+/// A name for each version of backend.
+const VERSIONS: &str = r#"---
 type: VirtualOutbound
 mesh: default
 name: versions
 selectors:
-  - match: {{kuma.io/service: backend}}
+  - match: {kuma.io/service: backend}
 conf:
-  host: "{{{{.v}}}}.{{{{.service}}}}.mesh"
-  port: "{{{{.port}}}}"
+  host: "{{.v}}.{{.service}}.mesh"
+  port: "{{.port}}"
   parameters:
     - name: service
       tagKey: kuma.io/service
@@ -58,7 +66,11 @@ conf:
       tagKey: port
     - name: v
       tagKey: version
----
+"#;
+
+fn redis_port() -> String {
+    format!(
+        r#"---
 type: VirtualOutbound
 mesh: default
 name: redis
@@ -70,19 +82,14 @@ conf:
   parameters:
     - name: service
       tagKey: kuma.io/service
----
-type: VirtualOutbound
-mesh: default
-name: quotes
-selectors:
-  - match: {{kuma.io/service: quotes}}
-conf:
-  host: "{{{{.service}}}}.mesh"
-  port: "{service_port}"
-  parameters:
-    - name: service
-      tagKey: kuma.io/service
----
+"#
+    )
+}
+
+/// The builtin gateway's listener and route.
+fn edge() -> String {
+    format!(
+        "---
 type: MeshGateway
 mesh: default
 name: edge
@@ -108,7 +115,7 @@ conf:
         backends:
           - weight: 1
             destination: {{kuma.io/service: backend}}
-{permissions}"#
+"
     )
 }
 

@@ -149,3 +149,37 @@ pub(crate) fn stderr(output: &Output) -> String {
 pub(crate) fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
+
+/// A running `cp run`.
+pub(crate) struct ControlPlane {
+    pub(crate) process: Process,
+    pub(crate) api: SocketAddr,
+    pub(crate) channel: String,
+    pub(crate) ca: String,
+}
+
+impl Ground {
+    /// A control plane whose state is in the test's folder, so that a second one finds what the first left.
+    pub(crate) fn cp(&self) -> ControlPlane {
+        let mut command = self.command(WEIR, &["cp", "run"]);
+        for port in ["KUMA_API_SERVER_HTTP_PORT", "KUMA_DP_SERVER_PORT"] {
+            command.env(port, "0");
+        }
+        command.env("KUMA_API_SERVER_HTTPS_ENABLED", "false").env("WEIR_DATA_DIR", self.path("state"));
+        let mut process = Process::start("cp", command);
+        let line = process.wait_for("ready: REST", LONG);
+        let between = |from: &str, to: &str| line.split_once(from)?.1.split_once(to).map(|(found, _)| found.to_owned());
+        let api = between("http://", ",").and_then(|a| a.parse().ok()).expect("the API's address in the ready line");
+        let channel = between("https://", " ").expect("the channel's address in the ready line");
+        let port = channel.rsplit_once(':').unwrap().1;
+        let channel = format!("https://127.0.0.1:{port}");
+        ControlPlane { api, channel, ca: between("(CA ", ")").expect("the certificate's file"), process }
+    }
+}
+
+impl ControlPlane {
+    pub(crate) fn send(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+        let answer = request(self.api, method, path, body);
+        (answer.status, answer.body)
+    }
+}

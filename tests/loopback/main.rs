@@ -5,6 +5,7 @@
 mod client;
 mod ground;
 
+mod carry;
 mod cli;
 mod drain;
 mod hostile;

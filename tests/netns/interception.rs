@@ -1,13 +1,14 @@
 //! How connections reach the proxy, in every mode and over both families, with the proxy as a process.
 
 use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use harness::{HttpServer, Node, Process, eventually};
 use nix::sys::signal::Signal;
 
 use crate::support::mesh::{ALLOW_ALL, LONG, MESH, Mesh, curl, curl_until, dataplane_yaml, ready};
-use crate::support::traffic::{resolve, say};
+use crate::support::traffic::{name_server, resolve, say};
 
 /// Neither root nor the application.
 const PROXY_UID: u32 = 5678;
@@ -24,6 +25,27 @@ harness::isolated_tests! {
 
     fn tproxy_serves_virtual_ips_and_leaves_the_machine_as_it_was() {
         without_rules_of_others("tproxy");
+    }
+
+    fn bind_needs_two_capabilities_not_root_and_says_which() {
+        let mut mesh = Mesh::start();
+        mesh.apply(&format!("{MESH}---{ALLOW_ALL}"));
+        let [web, other] = ["web", "other"].map(|name| mesh.network.node(name));
+        serve(&web, [127, 0, 0, 1].into(), 8080, "web");
+        let yaml = |name, node: &Node| dataplane_yaml(name, node.v4.into(), &[(8080, 8080, HTTP_WEB)], TRANSPARENT);
+        let arguments = mesh.client_arguments(&web);
+        let capabilities = "+net_admin,+net_bind_service";
+        let privileges = ["--inh-caps", capabilities, "--ambient-caps", capabilities];
+        let mut command = unprivileged(&mesh, &web, "web-1", &yaml("web-1", &web), &privileges);
+        command.args(arguments);
+        let mut proxy = Process::start("web-1", command);
+        ready(&mut proxy);
+        curl_until(&web, &["http://web.mesh/"], 200, "web saw ");
+
+        let mut command = unprivileged(&mesh, &other, "other-1", &yaml("other-1", &other), &[]);
+        command.args(["--interception=bind", "--dns-enabled=false"]);
+        let mut proxy = Process::start("other-1", command);
+        proxy.wait_for("needs CAP_NET_ADMIN", LONG);
     }
 
     fn redirect_captures_both_directions_of_an_ipv4_host_and_is_undone_exactly() {
@@ -49,13 +71,22 @@ fn without_rules_of_others(mode: &str) {
     let mut backend_proxy = mesh.dataplane(&backend, "backend-1", &yaml, &[&interception, "--dns-enabled=false"]);
     let yaml = dataplane_yaml("web-1", web.v4.into(), &[(8080, 8080, HTTP_WEB)], TRANSPARENT);
     let [_, port, resolvers] = mesh.client_arguments(&web);
-    let mut web_proxy = mesh.dataplane(&web, "web-1", &yaml, &[&interception, &port, &resolvers]);
+    let start = || mesh.dataplane(&web, "web-1", &yaml, &[&interception, &port, &resolvers]);
+    let mut crashed = start();
     ready(&mut backend_proxy);
+    ready(&mut crashed);
+    reach_everything(&web, &stranger);
+    crashed.signal(Signal::SIGKILL);
+    crashed.wait(LONG);
+
+    let mut web_proxy = start();
     ready(&mut web_proxy);
     reach_everything(&web, &stranger);
 
     web_proxy.signal(Signal::SIGTERM);
     web_proxy.wait(LONG);
+    // What it had restored the control plane sent again: no reason to refuse it.
+    assert!(!web_proxy.log().contains("refused"), "{}", web_proxy.log());
     assert_eq!(machine(&web), before);
 }
 
@@ -66,7 +97,9 @@ fn redirect(address: impl Fn(&Node) -> IpAddr) {
     let [web, backend, stranger] = ["web", "backend", "stranger"].map(|name| mesh.network.node(name));
     serve(&stranger, ANY, 80, "stranger");
     serve(&backend, address(&backend), 8080, "backend");
-    web.set_resolv_conf("nameserver 10.10.0.254\n");
+    name_server(&stranger);
+    let resolver = address(&stranger);
+    web.set_resolv_conf(&format!("nameserver {resolver}\n"));
     let ours = "add table ip other; add chain ip other c { type nat hook output priority -100 ; }; add rule ip other c tcp dport 99 redirect to :98";
     web.run("nft", &[ours]);
     let before = ruleset(&web);
@@ -76,18 +109,26 @@ fn redirect(address: impl Fn(&Node) -> IpAddr) {
     assert_ne!(ruleset(&web), before);
     let mut proxies = [("backend-1", &backend, HTTP_BACKEND), ("web-1", &web, HTTP_WEB)].map(|(name, node, tags)| {
         let yaml = dataplane_yaml(name, address(node), &[(8080, 8080, tags)], TRANSPARENT);
-        unprivileged(&mesh, node, name, &yaml)
+        Process::start(name, unprivileged(&mesh, node, name, &yaml, &[]))
     });
     proxies.iter_mut().for_each(ready);
     let peer = reach_everything(&web, &stranger);
     assert_eq!(peer, if address(&backend).is_ipv4() { "127.0.0.6" } else { "::6" });
 
+    // A name of the world outside, by its own resolver.
+    let body = curl_until(&web, &["http://stranger.example/"], 200, "stranger saw ");
+    assert_eq!(body, format!("stranger saw {}", web.v4));
+    let over_tcp = web.run("dig", &["+tcp", "+short", &format!("@{resolver}"), "backend.mesh", "A"]);
+    assert_eq!(over_tcp.trim().parse().ok(), resolve(&web, "ahostsv4", "backend.mesh"));
+
     // Captured, and strict: no way around the sidecar.
     let direct = format!("http://{}/", SocketAddr::new(address(&backend), 8080));
     assert_eq!(curl(&stranger, &[&direct]).0, 0);
-    // The application reaches itself.
-    let own = serve(&web, address(&web), 9090, "own");
+    // The application reaches itself, by address and by name.
+    let own = serve(&web, address(&web), 8080, "own");
     assert_eq!(curl(&web, &[&format!("http://{own}/")]).0, 200);
+    let body = curl_until(&web, &["http://web.mesh/"], 200, "own saw ");
+    assert_eq!(body.rsplit(' ').next().unwrap(), peer);
 
     mesh.kumactl_on(&web, &["uninstall", "transparent-proxy"]);
     assert_eq!(ruleset(&web), before);
@@ -129,8 +170,8 @@ fn install(mesh: &Mesh, node: &Node) {
     mesh.kumactl_on(node, &["install", "transparent-proxy", "--kuma-dp-uid", &uid, "--redirect-dns"]);
 }
 
-/// `kuma-dp run` as a user without capabilities.
-fn unprivileged(mesh: &Mesh, node: &Node, name: &str, yaml: &str) -> Process {
+/// `kuma-dp run` as a user with no capabilities but those that setpriv gives.
+fn unprivileged(mesh: &Mesh, node: &Node, name: &str, yaml: &str, privileges: &[&str]) -> Command {
     mesh.token(name, &["generate", "dataplane-token", "--name", name, "--valid-for", "720h"]);
     let state = mesh.path(&format!("{name}.state"));
     std::fs::create_dir_all(&state).unwrap();
@@ -140,22 +181,22 @@ fn unprivileged(mesh: &Mesh, node: &Node, name: &str, yaml: &str) -> Process {
     let id = PROXY_UID.to_string();
     harness::command("chown", &[&id, state.to_str().unwrap()]);
     let mut command = node.command("setpriv");
-    command.args(["--reuid", &id, "--regid", &id, "--clear-groups", &mesh.program("kuma-dp")]);
-    command.args(mesh.run_arguments(name, yaml));
-    Process::start(name, command)
+    command.args(["--reuid", &id, "--regid", &id, "--clear-groups"]).args(privileges);
+    command.arg(mesh.program("kuma-dp")).args(mesh.run_arguments(name, yaml));
+    command
 }
 
 fn ruleset(node: &Node) -> String {
     node.run("nft", &["list", "ruleset"])
 }
 
-/// What interception may change.
+/// What interception may change. Link-local addresses come up by themselves, late.
 fn machine(node: &Node) -> String {
-    [
+    let shown = [
         ruleset(node),
         node.run("ip", &["route", "show", "table", "all"]),
-        node.run("ip", &["rule"]),
         node.run("ip", &["-6", "route", "show", "table", "all"]),
-    ]
-    .concat()
+        node.run("ip", &["rule"]),
+    ];
+    shown.concat().lines().filter(|line| !line.contains("fe80:")).collect::<Vec<_>>().join("\n")
 }

@@ -7,4 +7,5 @@ mod gateway;
 mod interception;
 mod long_way;
 mod permission;
+mod rolling;
 mod support;

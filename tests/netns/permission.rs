@@ -38,4 +38,18 @@ harness::isolated_tests! {
         let direct = format!("http://{}:18080/", backend.v4);
         assert_eq!(curl(&web, &[&direct]).0, 0);
     }
+
+    fn a_proxy_with_a_token_of_another_is_sent_away_and_told_why() {
+        let mut mesh = Mesh::start();
+        let web = mesh.network.node("web");
+        mesh.token("web-1", &["generate", "dataplane-token", "--name", "other", "--valid-for", "720h"]);
+        let mut proxy = mesh.proxy(&web, "web-1", &client_yaml("web-1", &web, "east"), &[]);
+        assert!(!proxy.wait(LONG).success());
+        proxy.wait_for("proxy name from requestor: web-1 is different than in token: other", LONG);
+        mesh.token("egress", &["generate", "zone-token", "--scope", "ingress", "--valid-for", "720h"]);
+        let yaml = format!("type: ZoneEgress\nname: egress\nnetworking: {{address: {}, port: 10002}}\n", web.v4);
+        let mut proxy = mesh.proxy(&web, "egress", &yaml, &["--proxy-type=egress"]);
+        assert!(!proxy.wait(LONG).success());
+        proxy.wait_for("scope", LONG);
+    }
 }

@@ -93,7 +93,7 @@ impl Call<'_> {
 }
 
 /// Kinds of a mesh that are no policies.
-fn is_plain(info: &KindInfo) -> bool {
+pub(super) fn is_plain(info: &KindInfo) -> bool {
     let plain = ["Secret", "Dataplane", "ExternalService", "MeshGateway", "MeshGatewayInstance"];
     let service = ["MeshService", "MeshExternalService", "MeshMultiZoneService"];
     plain.contains(&info.kind) || service.contains(&info.kind) || info.support == Support::ReadOnly

@@ -6,6 +6,7 @@
 mod access;
 mod answer;
 mod info;
+mod insights;
 mod items;
 mod overview;
 #[cfg(test)]

@@ -56,6 +56,11 @@ impl Call<'_> {
 
     /// The insight that belongs to the resource of the same mesh and name.
     pub(super) fn insight_of(&self, info: &KindInfo, key: &Key) -> Option<Value> {
+        match info.kind {
+            "MeshInsight" => return self.api.core.has_mesh(&key.name).then(|| self.mesh_insight(&key.name)),
+            "ServiceInsight" => return self.service_insights(&key.mesh).into_iter().find(|s| s.get("name").is_some_and(|name| *name == *key.name)),
+            _ => {}
+        }
         let of = Key::new(info.kind.strip_suffix("Insight")?, &key.mesh, &key.name);
         let Value::Object(fields) = self.api.core.insight(&of)? else { return None };
         let mut whole = json!({"type": info.kind, "name": key.name});
@@ -68,6 +73,11 @@ impl Call<'_> {
     }
 
     pub(super) fn insights(&self, info: &KindInfo, mesh: Option<&str>) -> Vec<Value> {
+        if info.kind == "ServiceInsight" {
+            let all = || self.api.core.list(Some("Mesh"), None).iter().map(|m| m.key.name.clone()).collect();
+            let meshes: Vec<String> = mesh.map_or_else(all, |mesh| vec![mesh.to_owned()]);
+            return meshes.iter().flat_map(|mesh| self.service_insights(mesh)).collect();
+        }
         let Some(of) = info.kind.strip_suffix("Insight") else { return Vec::new() };
         self.api.core.list(Some(of), mesh).iter().filter_map(|d| self.insight_of(info, &d.key)).collect()
     }

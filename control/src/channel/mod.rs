@@ -32,6 +32,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// A proxy that opens a stream says who it is within this time.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// A new zone proxy that doesn't get ready, say for one mesh's sake, is used all the same after this time.
+const READY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Frames to one proxy that wait to be sent.
 const OUTBOX_MAX: usize = 8;
 
@@ -47,6 +49,8 @@ pub struct Service {
     pub subscription: Subscription,
     /// Of dataplanes, of zone proxies.
     pub auth: (Auth, Auth),
+    /// Others stop sending to a dataplane that was lost for this long; zero = never.
+    pub offline_grace: Duration,
 }
 
 /// The service with what it remembers of its proxies.
@@ -70,7 +74,7 @@ impl Channel for Server {
         let Some(Hear::Hello(hello)) = first.transpose()?.and_then(|m| m.message) else {
             return Err(Status::invalid_argument("the first message must be a hello"));
         };
-        let Service { core, subscription, auth } = &self.service;
+        let Service { core, subscription, auth, offline_grace } = &self.service;
         let registered = match register::register(core, &self.presence, *auth, &hello).await {
             Ok(registered) => registered,
             Err(status) => {
@@ -85,6 +89,7 @@ impl Channel for Server {
             core: core.clone(),
             subscription: subscription.clone(),
             presence: self.presence.clone(),
+            offline_grace: *offline_grace,
             insight: Insight::connected(core.clone(), &registered.key, registered.stream, &hello.version),
             proxy: registered,
             outbox,
@@ -109,6 +114,7 @@ struct Stream {
     core: Arc<Core>,
     subscription: Subscription,
     presence: Arc<Presence>,
+    offline_grace: Duration,
     insight: Insight,
     proxy: Registered,
     outbox: mpsc::Sender<Frame>,
@@ -129,6 +135,8 @@ impl Stream {
     async fn run(mut self, mut inbox: Streaming<proto::FromProxy>) {
         let origin = self.proxy.key.origin();
         self.subscription.mark_changed();
+        let patience = tokio::time::sleep(READY_TIMEOUT);
+        tokio::pin!(patience);
         loop {
             let going = tokio::select! {
                 changed = self.subscription.changed() => match changed {
@@ -139,23 +147,29 @@ impl Stream {
                     Some(Ok(message)) => self.hear(message).await,
                     _ => Err(Over),
                 },
+                () = &mut patience, if self.proxy.withheld => {
+                    self.admit();
+                    Ok(())
+                }
             };
             if going.is_err() {
                 break;
             }
         }
         self.insight.disconnected();
-        let Registered { key, stream, brought, .. } = self.proxy;
-        let returns = brought && !matches!(key, ProxyKey::Dataplane { .. });
-        self.presence.disconnected(&key, stream, returns);
-        match (brought, returns) {
-            (false, _) => tracing::info!(proxy = %origin, "proxy disconnected"),
-            // A restart of the dataplane finds its place.
-            (true, false) => tracing::warn!(proxy = %origin, "proxy lost without a word; its resource stays"),
-            (true, true) => {
-                tracing::warn!(proxy = %origin, "proxy lost without a word; its resource stays for a moment");
-                self.presence.remove_after_grace(self.core, key, stream);
-            }
+        self.admit();
+        let Registered { key, stream, brought, said_goodbye, .. } = self.proxy;
+        let is_dataplane = matches!(key, ProxyKey::Dataplane { .. });
+        let has_grace = !said_goodbye && if is_dataplane { !self.offline_grace.is_zero() } else { brought };
+        self.presence.disconnected(&key, stream, has_grace);
+        if said_goodbye {
+            return tracing::info!(proxy = %origin, "proxy disconnected");
+        }
+        tracing::warn!(proxy = %origin, "proxy lost without a word; its resource stays for now");
+        match (has_grace, is_dataplane) {
+            (false, _) => {}
+            (true, true) => self.presence.withdraw_after(self.offline_grace, self.core, (key, stream)),
+            (true, false) => self.presence.remove_after_grace(self.core, key, stream),
         }
     }
 
@@ -255,13 +269,34 @@ impl Stream {
             }
             Some(Hear::Csr(csr)) => self.sign(csr).await,
             Some(Hear::Status(status)) => {
-                if status.draining && std::mem::take(&mut self.proxy.brought) {
-                    // Others stop sending to it now, not when its stream ends.
-                    self.presence.remove(&self.core, &self.proxy.key, self.proxy.stream).await;
+                if status.draining {
+                    self.leave().await;
+                } else if status.ready {
+                    self.admit();
                 }
                 Ok(())
             }
             Some(Hear::Hello(_)) | None => Ok(()),
+        }
+    }
+
+    /// Others may be sent to this proxy from now on.
+    fn admit(&mut self) {
+        if std::mem::take(&mut self.proxy.withheld) {
+            self.core.withdraw(&presence::key(&self.proxy.key), false);
+        }
+    }
+
+    /// The proxy is leaving: others stop sending to it now, not when its stream ends.
+    async fn leave(&mut self) {
+        if std::mem::replace(&mut self.proxy.said_goodbye, true) {
+            return;
+        }
+        let Registered { key, stream, brought, .. } = &self.proxy;
+        if *brought {
+            self.presence.remove(&self.core, key, *stream).await;
+        } else if self.presence.is_newest(key, *stream) {
+            self.core.withdraw(&presence::key(key), true);
         }
     }
 

@@ -49,7 +49,7 @@ impl Presence {
         (stream, before.is_some_and(|b| b.is_live))
     }
 
-    /// A stream ended. `returns`: its place is kept, for [`Self::remove_after_grace`].
+    /// A stream ended. `returns`: its place is kept, until its grace is over.
     pub(super) fn disconnected(&self, proxy: &ProxyKey, stream: StreamId, returns: bool) {
         let mut streams = self.lock();
         match streams.newest.get_mut(proxy) {
@@ -59,7 +59,7 @@ impl Presence {
         }
     }
 
-    fn is_newest(&self, proxy: &ProxyKey, stream: StreamId) -> bool {
+    pub(super) fn is_newest(&self, proxy: &ProxyKey, stream: StreamId) -> bool {
         self.lock().newest.get(proxy).is_some_and(|place| place.stream == stream)
     }
 
@@ -88,6 +88,27 @@ impl Presence {
             tokio::time::sleep(GRACE).await;
             self.remove_lost(&core, &proxy, stream).await;
         });
+    }
+
+    /// A dataplane was lost: others stop sending to it unless it comes back within `grace`. Its resource stays.
+    pub(super) fn withdraw_after(
+        self: Arc<Self>,
+        grace: Duration,
+        core: Arc<Core>,
+        (proxy, stream): (ProxyKey, StreamId),
+    ) {
+        tokio::spawn(async move {
+            tokio::time::sleep(grace).await;
+            self.withdraw_lost(&core, &proxy, stream);
+        });
+    }
+
+    pub(super) fn withdraw_lost(&self, core: &Core, proxy: &ProxyKey, stream: StreamId) {
+        if self.is_newest(proxy, stream) {
+            tracing::warn!(proxy = %proxy.origin(), "didn't come back: nobody is sent to it any more; its resource stays");
+            core.withdraw(&key(proxy), true);
+            self.disconnected(proxy, stream, false);
+        }
     }
 
     pub(super) async fn remove_lost(&self, core: &Core, proxy: &ProxyKey, stream: StreamId) {

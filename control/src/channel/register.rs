@@ -24,6 +24,10 @@ pub(super) struct Registered {
     pub(super) revision: u64,
     /// The proxy brought its resource: it goes with the proxy.
     pub(super) brought: bool,
+    /// A zone proxy that is new: others are sent to it when it is ready.
+    pub(super) withheld: bool,
+    /// It told that it leaves.
+    pub(super) said_goodbye: bool,
 }
 
 /// What a token says; nothing is claimed where none is asked for.
@@ -52,17 +56,20 @@ pub(super) async fn register(
     fill_zone(&mut resource, &zone);
     let mut revision = 0;
     let _registering = presence.registering().await;
+    let is_new = core.get(&stored_as(&key)).is_none();
+    let withheld = is_new && !matches!(key, ProxyKey::Dataplane { .. });
     if brought {
         for written in core.apply(vec![resource]).await {
             written.outcome.map_err(|error| Status::invalid_argument(format!("{}: {error}", key.origin())))?;
         }
         revision = core.revision();
     }
+    core.withdraw(&stored_as(&key), withheld);
     let (stream, has_twin) = presence.connected(&key);
     if has_twin {
         tracing::warn!(proxy = %key.origin(), "is connected twice: one of the processes should have another name");
     }
-    Ok(Registered { key, stream, revision, brought })
+    Ok(Registered { key, stream, revision, brought, withheld, said_goodbye: false })
 }
 
 fn stored(core: &Core, key: &ProxyKey) -> Result<Resource, Status> {

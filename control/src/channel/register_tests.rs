@@ -159,6 +159,36 @@ async fn a_lost_zone_proxys_resource_goes_unless_it_came_back() {
 }
 
 #[tokio::test]
+async fn a_zone_proxy_is_withheld_only_while_it_is_new() {
+    let (core, presence) = (core().await, Presence::default());
+    let hello = hello("egress", "e", EGRESS);
+    let key = Key::new("ZoneEgress", "", "e");
+    let new = register(&core, &presence, OPEN, &hello).await.unwrap();
+    assert!(new.withheld && core.withdrawn().contains(&key));
+    let again = register(&core, &presence, OPEN, &hello).await.unwrap();
+    assert!(!again.withheld && core.withdrawn().is_empty());
+    core.withdraw(&key, true);
+    core.delete(&key).await.unwrap();
+    assert!(core.withdrawn().is_empty());
+}
+
+#[tokio::test]
+async fn nobody_is_sent_to_a_lost_dataplane_until_it_is_back() {
+    let (core, presence) = (core().await, Presence::default());
+    let (hello, key) = (hello("dataplane", "web", WEB), Key::new("Dataplane", "default", "web"));
+    let lost = register(&core, &presence, OPEN, &hello).await.unwrap();
+    presence.disconnected(&lost.key, lost.stream, true);
+    presence.withdraw_lost(&core, &lost.key, lost.stream);
+    assert!(core.withdrawn().contains(&key) && core.get(&key).is_some());
+    let back = register(&core, &presence, OPEN, &hello).await.unwrap();
+    assert!(core.withdrawn().is_empty());
+    presence.disconnected(&back.key, back.stream, true);
+    register(&core, &presence, OPEN, &hello).await.unwrap();
+    presence.withdraw_lost(&core, &back.key, back.stream);
+    assert!(core.withdrawn().is_empty());
+}
+
+#[tokio::test]
 async fn an_insight_tells_of_connections_counters_problems_and_certificates() {
     let core = core().await;
     let (proxy, key) = (ProxyKey::dataplane("default", "web"), Key::new("Dataplane", "default", "web"));

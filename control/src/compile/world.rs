@@ -31,6 +31,8 @@ pub struct Settings {
     pub resolved: BTreeMap<String, IpAddr>,
     /// Contents of the files that data sources name, by path.
     pub files: BTreeMap<String, String>,
+    /// Proxies that nobody is sent to for now, though their resources are there.
+    pub withdrawn: BTreeSet<Origin>,
 }
 
 /// One address that offers a service.
@@ -283,7 +285,8 @@ impl World {
                 found.extend(list.into_iter().map(|i| (mesh.clone(), true, i)));
             }
         }
-        for (mesh, is_gateway, instance) in found {
+        for (mesh, is_gateway, mut instance) in found {
+            instance.ready &= !self.settings.withdrawn.contains(&instance.origin);
             let index = self.mesh_mut(&mesh);
             let map = if is_gateway { &mut index.gateway_instances } else { &mut index.instances };
             map.entry(service(&instance.tags).to_owned()).or_default().push(instance);
@@ -368,6 +371,9 @@ impl World {
         let resources: Vec<Arc<Resource>> = self.zone_proxies.values().cloned().collect();
         for resource in resources {
             let origin = |kind| Origin::new(kind, "", &resource.meta.name);
+            if self.settings.withdrawn.contains(&origin(resource.kind())) {
+                continue;
+            }
             match &resource.spec {
                 Spec::ZoneEgress(egress) => match self.ip(&egress.networking.address) {
                     Some(address) => self.egresses.push(Egress {

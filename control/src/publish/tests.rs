@@ -72,6 +72,21 @@ async fn a_name_that_does_not_resolve_stops_no_publication_and_is_named() {
 }
 
 #[tokio::test]
+async fn nobody_is_sent_to_a_withdrawn_proxy_whose_names_stay() {
+    let (core, mut subscription) = started(&(dataplane(0) + &dataplane(1))).await;
+    let key = Key::new("Dataplane", "default", "dp-1");
+    let tables = |p: &Arc<Published>| compile(&p.world, &ProxyKey::dataplane("default", "dp-0")).tables.to_string();
+    let is_endpoint = |p: &Arc<Published>| tables(p).contains("127.0.0.1:10001 ");
+    assert!(is_endpoint(&subscription.borrow().clone()));
+    core.withdraw(&key, true);
+    let published = subscription.wait_for(|p| !is_endpoint(p)).await.unwrap().clone();
+    let now = tables(&published);
+    assert!(now.contains("service-1.mesh") && now.contains("service service-1 Http "), "{now}");
+    core.withdraw(&key, false);
+    subscription.wait_for(is_endpoint).await.unwrap();
+}
+
+#[tokio::test]
 async fn files_of_data_sources_are_read_and_missing_ones_named() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("edge.pem");

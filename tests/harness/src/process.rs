@@ -57,6 +57,16 @@ impl Process {
         kill(Pid::from_raw(self.child.id() as i32), signal).expect("signalling an own child");
     }
 
+    /// The end without a warning: SIGKILL.
+    pub fn kill(&self) {
+        self.signal(Signal::SIGKILL);
+    }
+
+    /// The polite end: SIGTERM.
+    pub fn terminate(&self) {
+        self.signal(Signal::SIGTERM);
+    }
+
     #[track_caller]
     pub fn wait(&mut self, within: Duration) -> ExitStatus {
         let what = format!("the end of {}", self.name);

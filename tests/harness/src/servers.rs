@@ -31,7 +31,9 @@ impl HttpServer {
             while let Some(head) = read_head(&mut reader)? {
                 skip_body(&head, &mut reader)?;
                 let body = answer(&head, peer);
-                write!(writer, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len())?;
+                // One write: several small ones would wait for each other's acknowledgement.
+                let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+                writer.write_all(answer.as_bytes())?;
             }
             Ok(())
         });

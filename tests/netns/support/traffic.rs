@@ -1,7 +1,9 @@
 //! Plain TCP whose every byte is checked at its end, and a client's questions about names.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -18,6 +20,11 @@ fn send(mut to: impl Write, seed: u64) -> io::Result<()> {
         to.write_all(&block(seed, index))?;
     }
     Ok(())
+}
+
+/// A file of `BULK_BYTES` for programs that send files.
+pub(crate) fn bulk_file(path: &Path) {
+    send(io::BufWriter::new(File::create(path).unwrap()), 3).unwrap();
 }
 
 /// Reads to the end and checks that it is exactly what [`send`] writes.
@@ -87,4 +94,30 @@ pub(crate) fn say(node: &Node, address: SocketAddr, line: &str) -> io::Result<St
 /// The first address that the node's own resolver gives for a name; `database` is getent's: `ahostsv4` or `ahostsv6`.
 pub(crate) fn resolve(node: &Node, database: &str, name: &str) -> Option<IpAddr> {
     node.try_run("getent", &[database, name]).ok()?.split_whitespace().next()?.parse().ok()
+}
+
+/// A resolver on this node's port 53 that knows one answer: every name's only address is the node's own IPv4 address.
+pub(crate) fn name_server(node: &Node) {
+    let socket = node.enter(|| UdpSocket::bind("[::]:53").unwrap());
+    let address = node.v4.octets();
+    std::thread::spawn(move || {
+        let mut question = [0; 512];
+        while let Ok((count, from)) = socket.recv_from(&mut question) {
+            let _ = socket.send_to(&answer(&question[..count], address), from);
+        }
+    });
+}
+
+/// The question's header and section again, what else it says left out (RFC 1035 §4.1).
+fn answer(question: &[u8], address: [u8; 4]) -> Vec<u8> {
+    let labels = question[12..].iter().position(|byte| *byte == 0).unwrap();
+    let end = 12 + labels + 5;
+    let is_a = question[end - 4..end - 2] == [0, 1];
+    let mut answer = question[..end].to_vec();
+    answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, u8::from(is_a), 0, 0, 0, 0]);
+    if is_a {
+        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+        answer.extend(address);
+    }
+    answer
 }

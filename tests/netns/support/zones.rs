@@ -13,6 +13,7 @@ pub(crate) struct Zones {
     pub(crate) web_proxy: Process,
     pub(crate) _ingress_proxy: Process,
     pub(crate) _backend_proxy: Process,
+    pub(crate) _nginx: Process,
     pub(crate) web: Node,
     pub(crate) egress: Node,
     pub(crate) ingress: Node,
@@ -21,7 +22,7 @@ pub(crate) struct Zones {
     pub(crate) mesh: Mesh,
 }
 
-/// Everything is ready; `backend` speaks HTTP, `bulk` is TCP.
+/// Everything is ready; `backend` speaks HTTP, `bulk` is TCP, `files` keeps what is PUT.
 pub(crate) fn start() -> Zones {
     let mut mesh = Mesh::start();
     mesh.apply(&format!("{MESH}---{ALLOW_ALL}"));
@@ -29,9 +30,11 @@ pub(crate) fn start() -> Zones {
         ["east-web", "east-egress", "west-ingress", "west-backend"].map(|name| mesh.network.node(name));
     backend.enter(|| HttpServer::start("0.0.0.0:8080".parse().unwrap(), |head, _| head.to_owned()));
     let verdicts = bulk_server(&backend, 7000);
+    let nginx = files_server(&mesh, &backend);
     let inbounds = [
         (18080, 8080, "kuma.io/service: backend, kuma.io/protocol: http, kuma.io/zone: west"),
         (17000, 7000, "kuma.io/service: bulk, kuma.io/zone: west"),
+        (18081, 8081, "kuma.io/service: files, kuma.io/protocol: http, kuma.io/zone: west"),
     ];
     let yaml = dataplane_yaml("backend-1", backend.v4.into(), &inbounds, "");
     let mut backend_proxy = mesh.dataplane(&backend, "backend-1", &yaml, &["--dns-enabled=false"]);
@@ -45,14 +48,23 @@ networking: {{address: {0}, port: 10001, advertisedAddress: {0}, advertisedPort:
         ingress.v4
     );
     let mut ingress_proxy = mesh.proxy(&ingress, "ingress", &yaml, &["--proxy-type=ingress"]);
-    mesh.token("egress", &["generate", "zone-token", "--valid-for", "720h", "--scope", "egress"]);
     let mut web_proxy = mesh.client(&web, "web-1", &client_yaml("web-1", &web, "east"));
     for proxy in [&mut backend_proxy, &mut ingress_proxy, &mut web_proxy] {
         ready(proxy);
     }
     let (_ingress_proxy, _backend_proxy) = (ingress_proxy, backend_proxy);
-    let mut zones =
-        Zones { egress_proxy: None, web_proxy, _ingress_proxy, _backend_proxy, web, egress, ingress, verdicts, mesh };
+    let mut zones = Zones {
+        egress_proxy: None,
+        web_proxy,
+        _ingress_proxy,
+        _backend_proxy,
+        _nginx: nginx,
+        web,
+        egress,
+        ingress,
+        verdicts,
+        mesh,
+    };
     zones.start_egress();
     zones
 }
@@ -60,10 +72,39 @@ networking: {{address: {0}, port: 10001, advertisedAddress: {0}, advertisedPort:
 impl Zones {
     /// The egress as the user's page starts it.
     pub(crate) fn start_egress(&mut self) {
-        let address = self.egress.v4;
-        let yaml = format!("type: ZoneEgress\nname: zoneegress-1\nnetworking:\n  address: {address}\n  port: 10002\n");
-        let mut proxy = self.mesh.proxy(&self.egress, "egress", &yaml, &["--proxy-type=egress"]);
-        ready(&mut proxy);
-        self.egress_proxy = Some(proxy);
+        self.egress_proxy = Some(egress(&self.mesh, &self.egress, "zoneegress-1"));
     }
+}
+
+/// A ready ZoneEgress of the default zone.
+pub(crate) fn egress(mesh: &Mesh, node: &Node, name: &str) -> Process {
+    mesh.token(name, &["generate", "zone-token", "--valid-for", "720h", "--scope", "egress"]);
+    let address = node.v4;
+    let yaml = format!("type: ZoneEgress\nname: {name}\nnetworking:\n  address: {address}\n  port: 10002\n");
+    let mut proxy = mesh.proxy(node, name, &yaml, &["--proxy-type=egress"]);
+    ready(&mut proxy);
+    proxy
+}
+
+/// nginx that takes files by PUT and gives them back.
+fn files_server(mesh: &Mesh, node: &Node) -> Process {
+    let folder = mesh.path("nginx");
+    std::fs::create_dir_all(&folder).unwrap();
+    let folder = folder.display();
+    let config = format!(
+        "user root;
+daemon off;
+pid {folder}/pid;
+error_log stderr;
+events {{}}
+http {{
+  access_log off;
+  client_max_body_size 0;
+  client_body_temp_path {folder}/body;
+  server {{ listen 8081; root {folder}; location / {{ dav_methods PUT; }} }}
+}}
+"
+    );
+    let config = mesh.write("nginx.conf", &config);
+    node.spawn("nginx", &["-c", config.to_str().unwrap()])
 }
