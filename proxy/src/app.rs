@@ -6,6 +6,7 @@ use crate::channel::Status;
 use crate::identity::Identities;
 use crate::last_good::LastGood;
 use crate::listener::{self, Wanted};
+use crate::memory::Leftovers;
 use crate::metrics::Metrics;
 use crate::socket::{self, Mode};
 use crate::source::{Csr, QUEUE_MAX, Update, Updates};
@@ -15,12 +16,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-
-/// Memory is given back so long after a snapshot came into force: what decoding and building used, then the snapshot before
-/// it, which idle workers let go of within their pruning interval.
-const TRIM_AFTER: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(15)];
 
 /// How one proxy is run on this machine.
 #[derive(Clone, Debug)]
@@ -99,8 +96,7 @@ impl Proxy {
             open: BTreeMap::new(),
             interception: None,
             last_good,
-            published: Instant::now(),
-            trims: 0,
+            leftovers: Leftovers::new(),
             draining,
             status: status_sender,
         };
@@ -160,7 +156,7 @@ impl Proxy {
         loop {
             tokio::select! {
                 () = drain.notified() => break,
-                () = until(coordinator.trim_at()) => coordinator.trim(),
+                () = coordinator.leftovers.due() => coordinator.trim(),
                 update = inbox.recv() => match update {
                     None => break,
                     Some(update) => coordinator.take(update).await,
@@ -252,9 +248,7 @@ struct Coordinator {
     open: BTreeMap<SocketAddr, Wanted>,
     interception: Option<crate::interception::Installed>,
     last_good: Option<LastGood>,
-    /// When the snapshot in force came, and how often memory was given back since.
-    published: Instant,
-    trims: usize,
+    leftovers: Leftovers,
     draining: watch::Sender<bool>,
     status: watch::Sender<Status>,
 }
@@ -344,7 +338,7 @@ impl Coordinator {
         let opened = self.bind_all(&wanted);
         self.publisher.publish(snapshot.clone()).map_err(|stale| vec![stale.to_string()])?;
         self.metrics.snapshot_accepted(generation);
-        (self.published, self.trims) = (Instant::now(), 0);
+        self.leftovers = Leftovers::new();
         for (worker, sockets) in self.workers.iter().zip(opened) {
             if !sockets.is_empty() {
                 // A worker only ends with the process.
@@ -405,16 +399,9 @@ impl Coordinator {
         }
     }
 
-    /// None when there is nothing more to give back until the next snapshot.
-    fn trim_at(&self) -> Option<Instant> {
-        TRIM_AFTER.get(self.trims).map(|after| self.published + *after)
-    }
-
     fn trim(&mut self) {
-        self.trims += 1;
         self.publisher.forget_previous();
-        crate::memory::drop_code_pages();
-        crate::memory::trim_heap();
+        self.leftovers.give_back();
     }
 
     fn note_readiness(&self) {
@@ -489,13 +476,6 @@ fn without_ipv6(mut tables: Tables) -> Tables {
 /// Whether this machine (this network namespace) has IPv6 at all.
 pub fn has_ipv6() -> bool {
     std::fs::read_to_string("/proc/net/if_inet6").is_ok_and(|text| !text.is_empty())
-}
-
-async fn until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
-    }
 }
 
 fn now_ms() -> u64 {

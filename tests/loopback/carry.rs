@@ -116,7 +116,8 @@ async fn http2_with_prior_knowledge_stays_http2_to_an_http2_service() {
     for length in [0, 1, 1000, 100_000] {
         let mut sender = sender.clone();
         under_way.spawn(async move {
-            let request = Request::post("http://web.mesh/upload").body(Full::<Bytes>::from(vec![b'x'; length])).unwrap();
+            let request =
+                Request::post("http://web.mesh/upload").body(Full::<Bytes>::from(vec![b'x'; length])).unwrap();
             let answer = sender.send_request(request).await.unwrap();
             let body = answer.into_body().collect().await.unwrap().to_bytes();
             assert_eq!(String::from_utf8_lossy(&body), format!("HTTP/2.0 {length}"));

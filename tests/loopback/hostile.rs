@@ -47,13 +47,19 @@ conf:
 /// Heads that two parsers could read in two ways (RFC 9112), or that no parser should take.
 const AMBIGUOUS: [(&str, &str); 17] = [
     ("both lengths", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nG"),
-    ("both lengths, swapped", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 6\r\n\r\n0\r\n\r\nG"),
+    (
+        "both lengths, swapped",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 6\r\n\r\n0\r\n\r\nG",
+    ),
     ("two lengths", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"),
     ("a signed length", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +2\r\n\r\nab"),
     ("a hexadecimal length", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0x2\r\n\r\nab"),
     ("an unknown coding", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"),
     ("chunked not last", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n"),
-    ("chunked twice", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+    (
+        "chunked twice",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ),
     ("a space before the colon", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n"),
     ("bare line feeds", "GET / HTTP/1.1\nHost: a\n\n"),
     ("a bare line feed within", "GET / HTTP/1.1\r\nHost: a\nX: b\r\n\r\n"),
@@ -99,14 +105,19 @@ fn a_broken_chunk_ends_the_connection_and_what_follows_is_no_request() {
     });
     let _mesh = ground.up_with(MESH, &["--as", "app"]);
     let gateway = ground.at(4, 8080);
-    for chunk in ["zz\r\nabc\r\n", "5\nabcde\r\n", "-1\r\n", "3\r\nabcde\r\n", "fffffffffffffffff\r\na", "0x3\r\nabc\r\n"] {
+    for chunk in
+        ["zz\r\nabc\r\n", "5\nabcde\r\n", "-1\r\n", "3\r\nabcde\r\n", "fffffffffffffffff\r\na", "0x3\r\nabc\r\n"]
+    {
         let mut connection = Connection::open(gateway).unwrap();
         let head = "POST /first HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
         // A reset by then is as good an end.
         let _ = connection.send(format!("{head}{chunk}0\r\n\r\nGET /second HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes());
         let answers = connection.rest().unwrap();
         assert!(answers.matches("HTTP/1.1 ").count() <= 1, "{chunk:?}: {answers}");
-        assert!(!answers.contains("HTTP/1.1 200") || answers.to_lowercase().contains("connection: close"), "{chunk:?}: {answers}");
+        assert!(
+            !answers.contains("HTTP/1.1 200") || answers.to_lowercase().contains("connection: close"),
+            "{chunk:?}: {answers}"
+        );
     }
     assert!(seen.lock().unwrap().iter().all(|line| line.starts_with("POST /first")), "{:?}", seen.lock().unwrap());
     assert_eq!(get(gateway, "a", "/").body, "served");
@@ -232,7 +243,9 @@ networking: {{address: NET.6, port: 10001, advertisedAddress: NET.6, advertisedP
 
 /// Texts that no reader should follow to their end, with a word of the refusal.
 fn indigestible() -> Vec<(&'static str, String)> {
-    let bomb: String = (1..30).map(|n| format!("a{n}: &a{n} [{0}, {0}, {0}, {0}, {0}, {0}, {0}, {0}, {0}]\n", format!("*a{}", n - 1))).collect();
+    let bomb: String = (1..30)
+        .map(|n| format!("a{n}: &a{n} [{0}, {0}, {0}, {0}, {0}, {0}, {0}, {0}, {0}]\n", format!("*a{}", n - 1)))
+        .collect();
     vec![
         ("malformed", "type: Mesh\nname: [unclosed\n".to_owned()),
         ("wrong type", "type: Mesh\nname: {a: b}\n".to_owned()),
@@ -270,12 +283,19 @@ fn indigestible_bodies_are_refused_by_the_rest_api() {
     let cp = ground.cp();
     let path = "/meshes/x";
     let deep = format!(r#"{{"type": "Mesh", "name": "x", "mtls": {}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
-    for (what, body) in
-        [("malformed", "{"), ("not an object", "[]"), ("wrong type", r#"{"type": "Mesh", "name": 5}"#), ("deep", deep.as_str()), ("another name", r#"{"type": "Mesh", "name": "y"}"#)]
-    {
+    for (what, body) in [
+        ("malformed", "{"),
+        ("not an object", "[]"),
+        ("wrong type", r#"{"type": "Mesh", "name": 5}"#),
+        ("deep", deep.as_str()),
+        ("another name", r#"{"type": "Mesh", "name": "y"}"#),
+    ] {
         let (status, said) = cp.send("PUT", path, body);
         assert_eq!(status, 400, "{what}: {said}");
-        assert!(serde_json::from_str::<serde_json::Value>(&said).is_ok_and(|said| said.get("title").is_some()), "{what}: {said}");
+        assert!(
+            serde_json::from_str::<serde_json::Value>(&said).is_ok_and(|said| said.get("title").is_some()),
+            "{what}: {said}"
+        );
     }
     let large = format!(r#"{{"type": "Mesh", "name": "x", "filler": "{}"}}"#, "x".repeat(50 * 1024 * 1024));
     assert_eq!(request(cp.api, "PUT", path, &large).status, 413);

@@ -15,13 +15,19 @@ const BURST: u64 = 200;
 const SOON: Duration = Duration::from_secs(10);
 
 fn virtual_outbound(name: &str, version: usize) -> String {
-    format!(r#"{{"type": "VirtualOutbound", "mesh": "default", "name": "{name}",
+    format!(
+        r#"{{"type": "VirtualOutbound", "mesh": "default", "name": "{name}",
 "selectors": [{{"match": {{"kuma.io/service": "*"}}}}],
-"conf": {{"host": "{name}-{version}.mesh", "port": "80", "parameters": [{{"name": "service", "tagKey": "kuma.io/service"}}]}}}}"#)
+"conf": {{"host": "{name}-{version}.mesh", "port": "80", "parameters": [{{"name": "service", "tagKey": "kuma.io/service"}}]}}}}"#
+    )
 }
 
 /// Writes until the control plane is gone. (name, version acknowledged last; whether a deletion was the last word).
-fn write_until_killed(api: std::net::SocketAddr, writer: usize, acknowledged: &AtomicU64) -> Vec<(String, usize, bool)> {
+fn write_until_killed(
+    api: std::net::SocketAddr,
+    writer: usize,
+    acknowledged: &AtomicU64,
+) -> Vec<(String, usize, bool)> {
     let mut done = Vec::new();
     for n in 0.. {
         let name = format!("vo-{writer}-{n}");

@@ -133,7 +133,8 @@ fn a_thousand_route_changes_under_load_lose_and_misroute_no_request() {
             for n in 1..=CHANGES {
                 progress.asked.store(n, Ordering::SeqCst);
                 let body = route(n);
-                let head = format!("PUT {ROUTE} HTTP/1.1\r\nhost: {}\r\ncontent-length: {}\r\n\r\n", mesh.api, body.len());
+                let head =
+                    format!("PUT {ROUTE} HTTP/1.1\r\nhost: {}\r\ncontent-length: {}\r\n\r\n", mesh.api, body.len());
                 api.send(format!("{head}{body}").as_bytes()).unwrap();
                 assert_eq!(api.answer().unwrap().status, 200);
                 let wanted = format!("{} {n}", service(n));

@@ -21,7 +21,16 @@ fn run(ground: &Ground, cp: &ControlPlane, token: &str) -> Output {
     std::fs::write(ground.path("token"), token).unwrap();
     let mut command = ground.command(
         WEIR,
-        &["dp", "run", "--cp-address", &cp.channel, "--ca-cert-file", &cp.ca, "--dataplane-file", file.to_str().unwrap()],
+        &[
+            "dp",
+            "run",
+            "--cp-address",
+            &cp.channel,
+            "--ca-cert-file",
+            &cp.ca,
+            "--dataplane-file",
+            file.to_str().unwrap(),
+        ],
     );
     command.arg("--dataplane-token-file").arg(ground.path("token"));
     command.env("WEIR_DATA_DIR", ground.path("proxy")).output().unwrap()

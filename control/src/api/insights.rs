@@ -59,7 +59,8 @@ impl Call<'_> {
             }
         }
         let by_type = [&counts.standard, &counts.builtin, &counts.delegated];
-        let all = Count { online: by_type.iter().map(|c| c.online).sum(), total: by_type.iter().map(|c| c.total).sum() };
+        let all =
+            Count { online: by_type.iter().map(|c| c.online).sum(), total: by_type.iter().map(|c| c.total).sum() };
         let gateway = Count {
             online: counts.builtin.online + counts.delegated.online,
             total: counts.builtin.total + counts.delegated.total,

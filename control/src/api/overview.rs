@@ -58,7 +58,12 @@ impl Call<'_> {
     pub(super) fn insight_of(&self, info: &KindInfo, key: &Key) -> Option<Value> {
         match info.kind {
             "MeshInsight" => return self.api.core.has_mesh(&key.name).then(|| self.mesh_insight(&key.name)),
-            "ServiceInsight" => return self.service_insights(&key.mesh).into_iter().find(|s| s.get("name").is_some_and(|name| *name == *key.name)),
+            "ServiceInsight" => {
+                return self
+                    .service_insights(&key.mesh)
+                    .into_iter()
+                    .find(|s| s.get("name").is_some_and(|name| *name == *key.name));
+            }
             _ => {}
         }
         let of = Key::new(info.kind.strip_suffix("Insight")?, &key.mesh, &key.name);
