@@ -261,7 +261,8 @@ impl Acceptor {
     pub async fn accept(&mut self) -> (TcpStream, SocketAddr) {
         loop {
             if !self.pause.is_zero() {
-                tokio::time::sleep(self.pause).await;
+                // Boxed: there may be thousands of listeners, and they hardly ever pause.
+                Box::pin(tokio::time::sleep(self.pause)).await;
             }
             match self.listener.accept().await {
                 Ok(accepted) => {
