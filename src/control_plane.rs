@@ -6,7 +6,7 @@ use control::compile::{self, ProxyKey};
 use control::core::{Core, Defaults};
 use control::publish::{Loop, Subscription};
 use control::settings::{Settings, StoreKind};
-use control::store::Store;
+use control::store::{Store, StoreError};
 use control::time::Clock;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -51,12 +51,31 @@ pub(crate) fn settings(config_file: Option<&Path>) -> Result<Settings, Failure> 
         }
     };
     let env = |name: &str| std::env::var(name).ok();
-    let (settings, warnings) =
-        Settings::new(default_data_dir()).load(&file, &env).map_err(|errors| Failure::config(errors.join("\n")))?;
+    let (settings, warnings) = Settings::new(default_data_dir())
+        .load(&file, &env)
+        .map_err(|errors| Failure::config(located(errors, config_file)))?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
     Ok(settings)
+}
+
+/// An open that failed has no change to speak of.
+fn cannot_open(error: &StoreError) -> String {
+    match error {
+        StoreError::Io { path, why } => {
+            format!("can't open the store {}: {why}; WEIR_DATA_DIR (or --data) names another folder", path.display())
+        }
+        other => other.to_string(),
+    }
+}
+
+/// Errors a line each; those that aren't of a variable are of the file.
+fn located(errors: Vec<String>, config_file: Option<&Path>) -> String {
+    let file = config_file.map(|f| format!("{}: ", f.display())).unwrap_or_default();
+    let line =
+        |e: &String| if e.starts_with("KUMA_") || e.starts_with("WEIR_") { e.clone() } else { format!("{file}{e}") };
+    errors.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// Store, core, publishing loop and REST API.
@@ -64,12 +83,12 @@ pub(crate) async fn start(settings: &Settings, signing_keys: bool) -> Result<Con
     let clock = Clock::system();
     let store = match settings.store {
         StoreKind::Memory => Store::memory(clock.clone()),
-        StoreKind::Sqlite => Store::open(&settings.data_dir, clock.clone()).map_err(|e| e.to_string())?,
+        StoreKind::Sqlite => Store::open(&settings.data_dir, clock.clone()).map_err(|e| cannot_open(&e))?,
     };
     let defaults = Defaults { mesh: !settings.skip_mesh_creation, signing_keys };
     let core = Core::start(store, clock, defaults).await.map_err(|e| e.to_string())?;
     let (publishing, subscription) = Loop::start(core.clone(), settings.clone()).await.map_err(|e| e.to_string())?;
-    let api = bind(settings.api, "REST API", "KUMA_API_SERVER_HTTP_PORT").await?;
+    let api = bind(settings.api, "REST API", if signing_keys { "KUMA_API_SERVER_HTTP_PORT" } else { "--api" }).await?;
     let address = api.local_addr().map_err(|e| e.to_string())?;
     let mut tasks = JoinSet::new();
     tasks.spawn(publishing.run());
@@ -117,17 +136,22 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     };
     let channel_address = channel.local_addr().map_err(|e| e.to_string())?;
     cp.tasks.spawn(control::channel::serve(channel, tls, service));
+    let mut secure = String::new();
     if let Some(address) = settings.api_https {
         let https = bind(address, "REST API over TLS", "KUMA_API_SERVER_HTTPS_PORT").await?;
         let acceptor = TlsAcceptor::from(server_config(&material.0, &material.1, b"http/1.1")?);
+        secure = format!(" and https://{}", https.local_addr().unwrap_or(address));
         cp.tasks.spawn(cp.rest.clone().run(https, Some(acceptor), cp.stop.subscribe()));
     }
     cp.ready.send_replace(true);
+    let store = match settings.store {
+        StoreKind::Memory => "in memory (lost at the end)".to_owned(),
+        StoreKind::Sqlite => settings.data_dir.display().to_string(),
+    };
     eprintln!(
-        "ready: REST http://{}, control channel https://{channel_address} (CA {}), store {}",
+        "ready: REST http://{}{secure}, control channel https://{channel_address} (CA {}), store {store}",
         cp.api,
         material.2.display(),
-        settings.data_dir.display()
     );
     crate::notify::ready();
     crate::notify::stop_signal().await;

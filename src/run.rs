@@ -59,7 +59,7 @@ async fn serve(args: DpRun, own: Own, kind: &str) -> Result<(), Failure> {
         state: Some(state),
         drain_deadline,
     };
-    let mut proxy = proxy::Proxy::bind(config).await?;
+    let mut proxy = proxy::Proxy::bind(config).await.map_err(|e| crate::up::hint(e, "--dns-coredns-port"))?;
     let drain = proxy.drain();
     let status = proxy.status();
     let base = proxy.restored();

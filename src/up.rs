@@ -37,6 +37,7 @@ async fn serve(args: Up) -> Result<(), Failure> {
     let cp = control_plane::start(&settings, false).await?;
     files::apply(&cp.core, resources.clone()).await.map_err(Failure::config)?;
     let acting = acting(&args, &cp)?;
+    known_only(&args.only, &resources)?;
     let mut mesh = Mesh {
         args,
         addresses: control_plane::machine_addresses(),
@@ -91,6 +92,23 @@ fn acting(args: &Up, cp: &ControlPlane) -> Result<Option<ProxyKey>, Failure> {
             Err(Failure::config(text))
         }
     }
+}
+
+/// Every name of `--only` is a proxy's.
+fn known_only(only: &[String], resources: &[Resource]) -> Result<(), Failure> {
+    let is_proxy = |r: &&Resource| matches!(r.spec, Spec::Dataplane(_) | Spec::ZoneIngress(_) | Spec::ZoneEgress(_));
+    let proxies: Vec<&str> = resources.iter().filter(is_proxy).map(|r| r.meta.name.as_str()).collect();
+    match only.iter().find(|name| !proxies.contains(&name.as_str())) {
+        Some(name) => {
+            Err(Failure::config(format!("--only {name}: there is no such proxy; there are: {}", proxies.join(", "))))
+        }
+        None => Ok(()),
+    }
+}
+
+/// What chooses another address, where a DNS server couldn't listen.
+pub(crate) fn hint(problem: String, flag: &str) -> String {
+    if problem.contains("DNS can't listen") { format!("{problem}; {flag} chooses another") } else { problem }
 }
 
 fn is_transparent(resource: &Resource) -> bool {
@@ -226,7 +244,7 @@ impl Mesh {
         };
         let config = proxy::Config {
             name,
-            workers: self.args.interception.workers.unwrap_or(1),
+            workers: self.args.interception.workers.filter(|n| *n > 0).unwrap_or(1),
             mode,
             ipv6: proxy::has_ipv6(),
             manage_routes: true,
@@ -239,7 +257,7 @@ impl Mesh {
             state: None,
             drain_deadline: DRAIN_DEADLINE,
         };
-        let proxy = proxy::Proxy::bind(config).await?;
+        let proxy = proxy::Proxy::bind(config).await.map_err(|e| hint(e, "--dns"))?;
         let options = Options { as_transparent: acts };
         tokio::spawn(feed::feed(cp.core.clone(), cp.subscription.clone(), (key.clone(), options), proxy.updates()));
         let (drain, ready, dns) = (proxy.drain(), proxy.status(), proxy.dns_addresses().first().copied());
@@ -261,13 +279,23 @@ impl Mesh {
                 tracing::warn!(proxy = %key.origin(), "not ready after 30 s; see its messages above");
             }
         }
+        if !self.failed.is_empty() {
+            let failed: Vec<String> = self.failed.iter().map(|(k, why)| format!("{}: {why}", k.origin())).collect();
+            let text = failed.join("\n");
+            return Err(format!("{text}\nmend it, or name the proxies to run here with --only").into());
+        }
         let names: Vec<String> = self.running.keys().map(|k| k.origin().to_string()).collect();
         // The bound address: `--dns` may ask for any port.
         let acting = self.running.iter().find_map(|(k, r)| r.dns.map(|at| format!(", DNS {at} for {}", k.origin())));
         let acting = acting.unwrap_or_default();
-        let none = if names.is_empty() { " (no address of the resources is this machine's)" } else { "" };
+        let what = match names.len() {
+            0 => "no proxy: no Dataplane, ZoneIngress or ZoneEgress has an address of this machine (ip -br address)"
+                .into(),
+            1 => format!("1 proxy: {}", names.join(", ")),
+            several => format!("{several} proxies: {}", names.join(", ")),
+        };
         cp.ready.send_replace(true);
-        eprintln!("ready: REST http://{}, {} proxies{none}: {}{acting}", cp.api, names.len(), names.join(", "));
+        eprintln!("ready: REST http://{}, {what}{acting}", cp.api);
         crate::notify::ready();
         Ok(())
     }

@@ -27,6 +27,9 @@ const OUTSIDE_EVERY: Duration = Duration::from_secs(10);
 /// How long the first publication waits for new DNS names; later ones come when they come.
 const PATIENCE: Duration = Duration::from_millis(100);
 
+/// Blob of the last start's epoch.
+const EPOCH: &str = "epoch";
+
 /// The mesh at one moment, as every session sees it.
 pub struct Published {
     pub generation: Generation,
@@ -68,13 +71,23 @@ pub struct Loop {
     out: watch::Sender<Arc<Published>>,
 }
 
+/// Milliseconds since 1970, and more than at any earlier start on this store: a clock that was set back must not make
+/// proxies refuse what is new.
+async fn next_epoch(core: &Core) -> Result<u64, StoreError> {
+    let stored = core.store().blob(EPOCH);
+    let before = stored.and_then(|bytes| std::str::from_utf8(&bytes).ok()?.parse::<u64>().ok()).unwrap_or(0);
+    let epoch = core.clock().now_ms().max(before.saturating_add(1));
+    core.store().set_blob(EPOCH, epoch.to_string().into_bytes()).await?;
+    Ok(epoch)
+}
+
 impl Loop {
     /// Publishes the store as it is now.
     ///
     /// # Errors
     /// When the allocated addresses can't be made durable.
     pub async fn start(core: Arc<Core>, settings: Settings) -> Result<(Self, Subscription), StoreError> {
-        let epoch = core.clock().now_ms();
+        let epoch = next_epoch(&core).await?;
         let nothing = Published {
             generation: Generation { epoch, sequence: 0 },
             revision: 0,

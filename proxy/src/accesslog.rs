@@ -54,8 +54,8 @@ impl<'a> Record<'a> {
 
     /// Writes the line.
     pub(crate) fn write(&self) {
-        if is_wanted(self.failure) {
-            self.emit(is_notable(self.failure));
+        if is_wanted(self.direction, self.service, self.failure) {
+            self.emit(is_notable(self.direction, self.service, self.failure));
         }
     }
 
@@ -95,15 +95,22 @@ impl<'a> Record<'a> {
 }
 
 /// Whether a line about it would be written: what is only for the log needn't be made otherwise.
-pub(crate) fn is_wanted(failure: Option<&ConnError>) -> bool {
-    match is_notable(failure) {
+pub(crate) fn is_wanted(direction: Direction, service: &str, failure: Option<&ConnError>) -> bool {
+    match is_notable(direction, service, failure) {
         true => tracing::enabled!(target: TARGET, tracing::Level::INFO),
         false => tracing::enabled!(target: TARGET, tracing::Level::DEBUG),
     }
 }
 
-fn is_notable(failure: Option<&ConnError>) -> bool {
-    failure.is_some_and(|failure| !is_ordinary(failure.reason))
+fn is_notable(direction: Direction, service: &str, failure: Option<&ConnError>) -> bool {
+    let is_scan = |reason| direction == Direction::Zone && service.is_empty() && is_no_client(reason);
+    failure.is_some_and(|failure| !is_ordinary(failure.reason) && !is_scan(failure.reason))
+}
+
+/// Whoever knocks at a zone's port without a whole ClientHello is no proxy of ours: port scans and health checks are counted, and
+/// logged only on request.
+fn is_no_client(reason: Reason) -> bool {
+    matches!(reason, Reason::DownstreamProtocol | Reason::RequestTimeout)
 }
 
 /// Ends that happen in a healthy mesh all the time and would drown the others.

@@ -4,20 +4,30 @@
 use crate::admin::{Admin, AdminState, Format, Readiness};
 use crate::channel::Status;
 use crate::identity::Identities;
-use crate::last_good::LastGood;
-use crate::listener::{self, Wanted};
-use crate::memory::Leftovers;
+use crate::interception::Range;
+use crate::last_good::{LastGood, Saver};
+use crate::listener;
 use crate::metrics::Metrics;
-use crate::socket::{self, Mode};
+use crate::quota::Count;
+use crate::socket::Mode;
+use crate::sockets::Sockets;
 use crate::source::{Csr, QUEUE_MAX, Update, Updates};
-use crate::worker::{self, Command, Opened, Shared};
-use snapshot::{Generation, ListenerRow, Publisher, Reader, Role, Snapshot, Tables, cell};
-use std::collections::BTreeMap;
+use crate::worker::{self, Shared};
+use snapshot::{Generation, Publisher, Reader, Snapshot, Stale, Tables, cell};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+/// Memory is given back so long after a snapshot came into force: what decoding and building used, then the snapshot before
+/// it, which idle workers let go of within their pruning interval.
+const TRIM_AFTER: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(15)];
+
+/// From telling the control plane of the leaving to closing the listeners: so long peers may take to hear of it, and meet
+/// an open door meanwhile.
+const DRAIN_NOTICE: Duration = Duration::from_millis(500);
 
 /// How one proxy is run on this machine.
 #[derive(Clone, Debug)]
@@ -63,7 +73,10 @@ impl Proxy {
         let identities = Arc::new(Identities::new());
         let metrics = Metrics::new();
         let (draining, is_draining) = watch::channel(false);
+        let (published_sender, published) = watch::channel(());
         let shared = Shared {
+            published,
+            live: Count::default(),
             reader: reader.clone(),
             identities: identities.clone(),
             metrics: metrics.clone(),
@@ -92,11 +105,13 @@ impl Proxy {
             identities,
             metrics,
             readiness,
-            workers,
-            open: BTreeMap::new(),
+            sockets: Sockets::new(&config.name, workers),
             interception: None,
+            saver: last_good.clone().map(LastGood::saver),
             last_good,
-            leftovers: Leftovers::new(),
+            told: published_sender,
+            published: Instant::now(),
+            trims: 0,
             draining,
             status: status_sender,
         };
@@ -156,7 +171,8 @@ impl Proxy {
         loop {
             tokio::select! {
                 () = drain.notified() => break,
-                () = coordinator.leftovers.due() => coordinator.trim(),
+                () = until(coordinator.trim_at()) => coordinator.trim(),
+                () = until(coordinator.sockets.retry_at()) => coordinator.sockets.retry().await,
                 update = inbox.recv() => match update {
                     None => break,
                     Some(update) => coordinator.take(update).await,
@@ -244,11 +260,16 @@ struct Coordinator {
     identities: Arc<Identities>,
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
-    workers: Vec<mpsc::Sender<Command>>,
-    open: BTreeMap<SocketAddr, Wanted>,
-    interception: Option<crate::interception::Installed>,
+    sockets: Sockets,
+    /// What was installed, and for which ranges and port.
+    interception: Option<((Vec<Range>, u16), crate::interception::Installed)>,
     last_good: Option<LastGood>,
-    leftovers: Leftovers,
+    saver: Option<Saver>,
+    /// Wakes what must hear of each publish.
+    told: watch::Sender<()>,
+    /// When the snapshot in force came, and how often memory was given back since.
+    published: Instant,
+    trims: usize,
     draining: watch::Sender<bool>,
     status: watch::Sender<Status>,
 }
@@ -284,8 +305,8 @@ impl Coordinator {
                     Ok(()) => {
                         // Saving takes its time and isn't needed for serving.
                         self.note_readiness();
-                        if let Some(last_good) = &self.last_good {
-                            last_good.save(generation, self.reader.load().tables());
+                        if let Some(saver) = &self.saver {
+                            saver.save(self.reader.load());
                         }
                     }
                     Err(_) => self.metrics.snapshot_refused(),
@@ -324,84 +345,68 @@ impl Coordinator {
     /// can't be bound stops only itself.
     async fn put_in_force(&mut self, tables: Tables, generation: Generation) -> Result<(), Vec<String>> {
         let current = self.reader.load();
-        let tables = if self.config.ipv6 { tables } else { without_ipv6(tables) };
+        let tables = if self.config.ipv6 { tables } else { listener::without_ipv6(tables) };
         let built = Snapshot::build_after(Some(&current), tables, generation);
         let snapshot = Arc::new(built.map_err(|v| v.iter().map(ToString::to_string).collect::<Vec<_>>())?);
         let tables = snapshot.tables();
+        if !generation.supersedes(current.generation()) {
+            // The same control plane says after a lost stream what it said before.
+            let is_known = generation == current.generation() && tables == current.tables();
+            let stale = Stale { current: current.generation(), offered: generation };
+            return if is_known { Ok(()) } else { Err(vec![stale.to_string()]) };
+        }
+        // While draining nothing new is accepted, but permissions, names and routes still change for live connections.
+        if *self.draining.borrow() {
+            return self.publish(snapshot);
+        }
         self.prepare_interception(tables);
         let wanted = listener::plan(tables, self.config.mode);
-        let gone: Vec<SocketAddr> =
-            self.open.iter().filter(|(a, w)| wanted.get(*a) != Some(*w)).map(|(a, _)| *a).collect();
-        // A socket whose purpose changed must be closed before its successor is bound.
-        let changed: Vec<SocketAddr> = gone.iter().filter(|a| wanted.contains_key(*a)).copied().collect();
-        self.close(changed).await;
-        let opened = self.bind_all(&wanted);
-        self.publisher.publish(snapshot.clone()).map_err(|stale| vec![stale.to_string()])?;
-        self.metrics.snapshot_accepted(generation);
-        self.leftovers = Leftovers::new();
-        for (worker, sockets) in self.workers.iter().zip(opened) {
-            if !sockets.is_empty() {
-                // A worker only ends with the process.
-                let _ = worker.send(Command::Open(sockets)).await;
-            }
-        }
-        self.close(gone).await;
+        let bound = self.sockets.bind(&wanted).await;
+        self.publish(snapshot)?;
+        self.sockets.accept(bound).await;
+        self.sockets.retain(&wanted).await;
         self.readiness.done("snapshot");
         self.readiness.done("listeners");
+        Ok(())
+    }
+
+    fn publish(&mut self, snapshot: Arc<Snapshot>) -> Result<(), Vec<String>> {
+        self.publisher.publish(snapshot.clone()).map_err(|stale| vec![stale.to_string()])?;
+        self.told.send_replace(());
+        self.metrics.snapshot_accepted(snapshot.generation());
+        (self.published, self.trims) = (Instant::now(), 0);
         self.metrics.prune(|service| snapshot.service(service).is_some());
         Ok(())
     }
 
-    /// Routes of the VIP ranges (and tproxy's rule), once.
+    /// Routes of the VIP ranges (and tproxy's rule), anew when the mesh's ranges change.
     fn prepare_interception(&mut self, tables: &Tables) {
-        let wanted = self.config.manage_routes && self.interception.is_none();
-        let Some(mode) = self.config.mode.filter(|_| wanted) else { return };
-        let ranges = tables.proxy.dns.vip_ranges.iter().filter_map(|r| r.parse().ok()).collect::<Vec<_>>();
-        match crate::interception::install(mode, &ranges, tables.proxy.interception.outbound_port) {
-            Ok(installed) => self.interception = Some(installed),
+        let Some(mode) = self.config.mode.filter(|_| self.config.manage_routes) else { return };
+        let ranges = tables.proxy.dns.vip_ranges.iter().filter_map(|r| r.parse().ok()).collect::<Vec<Range>>();
+        let wanted = (ranges, tables.proxy.interception.outbound_port);
+        if self.interception.as_ref().is_some_and(|(have, _)| *have == wanted) {
+            return;
+        }
+        // The old routes go first: what is there already isn't added, and would then be missing.
+        self.interception = None;
+        match crate::interception::install(mode, &wanted.0, wanted.1) {
+            Ok(installed) => self.interception = Some((wanted, installed)),
             Err(error) => {
                 tracing::error!(proxy = %self.config.name, %error, "virtual IPs can't be reached on this machine")
             }
         }
     }
 
-    /// One socket a worker for each new address.
-    fn bind_all(&mut self, wanted: &BTreeMap<SocketAddr, Wanted>) -> Vec<Vec<Opened>> {
-        let mut opened: Vec<Vec<Opened>> = self.workers.iter().map(|_| Vec::new()).collect();
-        for (address, want) in wanted {
-            if self.open.contains_key(address) {
-                continue;
-            }
-            let sockets: Result<Vec<_>, _> =
-                self.workers.iter().map(|_| socket::listen_tcp(*address, want.options)).collect();
-            match sockets {
-                Ok(sockets) => {
-                    for (list, socket) in opened.iter_mut().zip(sockets) {
-                        list.push(Opened { address: *address, purpose: want.purpose, socket });
-                    }
-                    self.open.insert(*address, *want);
-                }
-                Err(error) => tracing::error!(proxy = %self.config.name, %error, "listener left out; the others serve"),
-            }
-        }
-        opened
-    }
-
-    async fn close(&mut self, addresses: Vec<SocketAddr>) {
-        if addresses.is_empty() {
-            return;
-        }
-        for address in &addresses {
-            self.open.remove(address);
-        }
-        for worker in &self.workers {
-            let _ = worker.send(Command::Close(addresses.clone())).await;
-        }
+    /// None when there is nothing more to give back until the next snapshot.
+    fn trim_at(&self) -> Option<Instant> {
+        TRIM_AFTER.get(self.trims).map(|after| self.published + *after)
     }
 
     fn trim(&mut self) {
+        self.trims += 1;
         self.publisher.forget_previous();
-        self.leftovers.give_back();
+        crate::memory::drop_code_pages();
+        crate::memory::trim_heap();
     }
 
     fn note_readiness(&self) {
@@ -425,52 +430,47 @@ impl Coordinator {
         });
     }
 
-    /// Readiness off, tell the control plane, stop accepting, wait for connections, then give up on the rest.
+    /// Readiness off and tell the control plane; a little later stop accepting; wait for connections, then give up on the
+    /// rest.
     async fn drain(mut self, deadline: Duration, inbox: &mut mpsc::Receiver<Update>) {
         tracing::info!(proxy = %self.config.name, deadline_s = deadline.as_secs(), "draining");
         self.readiness.terminate();
         self.status.send_modify(|s| *s = Status { ready: false, draining: true });
+        let begun = Instant::now();
+        self.serve_until(std::pin::pin!(tokio::time::sleep(DRAIN_NOTICE.min(deadline / 4))), inbox).await;
         self.draining.send_replace(true);
-        let mut waiting = Vec::new();
-        for worker in &self.workers {
-            let (done, drained) = oneshot::channel();
-            let _ = worker.send(Command::Drain(done)).await;
-            waiting.push(drained);
-        }
+        let waiting = self.sockets.drain().await;
         let all = async {
             for drained in waiting {
                 let _ = drained.await;
             }
         };
-        tokio::pin!(all);
-        let end = tokio::time::sleep(deadline);
-        tokio::pin!(end);
-        loop {
-            tokio::select! {
-                () = &mut all => break,
-                () = &mut end => {
-                    tracing::warn!(proxy = %self.config.name, live = self.metrics.active_connections(), "deadline reached: live connections are closed");
-                    break;
-                }
-                // Policies still hold for live connections.
-                Some(update) = inbox.recv() => if let Update::Material(_) = update { self.take(update).await },
-            }
+        let left = deadline.saturating_sub(begun.elapsed());
+        let all = std::pin::pin!(tokio::time::timeout(left, all));
+        if self.serve_until(all, inbox).await.is_err() {
+            tracing::warn!(proxy = %self.config.name, live = self.metrics.active_connections(), "deadline reached: live connections are closed");
         }
-        if let Some(Err(error)) = self.interception.take().map(crate::interception::Installed::remove) {
+        if let Some(saver) = self.saver.take() {
+            saver.finish().await;
+        }
+        if let Some(Err(error)) = self.interception.take().map(|(_, installed)| installed.remove()) {
             tracing::warn!(proxy = %self.config.name, %error, "interception is not fully removed");
         }
     }
-}
 
-/// IPv6 VIPs lead nowhere on a machine without IPv6: their names answer AAAA with NODATA.
-fn without_ipv6(mut tables: Tables) -> Tables {
-    let is_v6_vip = |row: &ListenerRow| row.address.is_ipv6() && matches!(row.role, Role::Outbound { vip: true, .. });
-    tables.listeners.retain(|row| !is_v6_vip(row));
-    for row in tables.names.iter_mut().filter(|row| row.v6.is_some()) {
-        Arc::make_mut(row).v6 = None;
+    /// Policies still hold for live connections.
+    async fn serve_until<T>(
+        &mut self,
+        mut end: Pin<&mut impl Future<Output = T>>,
+        inbox: &mut mpsc::Receiver<Update>,
+    ) -> T {
+        loop {
+            tokio::select! {
+                ended = &mut end => return ended,
+                Some(update) = inbox.recv() => self.take(update).await,
+            }
+        }
     }
-    tables.proxy.interception.ipv4_only = true;
-    tables
 }
 
 /// Whether this machine (this network namespace) has IPv6 at all.
@@ -478,6 +478,17 @@ pub fn has_ipv6() -> bool {
     std::fs::read_to_string("/proc/net/if_inet6").is_ok_and(|text| !text.is_empty())
 }
 
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
 fn now_ms() -> u64 {
     UNIX_EPOCH.elapsed().map_or(0, |t| t.as_millis() as u64)
 }
+
+#[cfg(test)]
+#[path = "app_tests.rs"]
+mod tests;

@@ -2,17 +2,20 @@
 //! snapshot; what it then does is `inbound`'s, `outbound`'s or `zone`'s.
 
 use crate::accesslog::Record;
+use crate::admission::Admission;
 use crate::error::{ConnError, Reason};
 use crate::listener::Purpose;
 use crate::metrics::Direction;
+use crate::quota::Counted;
 use crate::socket::{self, Mode};
 use crate::stream::Stream;
+use crate::tcp;
 use crate::worker::Worker;
 use crate::{inbound, outbound, zone};
 use snapshot::{InboundTls, Role};
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
 /// A connection just accepted.
@@ -22,6 +25,8 @@ pub(crate) struct Arrival {
     /// The socket that accepted it.
     pub listener: SocketAddr,
     pub purpose: Purpose,
+    /// In the counts of the process and the listener.
+    pub places: [Counted; 2],
 }
 
 /// How a connection ended, for its log line.
@@ -56,6 +61,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, arrival: Arrival) {
             return finish(&worker, direction, &Ended::default(), (peer, begun, Some(&failure)));
         }
     };
+    let _places = arrival.places;
     let serving = Serving { worker: worker.clone(), peer, destination, begun };
     dispatch(serving, arrival.stream, arrival.purpose).await;
 }
@@ -92,14 +98,43 @@ async fn dispatch(serving: Serving, stream: TcpStream, purpose: Purpose) {
     };
     match &listener.row.role {
         Role::Outbound { handler, .. } => {
-            outbound::serve(&serving, Stream::Plain(stream), handler, outbound::Site::Listener(serving.destination))
-                .await;
+            let site = outbound::Site::Listener(serving.destination);
+            outbound::serve(&serving, Stream::Plain(stream), handler, site, None).await;
         }
         Role::Gateway { handler, tls, .. } => outbound::gateway(&serving, stream, handler, tls).await,
         Role::Inbound { tls: InboundTls::Permissive, .. } => inbound::permissive(&serving, stream, &listener.row).await,
         Role::Inbound { .. } => inbound::serve(&serving, stream, &listener.row).await,
         Role::Zone => zone::serve(&serving, stream).await,
     }
+}
+
+/// Moves bytes until an end, or until the peer isn't admitted any more: then both sides are reset.
+pub(crate) async fn copy(
+    worker: &Worker,
+    (downstream, upstream): (&mut Stream, &mut Stream),
+    idle: Duration,
+    admission: Option<&Admission>,
+    ended: &mut Ended,
+) -> Option<ConnError> {
+    let progress = tcp::Progress::default();
+    let revoked = async {
+        match admission {
+            Some(admission) => admission.revoked(worker).await,
+            None => std::future::pending().await,
+        }
+    };
+    let outcome = tokio::select! {
+        copied = tcp::copy_watched(downstream, upstream, idle, &progress) => {
+            copied.ended.reason().map(|reason| ConnError::new(reason, format!("{:?}", copied.ended)))
+        }
+        denied = revoked => Some(denied),
+    };
+    if outcome.as_ref().is_some_and(|failure| failure.reason == Reason::Denied) {
+        socket::reset_on_drop(downstream.tcp());
+        socket::reset_on_drop(upstream.tcp());
+    }
+    (ended.received, ended.sent) = (progress.up_bytes(), progress.down_bytes());
+    outcome
 }
 
 /// Counts and logs the end of a connection.

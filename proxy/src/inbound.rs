@@ -1,6 +1,7 @@
 //! From the mesh to the local workload: mTLS, permission, then the application.
 
-use crate::connection::{Ended, Serving, finish};
+use crate::admission::{Admission, Place};
+use crate::connection::{self, Ended, Serving, finish};
 use crate::error::{ConnError, Reason};
 use crate::metrics::Direction;
 use crate::outbound::{self, CONNECT_TIMEOUT};
@@ -8,7 +9,7 @@ use crate::sni::{self, Hello};
 use crate::socket::Mode;
 use crate::stream::Stream;
 use crate::traffic::HttpTraffic;
-use crate::{socket, tcp, tls};
+use crate::{socket, tls};
 use snapshot::{InboundTls, ListenerRow, Protocol, Role, lookup};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -113,11 +114,17 @@ async fn to_app(serving: &Serving, stream: Stream, inbound: &Inbound<'_>, peers:
         return ended(serving, inbound, end, Some(&ConnError::new(Reason::Denied, detail)));
     }
     let mut end = Ended::default();
-    let failure = copy(serving, stream, inbound, &mut end).await;
+    let failure = copy(serving, stream, inbound, peers, &mut end).await;
     ended(serving, inbound, end, failure.as_ref());
 }
 
-async fn copy(serving: &Serving, mut stream: Stream, inbound: &Inbound<'_>, end: &mut Ended) -> Option<ConnError> {
+async fn copy(
+    serving: &Serving,
+    mut stream: Stream,
+    inbound: &Inbound<'_>,
+    peers: Option<Vec<String>>,
+    end: &mut Ended,
+) -> Option<ConnError> {
     let options =
         socket::ConnectOptions { source: source(inbound.captured, inbound.app), ..socket::ConnectOptions::default() };
     let _counted = serving.worker.shared.metrics.handle(Direction::Inbound, inbound.service, "").connection();
@@ -129,9 +136,9 @@ async fn copy(serving: &Serving, mut stream: Stream, inbound: &Inbound<'_>, end:
         Ok(app) => {
             end.upstream = Some(inbound.app);
             let idle = Duration::from_millis(snapshot::limits::IDLE_TIMEOUT_MS * 2);
-            let copied = tcp::copy_both(&mut stream, &mut Stream::Plain(app), idle).await;
-            (end.received, end.sent) = (copied.up_bytes, copied.down_bytes);
-            copied.ended.reason().map(|reason| ConnError::new(reason, format!("{:?}", copied.ended)))
+            let admission = Admission { place: Place::Inbound(serving.destination), peers };
+            let pair = (&mut stream, &mut Stream::Plain(app));
+            connection::copy(&serving.worker, pair, idle, Some(&admission), end).await
         }
     }
 }

@@ -2,9 +2,15 @@
 
 use crate::identity::Identities;
 use serde::{Deserialize, Serialize};
-use snapshot::{Generation, Tables};
+use snapshot::{Generation, Snapshot, Tables};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// After a save the next one waits this long: of a burst of snapshots only the last is written.
+const SAVE_PAUSE: Duration = Duration::from_secs(1);
 
 /// One proxy's state files in the data folder.
 #[derive(Clone, Debug)]
@@ -49,8 +55,15 @@ impl LastGood {
         Ok(Some((saved.generation, saved.tables)))
     }
 
+    /// Saves in the background. Needs a runtime.
+    pub(crate) fn saver(self) -> Saver {
+        let next = Arc::new(Next::default());
+        let task = tokio::spawn(save_each(self, next.clone()));
+        Saver { next, task }
+    }
+
     /// Replaces the saved snapshot as a whole.
-    pub(crate) fn save(&self, generation: Generation, tables: &Tables) {
+    fn save(&self, generation: Generation, tables: &Tables) {
         let write = || -> io::Result<()> {
             if let Some(folder) = self.snapshot.parent() {
                 std::fs::create_dir_all(folder)?;
@@ -77,5 +90,91 @@ impl LastGood {
         if let Err(error) = write() {
             tracing::warn!(path = %self.identities.display(), %error, "identities not saved");
         }
+    }
+}
+
+/// Writes snapshots beside the work: a large mesh takes a while, and only the newest is of use.
+pub(crate) struct Saver {
+    next: Arc<Next>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+/// What is to be saved next.
+#[derive(Default)]
+struct Next {
+    snapshot: Mutex<Option<Arc<Snapshot>>>,
+    is_last: Mutex<bool>,
+    wake: Notify,
+}
+
+impl Next {
+    fn take(&self) -> Option<Arc<Snapshot>> {
+        self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn is_last(&self) -> bool {
+        *self.is_last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Saver {
+    pub(crate) fn save(&self, snapshot: Arc<Snapshot>) {
+        *self.next.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Some(snapshot);
+        self.next.wake.notify_one();
+    }
+
+    /// What waits is written before this returns.
+    pub(crate) async fn finish(self) {
+        *self.next.is_last.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.next.wake.notify_one();
+        // It ended early only by a panic, which was reported.
+        let _ = self.task.await;
+    }
+}
+
+async fn save_each(to: LastGood, next: Arc<Next>) {
+    loop {
+        while let Some(snapshot) = next.take() {
+            let to = to.clone();
+            let saved = tokio::task::spawn_blocking(move || to.save(snapshot.generation(), snapshot.tables()));
+            if saved.await.is_err() || next.is_last() {
+                continue;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(SAVE_PAUSE) => {}
+                () = ended(&next) => {}
+            }
+        }
+        if next.is_last() {
+            return;
+        }
+        next.wake.notified().await;
+    }
+}
+
+/// Woken for another snapshot it goes on waiting.
+async fn ended(next: &Next) {
+    while !next.is_last() {
+        next.wake.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn of_a_burst_the_last_snapshot_is_on_disk_when_the_saver_finished() {
+        let folder = tempfile::tempdir().unwrap();
+        let last_good = LastGood::new(folder.path(), "default.web/1");
+        let saver = last_good.clone().saver();
+        for sequence in 1..=50 {
+            let generation = Generation { epoch: 7, sequence };
+            saver.save(Arc::new(Snapshot::build(Tables::default(), generation).unwrap()));
+            tokio::task::yield_now().await;
+        }
+        saver.finish().await;
+        let (generation, _) = last_good.load(&Identities::new()).unwrap().unwrap();
+        assert_eq!(generation, Generation { epoch: 7, sequence: 50 });
     }
 }

@@ -3,6 +3,7 @@
 
 mod accesslog;
 mod admin;
+mod admission;
 mod app;
 pub mod channel;
 mod connection;
@@ -16,9 +17,11 @@ mod listener;
 mod memory;
 mod metrics;
 mod outbound;
+mod quota;
 mod routing;
 pub mod sni;
 pub mod socket;
+mod sockets;
 pub mod source;
 mod splice;
 pub mod stream;

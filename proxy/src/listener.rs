@@ -1,9 +1,10 @@
 //! Which sockets a snapshot needs: a pure function of its rows and of how this machine intercepts.
 
 use crate::socket::{BindOptions, Mode};
-use snapshot::{GatewayTls, Role, Tables};
+use snapshot::{GatewayTls, ListenerRow, Role, Tables};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 /// How a connection that a socket accepts finds its row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +61,17 @@ fn capture(tables: &Tables, transparent: bool, sockets: &mut BTreeMap<SocketAddr
             sockets.insert(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port), wanted);
         }
     }
+}
+
+/// IPv6 VIPs lead nowhere on a machine without IPv6: their names answer AAAA with NODATA.
+pub(crate) fn without_ipv6(mut tables: Tables) -> Tables {
+    let is_v6_vip = |row: &ListenerRow| row.address.is_ipv6() && matches!(row.role, Role::Outbound { vip: true, .. });
+    tables.listeners.retain(|row| !is_v6_vip(row));
+    for row in tables.names.iter_mut().filter(|row| row.v6.is_some()) {
+        Arc::make_mut(row).v6 = None;
+    }
+    tables.proxy.interception.ipv4_only = true;
+    tables
 }
 
 /// Meshes whose identity the listeners and services of these tables need.

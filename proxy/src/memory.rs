@@ -4,41 +4,9 @@
 
 use nix::libc;
 use std::path::Path;
-use std::time::Duration;
-use tokio::time::Instant;
-
-/// So long after a snapshot came into force: what decoding and building used is free by then; and the snapshot before
-/// it, which idle workers let go of within their pruning interval.
-const GIVE_BACK_AFTER: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(15)];
-
-/// What is free, or needed no more, after a snapshot came into force.
-pub(crate) struct Leftovers {
-    since: Instant,
-    times: usize,
-}
-
-impl Leftovers {
-    pub(crate) fn new() -> Self {
-        Self { since: Instant::now(), times: 0 }
-    }
-
-    /// When it is time to give back; never again once all is done.
-    pub(crate) async fn due(&self) {
-        match GIVE_BACK_AFTER.get(self.times) {
-            Some(after) => tokio::time::sleep_until(self.since + *after).await,
-            None => std::future::pending().await,
-        }
-    }
-
-    pub(crate) fn give_back(&mut self) {
-        self.times += 1;
-        drop_code_pages();
-        trim_heap();
-    }
-}
 
 /// Gives free pages of the heap back to the kernel, those between live allocations too.
-fn trim_heap() {
+pub(crate) fn trim_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: it takes no pointer, locks the allocator itself, and touches only memory that is free.
     unsafe {
@@ -48,7 +16,7 @@ fn trim_heap() {
 
 /// Drops the mapped pages of our own executable and its libraries that can't differ from their files; what is still
 /// used comes back from the page cache, a few microseconds a touch.
-fn drop_code_pages() {
+pub(crate) fn drop_code_pages() {
     let Ok(smaps) = std::fs::read_to_string("/proc/self/smaps") else { return };
     for (start, length) in unchanged_mappings(&smaps) {
         // SAFETY: the range is a whole mapping of a file that we can't write to and none of whose pages is our own copy,

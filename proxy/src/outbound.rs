@@ -1,13 +1,14 @@
 //! From the local workload, or from a gateway's clients, into the mesh.
 
-use crate::connection::{Ended, Serving, finish};
+use crate::admission::Admission;
+use crate::connection::{self, Ended, Serving, finish};
 use crate::error::{ConnError, Reason};
 use crate::interception::Range;
 use crate::metrics::Direction;
 use crate::socket;
 use crate::stream::Stream;
 use crate::traffic::HttpTraffic;
-use crate::{http, routing, tcp, tls};
+use crate::{http, routing, tls};
 use snapshot::{Backend, GatewayTls, Handler};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -20,11 +21,17 @@ pub(crate) enum Site {
     Sni(String),
 }
 
-/// A connection whose row is found.
-pub(crate) async fn serve(serving: &Serving, stream: Stream, handler: &Handler, site: Site) {
+/// A connection whose row is found. `admission`: whom a permission let in, at an egress.
+pub(crate) async fn serve(
+    serving: &Serving,
+    stream: Stream,
+    handler: &Handler,
+    site: Site,
+    admission: Option<&Admission>,
+) {
     match handler {
         Handler::Tcp { backends, idle_timeout_ms } => {
-            balance(serving, stream, backends, Duration::from_millis(*idle_timeout_ms)).await;
+            balance(serving, stream, backends, Duration::from_millis(*idle_timeout_ms), admission).await;
         }
         Handler::Http { .. } => {
             let settings = serving.worker.http.sidecar.clone();
@@ -56,7 +63,7 @@ pub(crate) async fn gateway(serving: &Serving, stream: TcpStream, handler: &Hand
         }
     };
     match handler {
-        Handler::Tcp { .. } => serve(serving, stream, handler, site).await,
+        Handler::Tcp { .. } => serve(serving, stream, handler, site, None).await,
         Handler::Http { .. } => {
             let settings = if https { &serving.worker.http.gateway_https } else { &serving.worker.http.gateway };
             let scheme = if https { "https" } else { "http" };
@@ -91,7 +98,13 @@ pub(crate) async fn http_connection(
 }
 
 /// A whole connection to one backend.
-async fn balance(serving: &Serving, mut stream: Stream, backends: &[Backend], idle: Duration) {
+async fn balance(
+    serving: &Serving,
+    mut stream: Stream,
+    backends: &[Backend],
+    idle: Duration,
+    admission: Option<&Admission>,
+) {
     let worker = &serving.worker;
     let snapshot = worker.snapshot();
     let chosen = routing::choose(backends, &mut |bound| worker.draw(bound)).and_then(|name| snapshot.service(name));
@@ -112,9 +125,7 @@ async fn balance(serving: &Serving, mut stream: Stream, backends: &[Backend], id
             ended.upstream = Some(upstream.address);
             ended.origin = upstream.picked.endpoint().map(|e| e.origin.to_string()).unwrap_or(ended.origin);
             let idle = if idle.is_zero() { Duration::from_millis(service.idle_timeout_ms) } else { idle };
-            let copied = tcp::copy_both(&mut stream, &mut upstream.stream, idle).await;
-            (ended.received, ended.sent) = (copied.up_bytes, copied.down_bytes);
-            copied.ended.reason().map(|reason| ConnError::new(reason, format!("{:?}", copied.ended)))
+            connection::copy(worker, (&mut stream, &mut upstream.stream), idle, admission, &mut ended).await
         }
     };
     finish(worker, Direction::Outbound, &ended, (serving.peer, serving.begun, failure.as_ref()));
@@ -162,9 +173,8 @@ pub(crate) async fn plain(
             ended.upstream = Some(to);
             let idle = Duration::from_millis(snapshot::limits::IDLE_TIMEOUT_MS);
             let _counted = serving.worker.shared.metrics.handle(Direction::Outbound, &ended.service, "").connection();
-            let copied = tcp::copy_both(&mut Stream::Plain(stream), &mut Stream::Plain(upstream), idle).await;
-            (ended.received, ended.sent) = (copied.up_bytes, copied.down_bytes);
-            copied.ended.reason().map(|reason| ConnError::new(reason, format!("{:?}", copied.ended)))
+            let pair = (&mut Stream::Plain(stream), &mut Stream::Plain(upstream));
+            connection::copy(&serving.worker, pair, idle, None, ended).await
         }
     }
 }

@@ -13,9 +13,10 @@ use crate::stream::Stream;
 use crate::upstream::{self, no_endpoint};
 use crate::worker::Worker;
 use snapshot::lookup::{self, Facts, Routed};
-use snapshot::{Access, Address, Filters, Protocol, Role, ServiceRow, Snapshot, SniTarget, Timeouts};
+use snapshot::{Access, Address, Filters, Protocol, Role, ServiceRow, Snapshot, SniTarget, Timeouts, UpstreamTls};
 use std::borrow::Cow;
 use std::cell::RefCell;
+use std::hash::{Hash as _, Hasher as _};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -50,15 +51,28 @@ pub(crate) struct EndpointKey {
     address: Address,
     port: u16,
     source: Option<IpAddr>,
+    tls: u64,
 }
 
 impl EndpointKey {
     /// Whether a pooled connection is still of use.
     pub(crate) fn is_current(&self, snapshot: &Snapshot) -> bool {
-        let listed =
-            |row: &Arc<ServiceRow>| row.endpoints.iter().any(|e| e.port == self.port && e.address == self.address);
+        let listed = |row: &Arc<ServiceRow>| {
+            tls_digest(&row.tls) == self.tls
+                && row.endpoints.iter().any(|e| e.port == self.port && e.address == self.address)
+        };
         self.service.is_empty() || snapshot.service(&self.service).is_some_and(listed)
     }
+}
+
+/// Tells connections made under other TLS settings apart: they must not be used once the row asks for these.
+fn tls_digest(tls: &UpstreamTls) -> u64 {
+    if *tls == UpstreamTls::None {
+        return 0;
+    }
+    let mut hasher = std::hash::DefaultHasher::new();
+    tls.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Whom a request goes to.
@@ -158,7 +172,18 @@ impl HttpTraffic {
 
     fn is_denied(&self, snapshot: &Snapshot) -> bool {
         let permission = || self.permission(snapshot).map_or(&Access::Deny, |name| snapshot.access(name));
-        self.peers.as_ref().is_some_and(|peers| !lookup::authorize(permission(), peers))
+        match &self.peers {
+            Some(peers) => !lookup::authorize(permission(), peers),
+            None => self.is_strict(snapshot),
+        }
+    }
+
+    /// An inbound that takes only mTLS now: plain connections from before are served no more.
+    fn is_strict(&self, snapshot: &Snapshot) -> bool {
+        matches!(self.way, Way::App { .. })
+            && snapshot.listener(self.destination).is_some_and(|listener| {
+                matches!(listener.row.role, Role::Inbound { tls: snapshot::InboundTls::Strict, .. })
+            })
     }
 
     /// Who was refused what, by which resource, and what would let them in.
@@ -269,6 +294,7 @@ impl Traffic for HttpTraffic {
                     address: Address::Ip(app.ip()),
                     port: app.port(),
                     source: *source,
+                    tls: 0,
                 };
                 return Ok(Picked { endpoint: key, host: None, load: Load::App });
             }
@@ -279,7 +305,13 @@ impl Traffic for HttpTraffic {
         let picked = self.worker.upstreams.pick(row, &tried).ok_or_else(|| no_endpoint(row))?;
         let endpoint = picked.endpoint().ok_or_else(|| no_endpoint(row))?;
         let Counted { service, metrics } = self.counted(&row.name);
-        let key = EndpointKey { service, address: endpoint.address.clone(), port: endpoint.port, source: None };
+        let key = EndpointKey {
+            service,
+            address: endpoint.address.clone(),
+            port: endpoint.port,
+            source: None,
+            tls: tls_digest(&row.tls),
+        };
         let host = picked.host().map(Arc::from);
         let load = Load::Service { _picked: picked, _active: metrics.request() };
         Ok(Picked { endpoint: key, host, load })
@@ -317,7 +349,7 @@ impl Traffic for HttpTraffic {
         if let Some(failure) = &failure {
             metrics.failed(failure.reason);
         }
-        if !accesslog::is_wanted(failure.as_ref()) {
+        if !accesslog::is_wanted(self.direction(), service, failure.as_ref()) {
             return;
         }
         let origin = origin.map(ToString::to_string).unwrap_or_default();

@@ -2,21 +2,23 @@
 //! request never changes core. Owns the life of connections; what they do is `connection`'s.
 
 use crate::connection;
+use crate::error::{ConnError, Reason};
 use crate::identity::Identities;
 use crate::listener::Purpose;
-use crate::metrics::Metrics;
+use crate::metrics::{Direction, Metrics};
+use crate::quota::{self, Count, Counted};
 use crate::socket::{Acceptor, ConnectOptions, Mode};
 use crate::stream::Stream;
 use crate::traffic::EndpointKey;
 use crate::upstream::Upstreams;
 use crate::upstream::balance::Rng;
-use snapshot::{CachedReader, Reader, Snapshot};
+use snapshot::{CachedReader, Reader, Role, Snapshot};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 /// Commands that wait for a busy worker.
@@ -25,6 +27,8 @@ pub(crate) const COMMANDS_MAX: usize = 64;
 const POOL_IDLE: Duration = Duration::from_secs(60);
 /// Pools and balancing state of services that are gone are dropped this often at most.
 const PRUNE_EVERY: Duration = Duration::from_secs(10);
+/// A full listener is logged this often at most.
+const REFUSALS_SAID_EVERY: Duration = Duration::from_secs(1);
 
 /// What the coordinator asks of a worker.
 #[derive(Debug)]
@@ -41,6 +45,8 @@ pub(crate) struct Opened {
     pub address: SocketAddr,
     pub purpose: Purpose,
     pub socket: std::net::TcpListener,
+    /// Connections of this address, of all workers.
+    pub live: Count,
 }
 
 /// What all workers of a proxy share.
@@ -52,6 +58,10 @@ pub(crate) struct Shared {
     pub mode: Option<Mode>,
     /// True from the start of draining.
     pub draining: watch::Receiver<bool>,
+    /// Changes with each publish.
+    pub published: watch::Receiver<()>,
+    /// Connections of the process.
+    pub live: Count,
 }
 
 /// What every connection of this worker uses.
@@ -64,6 +74,27 @@ pub(crate) struct Worker {
     rng: RefCell<Rng>,
     live: Cell<usize>,
     idle: Notify,
+    /// Refused for a limit since the log last said so, and when that was.
+    refused: Cell<(u64, Option<Instant>)>,
+}
+
+/// One live connection of a worker: counted until dropped, after a panic too.
+struct Live(Rc<Worker>);
+
+impl Live {
+    fn new(worker: &Rc<Worker>) -> Self {
+        worker.live.set(worker.live.get() + 1);
+        Self(worker.clone())
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.0.live.set(self.0.live.get() - 1);
+        if self.0.live.get() == 0 {
+            self.0.idle.notify_waiters();
+        }
+    }
 }
 
 impl Worker {
@@ -76,6 +107,7 @@ impl Worker {
             rng: RefCell::new(Rng::new(seed ^ 0x9e37_79b9_7f4a_7c15)),
             live: Cell::new(0),
             idle: Notify::new(),
+            refused: Cell::new((0, None)),
             shared,
         }
     }
@@ -92,15 +124,42 @@ impl Worker {
 
     /// Runs a connection on this worker and counts it until it ends.
     pub(crate) fn spawn(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
-        self.live.set(self.live.get() + 1);
-        let worker = self.clone();
+        let live = Live::new(self);
         tokio::task::spawn_local(async move {
+            let _live = live;
             task.await;
-            worker.live.set(worker.live.get() - 1);
-            if worker.live.get() == 0 {
-                worker.idle.notify_waiters();
-            }
         });
+    }
+
+    /// Places in the process and at the listener, or which of the two is full.
+    fn admit(&self, listener: SocketAddr, live: &Count) -> Result<[Counted; 2], ConnError> {
+        let full = |detail: String| ConnError::new(Reason::Overflow, detail);
+        let snapshot = self.snapshot();
+        let max = quota::process_max(snapshot.tables().proxy.kind);
+        let in_process =
+            self.shared.live.enter(max).ok_or_else(|| full(format!("this proxy has its {max} connections")))?;
+        let own_max = snapshot.listener(listener).and_then(|l| match &l.row.role {
+            Role::Gateway { connections_max, .. } => connections_max.map(|n| n as usize),
+            _ => None,
+        });
+        let max = own_max.unwrap_or(max);
+        let at_listener = live.enter(max).ok_or_else(|| full(format!("{listener} has its {max} connections")))?;
+        Ok([in_process, at_listener])
+    }
+
+    /// Counts each, and says so once in a while: a flood mustn't become one of log lines.
+    fn refuse(&self, purpose: Purpose, failure: &ConnError) {
+        let direction = match purpose {
+            Purpose::CaptureInbound => Direction::Inbound,
+            Purpose::Own | Purpose::CaptureOutbound => Direction::Outbound,
+        };
+        self.shared.metrics.handle(direction, "", "").failed(failure.reason);
+        let (count, said) = self.refused.get();
+        if said.is_some_and(|at| at.elapsed() < REFUSALS_SAID_EVERY) {
+            return self.refused.set((count + 1, said));
+        }
+        tracing::warn!(count = count + 1, "connections closed at once: {failure}");
+        self.refused.set((0, Some(Instant::now())));
     }
 
     async fn drained(&self) {
@@ -170,7 +229,7 @@ async fn run(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
 }
 
 async fn accept(worker: Rc<Worker>, opened: Opened) {
-    let Opened { address, purpose, socket } = opened;
+    let Opened { address, purpose, socket, live } = opened;
     let mut acceptor = match Acceptor::new(socket) {
         Ok(acceptor) => acceptor,
         Err(error) => {
@@ -179,7 +238,40 @@ async fn accept(worker: Rc<Worker>, opened: Opened) {
     };
     loop {
         let (stream, peer) = acceptor.accept().await;
-        let arrival = connection::Arrival { stream, peer, listener: address, purpose };
-        worker.spawn(connection::serve(worker.clone(), arrival));
+        match worker.admit(address, &live) {
+            Ok(places) => {
+                let arrival = connection::Arrival { stream, peer, listener: address, purpose, places };
+                worker.spawn(connection::serve(worker.clone(), arrival));
+            }
+            Err(failure) => worker.refuse(purpose, &failure),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn worker() -> Rc<Worker> {
+        let (_publisher, reader) = snapshot::cell();
+        let (_, draining) = watch::channel(false);
+        let (_, published) = watch::channel(());
+        let (identities, metrics) = (Arc::new(Identities::new()), Metrics::new());
+        let shared = Shared { reader, identities, metrics, mode: None, draining, published, live: Count::default() };
+        Rc::new(Worker::new(shared, 1))
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_one_connection_ends_only_that_connection() {
+        let local = tokio::task::LocalSet::new();
+        let run = async {
+            let worker = worker();
+            worker.spawn(async { panic!("a connection's own fault") });
+            worker.spawn(async {});
+            assert_eq!(worker.live.get(), 2);
+            worker.drained().await;
+            assert_eq!(worker.live.get(), 0);
+        };
+        local.run_until(run).await;
     }
 }

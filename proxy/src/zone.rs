@@ -1,14 +1,15 @@
 //! Zone ingress and egress: the connection is routed by the SNI of its ClientHello. TLS passes through untouched, but
 //! for external services, where the egress ends it.
 
-use crate::connection::{Ended, Serving, finish};
+use crate::admission::{Admission, Place};
+use crate::connection::{self, Ended, Serving, finish};
 use crate::error::{ConnError, Reason};
 use crate::metrics::Direction;
 use crate::outbound::{self, Site};
 use crate::sni::{self, Hello};
 use crate::stream::Stream;
 use crate::traffic::HttpTraffic;
-use crate::{socket, tcp, tls};
+use crate::{socket, tls};
 use snapshot::{Handler, ServiceRow, SniTarget, lookup};
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,9 +59,8 @@ async fn passthrough(serving: &Serving, stream: TcpStream, sni: &str, service: &
         Ok(mut upstream) => {
             ended.upstream = Some(upstream.address);
             let idle = Duration::from_millis(service.idle_timeout_ms);
-            let copied = tcp::copy_both(&mut Stream::Plain(stream), &mut upstream.stream, idle).await;
-            (ended.received, ended.sent) = (copied.up_bytes, copied.down_bytes);
-            copied.ended.reason().map(|reason| ConnError::new(reason, format!("{:?}", copied.ended)))
+            let pair = (&mut Stream::Plain(stream), &mut upstream.stream);
+            connection::copy(worker, pair, idle, None, &mut ended).await
         }
     };
     finish(worker, Direction::Zone, &ended, (serving.peer, serving.begun, failure.as_ref()));
@@ -88,7 +88,8 @@ async fn terminate(serving: &Serving, stream: TcpStream, what: (&str, &str, &str
         return outbound::http_connection(serving, stream, traffic, worker.http.sidecar.clone()).await;
     }
     if lookup::authorize(worker.snapshot().access(permission), &peers) {
-        return outbound::serve(serving, stream, handler, site).await;
+        let admission = Admission { place: Place::Sni(sni.to_owned()), peers: Some(peers) };
+        return outbound::serve(serving, stream, handler, site, Some(&admission)).await;
     }
     let _ = tokio::io::AsyncWriteExt::shutdown(&mut stream).await;
     let detail = format!("{} isn't admitted to the external service of SNI {sni}", peers.join(" "));

@@ -125,8 +125,8 @@ pub(crate) struct Up {
 
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct InterceptionArgs {
-    /// How connections to VIPs reach the proxy: bind, tproxy, redirect or off
-    #[arg(long, env = "WEIR_INTERCEPTION")]
+    /// How connections to VIPs reach the proxy
+    #[arg(long, env = "WEIR_INTERCEPTION", value_parser = ["bind", "tproxy", "redirect", "off"])]
     pub(crate) interception: Option<String>,
     /// Worker threads of a proxy (default: one a core)
     #[arg(long = "workers", env = "WEIR_WORKERS")]

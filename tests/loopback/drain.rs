@@ -9,7 +9,7 @@ use harness::{Process, eventually};
 
 use crate::carry::resources;
 use crate::client::Connection;
-use crate::ground::{Ground, LONG, WEIR};
+use crate::ground::{Ground, LONG};
 
 /// An application that tells of each connection's request and answers when it is told to.
 fn slow_application(address: SocketAddr) -> (mpsc::Receiver<()>, mpsc::Sender<()>) {
@@ -60,11 +60,9 @@ fn dp_run_finishes_what_is_under_way_and_takes_nothing_new_after_sigterm() {
     let ground = Ground::new();
     let application = slow_application(ground.at(11, 9000));
     let cp = ground.cp();
-    let asked = r#"{"mesh": "default", "name": "web", "validFor": "1h"}"#;
-    let (status, token) = cp.send("POST", "/tokens/dataplane", asked);
-    assert_eq!(status, 200, "{token}");
-    let file = ground.write(
-        "web.yaml",
+    let process = ground.dp(
+        &cp,
+        "web",
         "
 type: Dataplane
 mesh: default
@@ -75,10 +73,5 @@ networking:
   inbound: [{port: 9000, serviceAddress: NET.11, tags: {kuma.io/service: web, kuma.io/protocol: http}}]
 ",
     );
-    let mut command = ground.command(WEIR, &["dp", "run", "--cp-address", &cp.channel, "--ca-cert-file", &cp.ca]);
-    command.args(["--dataplane-token", &token, "--drain-time", "10s", "--dataplane-file", file.to_str().unwrap()]);
-    command.env("WEIR_DATA_DIR", ground.path("proxy"));
-    let mut process = Process::start("dp", command);
-    process.wait_for("ready: proxy", LONG);
     drains(process, ground.at(1, 9000), application);
 }

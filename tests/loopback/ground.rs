@@ -177,6 +177,29 @@ impl Ground {
     }
 }
 
+impl Ground {
+    /// `dp run` of a Dataplane called `name`, ready.
+    pub(crate) fn dp(&self, cp: &ControlPlane, name: &str, resource: &str) -> Process {
+        let asked = format!(r#"{{"mesh": "default", "name": "{name}", "validFor": "1h"}}"#);
+        let (status, token) = cp.send("POST", "/tokens/dataplane", &asked);
+        assert_eq!(status, 200, "{token}");
+        std::fs::write(self.path(&format!("{name}.token")), token).unwrap();
+        self.write(&format!("{name}.yaml"), resource);
+        self.dp_again(cp, name)
+    }
+
+    /// The same once more, with the files that are there.
+    pub(crate) fn dp_again(&self, cp: &ControlPlane, name: &str) -> Process {
+        let mut command = self.command(WEIR, &["dp", "run", "--cp-address", &cp.channel, "--ca-cert-file", &cp.ca]);
+        command.arg("--dataplane-file").arg(self.path(&format!("{name}.yaml")));
+        command.arg("--dataplane-token-file").arg(self.path(&format!("{name}.token")));
+        command.args(["--drain-time", "10s", "--workers", "2"]).env("WEIR_DATA_DIR", self.path("proxies"));
+        let mut process = Process::start(name, command);
+        process.wait_for("ready: proxy", LONG);
+        process
+    }
+}
+
 impl ControlPlane {
     pub(crate) fn send(&self, method: &str, path: &str, body: &str) -> (u16, String) {
         let answer = request(self.api, method, path, body);

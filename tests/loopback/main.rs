@@ -5,10 +5,12 @@
 mod client;
 mod ground;
 
+mod away;
 mod carry;
 mod cli;
 mod drain;
 mod hostile;
+mod pages;
 mod seeds;
 mod store;
 mod swap;

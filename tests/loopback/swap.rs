@@ -10,6 +10,8 @@ use crate::client::{Connection, get};
 use crate::ground::{Ground, LONG, Mesh};
 
 const CHANGES: u64 = 1000;
+/// Fewer with three proxies: the way is what differs.
+const CHANNEL_CHANGES: u64 = 200;
 const KEPT_CONNECTIONS: usize = 3;
 const FRESH_CONNECTIONS: usize = 2;
 const HOST: &str = "foo.example.com";
@@ -118,37 +120,65 @@ impl Progress {
     }
 }
 
-#[test]
-fn a_thousand_route_changes_under_load_lose_and_misroute_no_request() {
-    let (_ground, mesh, address) = gateway();
+/// Changes the route again and again under load, each time when the last has been seen to act. The number of requests.
+fn change_under_load(api: SocketAddr, address: SocketAddr, changes: u64) -> u64 {
     let progress = Progress::default();
     std::thread::scope(|scope| {
         let progress = &progress;
         let keepers = (0..KEPT_CONNECTIONS).map(|_| scope.spawn(move || progress.load(address, true)));
         let others = (0..FRESH_CONNECTIONS).map(|_| scope.spawn(move || progress.load(address, false)));
         let load: Vec<_> = keepers.chain(others).collect();
-        let changing = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let changing = std::panic::catch_unwind(|| {
             let mut probe = Connection::open(address).unwrap();
-            let mut api = Connection::open(mesh.api).unwrap();
-            for n in 1..=CHANGES {
+            let mut api = Connection::open(api).unwrap();
+            for n in 1..=changes {
                 progress.asked.store(n, Ordering::SeqCst);
                 let body = route(n);
-                let head =
-                    format!("PUT {ROUTE} HTTP/1.1\r\nhost: {}\r\ncontent-length: {}\r\n\r\n", mesh.api, body.len());
+                let head = format!("PUT {ROUTE} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n", body.len());
                 api.send(format!("{head}{body}").as_bytes()).unwrap();
                 assert_eq!(api.answer().unwrap().status, 200);
                 let wanted = format!("{} {n}", service(n));
                 eventually("the change", LONG, || (probe.get(HOST, "/").unwrap().body == wanted).then_some(()));
                 progress.seen.store(n, Ordering::SeqCst);
             }
-        }));
+        });
         progress.ended.store(true, Ordering::Relaxed);
         load.into_iter().for_each(|thread| thread.join().unwrap());
         changing.unwrap();
     });
-    let requests = progress.requests.load(Ordering::Relaxed);
+    progress.requests.into_inner()
+}
+
+#[test]
+fn a_thousand_route_changes_under_load_lose_and_misroute_no_request() {
+    let (_ground, mesh, address) = gateway();
+    let requests = change_under_load(mesh.api, address, CHANGES);
     assert!(requests > CHANGES, "{requests} requests are no load");
-    println!("{requests} requests during {CHANGES} changes");
+}
+
+/// The parts of `GATEWAY` as a control plane and three proxies, each a process.
+#[test]
+fn route_changes_over_the_control_channel_lose_and_misroute_no_request() {
+    let ground = Ground::new();
+    applications(&ground);
+    let cp = ground.cp();
+    let documents = ground.text(GATEWAY);
+    let documents: Vec<&str> = documents.split("---\n").collect();
+    let gateway: serde_json::Value = serde_json::json!({
+        "type": "MeshGateway", "mesh": "default", "name": "edge",
+        "selectors": [{"match": {"kuma.io/service": "edge"}}],
+        "conf": {"listeners": [{"port": 8080, "protocol": "HTTP", "hostname": HOST, "tags": {"port": "http-8080"}}]},
+    });
+    assert_eq!(cp.send("PUT", "/meshes/default/meshgateways/edge", &gateway.to_string()).0, 201);
+    assert_eq!(cp.send("PUT", ROUTE, &route(0)).0, 201);
+    let with_admin = |text: &str| text.replace("networking:\n", "networking:\n  admin: {port: ADMIN}\n");
+    let names = ["even", "odd", "gateway"];
+    let _proxies: Vec<_> =
+        names.iter().zip(&documents).map(|(name, text)| ground.dp(&cp, name, &with_admin(text))).collect();
+    let address = ground.at(4, 8080);
+    eventually("the first route", LONG, || (get(address, HOST, "/").body == "even 0").then_some(()));
+    let requests = change_under_load(cp.api, address, CHANNEL_CHANGES);
+    assert!(requests > CHANNEL_CHANGES, "{requests} requests are no load");
 }
 
 #[test]

@@ -40,7 +40,19 @@ fn a_vip_leads_back_to_its_name() {
 }
 
 #[test]
-fn publishing_goes_only_forward() {
+fn another_epoch_supersedes_even_with_a_clock_that_is_behind() {
+    let (mut publisher, reader) = cell();
+    let build = |epoch, sequence| Arc::new(Snapshot::build(Tables::default(), Generation { epoch, sequence }).unwrap());
+    publisher.publish(build(9, 5)).unwrap();
+    publisher.publish(build(3, 1)).unwrap();
+    assert!(publisher.publish(build(3, 1)).is_err());
+    publisher.publish(build(3, 2)).unwrap();
+    assert!(publisher.publish(build(0, 0)).is_err(), "no generation at all");
+    assert_eq!(reader.load().generation(), Generation { epoch: 3, sequence: 2 });
+}
+
+#[test]
+fn publishing_goes_only_forward_within_an_epoch() {
     let (mut publisher, reader) = cell();
     assert!(reader.load().is_empty());
     let build = |n| Arc::new(Snapshot::build(Tables::default(), generation(n)).unwrap());

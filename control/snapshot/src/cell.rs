@@ -1,4 +1,4 @@
-//! The one swap of a process: a [`Publisher`] that only goes forward, and [`Reader`]s that can only load.
+//! The one swap of a process: a [`Publisher`] that never goes back within an epoch, and [`Reader`]s that can only load.
 
 use crate::{Generation, Snapshot};
 use arc_swap::ArcSwap;
@@ -44,11 +44,11 @@ impl Publisher {
     /// Puts `snapshot` in force for every reader at once.
     ///
     /// # Errors
-    /// [`Stale`] when it isn't newer.
+    /// [`Stale`] when it doesn't supersede what is in force ([`Generation::supersedes`]).
     pub fn publish(&mut self, snapshot: Arc<Snapshot>) -> Result<(), Stale> {
         let current = self.cell.load().generation();
         let offered = snapshot.generation();
-        if offered <= current {
+        if !offered.supersedes(current) {
             return Err(Stale { current, offered });
         }
         self.previous = Some(self.cell.swap(snapshot));

@@ -28,12 +28,20 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Order of snapshots: a control plane's start, then its count. A new epoch always wins.
+/// Which snapshot: a control plane's start, then its count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Generation {
     /// Milliseconds since 1970 when the control plane started.
     pub epoch: u64,
     pub sequence: u64,
+}
+
+impl Generation {
+    /// Within one epoch the count only goes forward. Another epoch is another control plane, or the same one started anew, and
+    /// says what holds now, even if its clock is behind the one before.
+    pub fn supersedes(self, current: Self) -> bool {
+        self != Self::default() && (self.epoch != current.epoch || self.sequence > current.sequence)
+    }
 }
 
 impl fmt::Display for Generation {

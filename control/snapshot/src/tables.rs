@@ -341,7 +341,7 @@ pub enum Balance {
     Random,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum UpstreamTls {
     #[default]
@@ -353,7 +353,7 @@ pub enum UpstreamTls {
 }
 
 /// How an external service is verified and which certificate we show it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Client {
     /// Sent as SNI and verified, unless empty (the endpoint's own name is then used).
     pub server_name: String,

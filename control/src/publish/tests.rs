@@ -129,3 +129,18 @@ async fn one_apply_among_a_hundred_services_is_compiled_soon() {
     assert!(compiled.tables.to_string().contains("service-100"));
     assert!(took < Duration::from_secs(2), "{took:?}");
 }
+
+#[tokio::test]
+async fn generations_grow_over_a_restart_even_when_the_clock_was_set_back() {
+    let (clock, now) = Clock::manual(1_700_000_000_000);
+    let defaults = Defaults { mesh: true, signing_keys: false };
+    let core = Core::start(Store::memory(clock.clone()), clock, defaults).await.unwrap();
+    let mut last = Generation::default();
+    for set_back_ms in [0, 3_600_000, 0] {
+        now.fetch_sub(set_back_ms, std::sync::atomic::Ordering::Relaxed);
+        let (_publishing, subscription) = Loop::start(core.clone(), Settings::new("/nowhere".into())).await.unwrap();
+        let generation = subscription.borrow().generation;
+        assert!(generation > last, "{generation} after {last}");
+        last = generation;
+    }
+}

@@ -47,6 +47,24 @@ pub(super) async fn lease<T: Traffic>(context: &Context<T>, target: &T::Target) 
     Err(ConnError::new(Reason::ConnectFailed, "no endpoint could be connected to"))
 }
 
+/// A new connection in place of one that was closed just when it was taken. Its endpoint may be about to leave: then to
+/// another one, as long as the head that is written already suits it.
+async fn replacement<T: Traffic>(
+    context: &Context<T>,
+    target: &T::Target,
+    picked: &mut Picked<T::Endpoint, T::Load>,
+) -> Result<T::Io, ConnError> {
+    let error = match context.traffic.connect(target, &picked.endpoint).await {
+        Err(error) if error.reason.consequence().retryable => error,
+        done => return done,
+    };
+    match context.traffic.pick(target, Some(&picked.endpoint)) {
+        Ok(other) if other.host == picked.host => *picked = other,
+        _ => return Err(error),
+    }
+    context.traffic.connect(target, &picked.endpoint).await
+}
+
 impl<E, L, Io> Lease<E, L, Io> {
     fn own(self) -> Lease<E, L, Upstream<Io>> {
         Lease { picked: self.picked, io: Upstream::Own(self.io), reused: self.reused }
@@ -105,7 +123,7 @@ where
     let replayable = facts.idempotent && facts.framing == Framing::Empty;
     if lease.reused && replayable && is_stale(&done) && exchange.is_unanswered() {
         // The peer closed it just when it was taken: once more, on a connection of its own.
-        let fresh = Box::pin(session.context.traffic.connect(&plan.target, &lease.picked.endpoint)).await;
+        let fresh = Box::pin(replacement(&session.context, &plan.target, &mut lease.picked)).await;
         done = match fresh {
             Ok(io) => {
                 *exchange.upstream = Upstream::Own(io);

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -16,6 +17,7 @@ pub struct Process {
     name: String,
     child: Child,
     log: Arc<Mutex<String>>,
+    readers: [JoinHandle<()>; 2],
 }
 
 impl Process {
@@ -24,9 +26,8 @@ impl Process {
         let started = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut child = started.unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
         let log = Arc::default();
-        keep(child.stdout.take(), &log);
-        keep(child.stderr.take(), &log);
-        Self { name: name.to_owned(), child, log }
+        let readers = [keep(child.stdout.take(), &log), keep(child.stderr.take(), &log)];
+        Self { name: name.to_owned(), child, log, readers }
     }
 
     pub fn id(&self) -> u32 {
@@ -43,9 +44,13 @@ impl Process {
     pub fn wait_for(&mut self, text: &str, within: Duration) -> String {
         let what = format!("{text:?} in the log of {}", self.name);
         eventually(&what, within, || {
+            let ended = self.child.try_wait().unwrap();
+            // What was said at the very end counts too. A child of its own may hold the pipes open.
+            let complete = self.readers.iter().all(JoinHandle::is_finished);
             let found = self.log().lines().find(|line| line.contains(text)).map(str::to_owned);
             if found.is_none()
-                && let Some(status) = self.child.try_wait().unwrap()
+                && complete
+                && let Some(status) = ended
             {
                 panic!("{} ended ({status}) without {text:?}:\n{}", self.name, self.log());
             }
@@ -84,7 +89,7 @@ impl Drop for Process {
     }
 }
 
-fn keep(stream: Option<impl Read + Send + 'static>, log: &Arc<Mutex<String>>) {
+fn keep(stream: Option<impl Read + Send + 'static>, log: &Arc<Mutex<String>>) -> JoinHandle<()> {
     let (stream, log) = (stream.expect("a piped stream"), log.clone());
     std::thread::spawn(move || {
         let mut lines = BufReader::new(stream);
@@ -93,5 +98,5 @@ fn keep(stream: Option<impl Read + Send + 'static>, log: &Arc<Mutex<String>>) {
             log.lock().unwrap_or_else(PoisonError::into_inner).push_str(&String::from_utf8_lossy(&line));
             line.clear();
         }
-    });
+    })
 }

@@ -1,0 +1,41 @@
+//! The control plane is away: what is in force stays in force, and a proxy that starts again has it from its disk.
+
+use harness::{HttpServer, eventually};
+
+use crate::client::{Connection, get};
+use crate::ground::{Ground, LONG};
+
+const WEB: &str = "
+type: Dataplane
+mesh: default
+name: web
+networking:
+  address: NET.1
+  admin: {port: ADMIN}
+  inbound: [{port: 9000, serviceAddress: NET.11, tags: {kuma.io/service: web, kuma.io/protocol: http}}]
+  outbound: [{port: 8080, address: NET.6, tags: {kuma.io/service: web}}]
+";
+
+#[test]
+fn a_proxy_serves_without_its_control_plane_also_after_its_own_kill_9() {
+    let ground = Ground::new();
+    HttpServer::start(ground.at(11, 9000), |_, _| "web".to_owned());
+    let mut cp = ground.cp();
+    let mut proxy = ground.dp(&cp, "web", WEB);
+    let address = ground.at(6, 8080);
+    eventually("the outbound", LONG, || Connection::open(address).ok());
+    assert_eq!(get(address, "web.mesh", "/").body, "web");
+    cp.process.kill();
+    cp.process.wait(LONG);
+    assert_eq!(get(address, "web.mesh", "/").body, "web");
+    // Saving the last good snapshot follows its publication.
+    let saved = ground.path("proxies").join("default.web.snapshot.json");
+    eventually("the saved snapshot", LONG, || saved.exists().then_some(()));
+    proxy.kill();
+    proxy.wait(LONG);
+    let _proxy = ground.dp_again(&cp, "web");
+    assert_eq!(get(address, "web.mesh", "/").body, "web");
+    // A control plane with the same state takes over where the first ended.
+    let cp = ground.cp();
+    assert!(cp.send("GET", "/meshes/default/dataplanes/web", "").0 == 200);
+}
