@@ -1,4 +1,5 @@
 //! From rows to a snapshot: all of them, and after one endpoint changed; and the same change on the channel.
+#![expect(clippy::expect_used, reason = "a bench whose input is wrong must end")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! The mesh's answer to a question, by size of the mesh and kind of question.
+#![expect(clippy::expect_used, reason = "a bench whose input is wrong must end")]
 
 mod common;
 

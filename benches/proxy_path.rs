@@ -1,4 +1,5 @@
 //! The part of a request's way that is computing: its head, its framing, its path and host, its route.
+#![expect(clippy::expect_used, reason = "a bench whose input is wrong must end")]
 
 mod common;
 

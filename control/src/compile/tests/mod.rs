@@ -4,7 +4,6 @@ mod gateways;
 mod golden;
 mod make;
 mod sidecars;
-mod size;
 mod zones;
 
 use super::{Compiled, ProxyKey, World, compile};
