@@ -33,6 +33,10 @@ pub(crate) fn run(args: DpRun) -> Result<(), Failure> {
         "egress" => "ZoneEgress",
         other => return Err(Failure::config(format!("invalid proxy type \"{other}\""))),
     };
+    if !args.cp_address.contains("://") {
+        let text = format!("--cp-address {}: .URL must be a valid absolute URI (https://HOST:5678)", args.cp_address);
+        return Err(Failure::config(text));
+    }
     let own = own_resource(&args, kind)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     runtime.block_on(serve(args, own, kind))

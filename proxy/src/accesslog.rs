@@ -54,13 +54,8 @@ impl<'a> Record<'a> {
 
     /// Writes the line.
     pub(crate) fn write(&self) {
-        let is_scan = |reason| self.direction == Direction::Zone && self.service.is_empty() && is_no_client(reason);
-        let failed =
-            self.failure.map(|failure| failure.reason).filter(|reason| !is_ordinary(*reason) && !is_scan(*reason));
-        match failed {
-            Some(_) if tracing::enabled!(target: TARGET, tracing::Level::INFO) => self.emit(true),
-            None if tracing::enabled!(target: TARGET, tracing::Level::DEBUG) => self.emit(false),
-            _ => {}
+        if is_wanted(self.direction, self.service, self.failure) {
+            self.emit(is_notable(self.direction, self.service, self.failure));
         }
     }
 
@@ -97,6 +92,19 @@ impl<'a> Record<'a> {
             line!(debug);
         }
     }
+}
+
+/// Whether a line about it would be written: what is only for the log needn't be made otherwise.
+pub(crate) fn is_wanted(direction: Direction, service: &str, failure: Option<&ConnError>) -> bool {
+    match is_notable(direction, service, failure) {
+        true => tracing::enabled!(target: TARGET, tracing::Level::INFO),
+        false => tracing::enabled!(target: TARGET, tracing::Level::DEBUG),
+    }
+}
+
+fn is_notable(direction: Direction, service: &str, failure: Option<&ConnError>) -> bool {
+    let is_scan = |reason| direction == Direction::Zone && service.is_empty() && is_no_client(reason);
+    failure.is_some_and(|failure| !is_ordinary(failure.reason) && !is_scan(failure.reason))
 }
 
 /// Whoever knocks at a zone's port without a whole ClientHello is no proxy of ours: port scans and health checks are counted, and

@@ -9,7 +9,7 @@ use snapshot::Generation;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Instant;
+use std::time::Duration;
 
 /// Distinct (direction, service, route). Further ones are counted together under [`OTHER`].
 pub(crate) const SERIES_MAX: usize = 10_000;
@@ -84,7 +84,6 @@ pub(crate) struct ConnectionGuard(Handle);
 #[derive(Debug)]
 pub(crate) struct RequestGuard {
     handle: Handle,
-    begun: Instant,
 }
 
 impl Metrics {
@@ -161,7 +160,20 @@ impl Handle {
     /// Counts a request from now on.
     pub(crate) fn request(&self) -> RequestGuard {
         self.0.active_requests.fetch_add(1, Relaxed);
-        RequestGuard { handle: self.clone(), begun: Instant::now() }
+        RequestGuard { handle: self.clone() }
+    }
+
+    /// A request was answered with this status, after this long.
+    pub(crate) fn answered(&self, status: u16, took: Duration) {
+        let series = &self.0;
+        if let Some(class) = series.requests.get(usize::from(status / 100)) {
+            class.fetch_add(1, Relaxed);
+        }
+        let bucket = DURATION_BUCKETS_S.iter().take_while(|bound| took.as_secs_f64() > **bound).count();
+        if let Some(bucket) = series.durations.get(bucket) {
+            bucket.fetch_add(1, Relaxed);
+        }
+        series.duration_us.fetch_add(took.as_micros() as u64, Relaxed);
     }
 
     /// Bytes of payload from and to the downstream.
@@ -179,22 +191,6 @@ impl Handle {
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.0.0.active.fetch_sub(1, Relaxed);
-    }
-}
-
-impl RequestGuard {
-    /// The request was answered with this status.
-    pub(crate) fn answered(self, status: u16) {
-        let series = &self.handle.0;
-        if let Some(class) = series.requests.get(usize::from(status / 100)) {
-            class.fetch_add(1, Relaxed);
-        }
-        let took = self.begun.elapsed();
-        let bucket = DURATION_BUCKETS_S.iter().take_while(|bound| took.as_secs_f64() > **bound).count();
-        if let Some(bucket) = series.durations.get(bucket) {
-            bucket.fetch_add(1, Relaxed);
-        }
-        series.duration_us.fetch_add(took.as_micros() as u64, Relaxed);
     }
 }
 
@@ -230,8 +226,8 @@ mod tests {
         let metrics = Metrics::new();
         for route in ["MeshHTTPRoute default/a", ""] {
             let handle = metrics.handle(Direction::Outbound, "backend", route);
-            handle.request().answered(204);
-            handle.request().answered(503);
+            handle.answered(204, Duration::from_millis(2));
+            handle.answered(503, Duration::from_secs(20));
             handle.failed(Reason::ConnectFailed);
             drop(handle.request());
         }

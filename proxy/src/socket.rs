@@ -112,30 +112,37 @@ impl std::error::Error for SocketError {
 pub fn listen_tcp(address: SocketAddr, options: BindOptions) -> Result<std::net::TcpListener, SocketError> {
     let failed = |action| move |error| SocketError::new(action, address, error);
     let socket = new_socket(address, Type::STREAM, Protocol::TCP).map_err(failed("open a TCP socket for"))?;
-    prepare(&socket, address, options).map_err(failed("prepare the TCP listener"))?;
+    prepare(&socket, Type::STREAM, address, options).map_err(failed("prepare the TCP listener"))?;
     prepare_tcp(&socket).map_err(failed("prepare the TCP listener"))?;
     socket.bind(&address.into()).map_err(failed("bind the TCP listener"))?;
     socket.listen(BACKLOG).map_err(failed("listen on"))?;
     Ok(socket.into())
 }
 
+/// Whether somebody listens there already. `SO_REUSEPORT` lets processes of one user share an address without a word.
+pub fn is_taken(address: SocketAddr) -> bool {
+    let Ok(socket) = new_socket(address, Type::STREAM, Protocol::TCP) else { return false };
+    let options =
+        socket.set_reuse_address(true).and_then(|()| if address.is_ipv6() { socket.set_only_v6(true) } else { Ok(()) });
+    let bound = options.and_then(|()| socket.bind(&address.into()));
+    bound.is_err_and(|e| e.kind() == io::ErrorKind::AddrInUse)
+}
+
 /// A bound UDP socket, non-blocking.
 pub fn bind_udp(address: SocketAddr, options: BindOptions) -> Result<std::net::UdpSocket, SocketError> {
     let failed = |action| move |error| SocketError::new(action, address, error);
     let socket = new_socket(address, Type::DGRAM, Protocol::UDP).map_err(failed("open a UDP socket for"))?;
-    prepare(&socket, address, options).map_err(failed("prepare the UDP socket"))?;
+    prepare(&socket, Type::DGRAM, address, options).map_err(failed("prepare the UDP socket"))?;
     socket.bind(&address.into()).map_err(failed("bind the UDP socket"))?;
     Ok(socket.into())
 }
 
 fn new_socket(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
-    socket.set_nonblocking(true)?;
-    Ok(socket)
+    Socket::new(Domain::for_address(address), kind.nonblocking(), Some(protocol))
 }
 
-fn prepare(socket: &Socket, address: SocketAddr, options: BindOptions) -> io::Result<()> {
-    if socket.r#type()? == Type::STREAM {
+fn prepare(socket: &Socket, kind: Type, address: SocketAddr, options: BindOptions) -> io::Result<()> {
+    if kind == Type::STREAM {
         // Restart while old connections are in TIME_WAIT. On UDP it would let two programs share a port silently.
         socket.set_reuse_address(true)?;
     }
@@ -274,7 +281,8 @@ impl Acceptor {
     pub async fn accept(&mut self) -> (TcpStream, SocketAddr) {
         loop {
             if !self.pause.is_zero() {
-                tokio::time::sleep(self.pause).await;
+                // Boxed: there may be thousands of listeners, and they hardly ever pause.
+                Box::pin(tokio::time::sleep(self.pause)).await;
             }
             match self.listener.accept().await {
                 Ok(accepted) => {

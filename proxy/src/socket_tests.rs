@@ -80,3 +80,12 @@ fn only_the_machines_own_trouble_makes_accepting_pause() {
     assert!(is_clients_fault(&Errno::ECONNABORTED.into()));
     assert!(!is_clients_fault(&Errno::EMFILE.into()));
 }
+
+#[test]
+fn an_address_that_somebody_listens_on_is_taken() {
+    let listener = listen_tcp("127.0.0.1:0".parse().unwrap(), BindOptions::default()).unwrap();
+    let address = listener.local_addr().unwrap();
+    assert!(is_taken(address));
+    drop(listener);
+    assert!(!is_taken(address));
+}

@@ -36,10 +36,15 @@ impl Sockets {
         // A socket whose purpose changed must be closed before its successor is bound.
         let changed = |(address, have): &(&SocketAddr, &Wanted)| wanted.get(*address).is_some_and(|w| w != *have);
         let changed: Vec<SocketAddr> = self.open.iter().filter(changed).map(|(address, _)| *address).collect();
-        self.close(changed).await;
+        self.close(changed.clone()).await;
         self.missing.retain(|address, _| wanted.contains_key(address));
         let mut bound = Bound(self.workers.iter().map(|_| Vec::new()).collect());
         for (address, want) in wanted.iter().filter(|(a, _)| !self.open.contains_key(a)).collect::<Vec<_>>() {
+            // Virtual IPs are many, and this proxy's alone.
+            if !want.options.transparent && !changed.contains(address) && socket::is_taken(*address) {
+                tracing::error!(proxy = %self.proxy, %address,
+                    "another listener of this user has the address too: connections are split between them at random; stop one (ss -ltnp shows which)");
+            }
             self.bind_one(*address, *want, &mut bound);
         }
         self.tried = Instant::now();

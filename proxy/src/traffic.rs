@@ -1,11 +1,11 @@
 //! What the HTTP engine asks of the rest of the proxy, answered for one downstream connection: decide by the snapshot
 //! in force at each request, pick an endpoint, connect to it, count and log the outcome.
 
-use crate::accesslog::{Record, Request};
+use crate::accesslog::{self, Record, Request};
 use crate::connection::Serving;
 use crate::error::{ConnError, Reason};
 use crate::http::traffic::{Action, Decision, Headers, Outcome, Picked, Plan, RequestView, Settings, Traffic};
-use crate::metrics::Direction;
+use crate::metrics::{Direction, Handle, RequestGuard};
 use crate::outbound::{CONNECT_TIMEOUT, Site};
 use crate::routing::{self, Decided, Seen};
 use crate::socket;
@@ -15,6 +15,7 @@ use crate::worker::Worker;
 use snapshot::lookup::{self, Facts, Routed};
 use snapshot::{Access, Address, Filters, Protocol, Role, ServiceRow, Snapshot, SniTarget, Timeouts, UpstreamTls};
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::hash::{Hash as _, Hasher as _};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -82,7 +83,7 @@ pub(crate) enum Target {
 
 /// Keeps the endpoint counted as used.
 pub(crate) enum Load {
-    Service { _picked: upstream::Picked },
+    Service { _picked: upstream::Picked, _active: RequestGuard },
     App,
 }
 
@@ -101,6 +102,14 @@ pub(crate) struct HttpTraffic {
     destination: SocketAddr,
     /// The peer's identities; none without mTLS, and then no permission applies.
     peers: Option<Vec<String>>,
+    last: RefCell<Option<Counted>>,
+}
+
+/// The service of the last request, which mostly is that of the next one too.
+#[derive(Clone)]
+struct Counted {
+    service: Arc<str>,
+    metrics: Handle,
 }
 
 impl HttpTraffic {
@@ -119,13 +128,23 @@ impl HttpTraffic {
 
     fn new(serving: &Serving, way: Way) -> Self {
         let (worker, peer) = (serving.worker.clone(), serving.peer);
-        Self { worker, way, peer, destination: serving.destination, peers: None }
+        Self { worker, way, peer, destination: serving.destination, peers: None, last: RefCell::default() }
     }
 
     /// Requests are admitted by the permission that the row names when they come: a connection outlives swaps.
     pub(crate) fn for_peer(mut self, peers: Option<Vec<String>>) -> Self {
         self.peers = peers;
         self
+    }
+
+    /// Name and counters of a service's row, without a lookup or an allocation while requests go to the same one.
+    fn counted(&self, service: &str) -> Counted {
+        let mut last = self.last.borrow_mut();
+        if let Some(known) = last.as_ref().filter(|known| *known.service == *service) {
+            return known.clone();
+        }
+        let metrics = self.worker.shared.metrics.handle(self.direction(), service, "");
+        last.insert(Counted { service: service.into(), metrics }).clone()
     }
 
     fn direction(&self) -> Direction {
@@ -285,15 +304,17 @@ impl Traffic for HttpTraffic {
         let tried: Vec<usize> = row.endpoints.iter().enumerate().filter(|(_, e)| is_tried(e)).map(|(i, _)| i).collect();
         let picked = self.worker.upstreams.pick(row, &tried).ok_or_else(|| no_endpoint(row))?;
         let endpoint = picked.endpoint().ok_or_else(|| no_endpoint(row))?;
+        let Counted { service, metrics } = self.counted(&row.name);
         let key = EndpointKey {
-            service: row.name.as_str().into(),
+            service,
             address: endpoint.address.clone(),
             port: endpoint.port,
             source: None,
             tls: tls_digest(&row.tls),
         };
         let host = picked.host().map(Arc::from);
-        Ok(Picked { endpoint: key, host, load: Load::Service { _picked: picked } })
+        let load = Load::Service { _picked: picked, _active: metrics.request() };
+        Ok(Picked { endpoint: key, host, load })
     }
 
     async fn connect(&self, target: &Target, endpoint: &EndpointKey) -> Result<Stream, ConnError> {
@@ -314,14 +335,13 @@ impl Traffic for HttpTraffic {
 
     fn finished(&self, plan: Option<&Plan<Target>>, outcome: &Outcome<'_, EndpointKey>) {
         let (service, origin) = match (plan.map(|p| &p.target), &self.way) {
-            (Some(Target::Service(row)), _) => (row.name.as_str(), row.origin.to_string()),
-            (_, Way::App { service, .. }) => (service.as_ref(), String::new()),
-            _ => ("", String::new()),
+            (Some(Target::Service(row)), _) => (row.name.as_str(), Some(&row.origin)),
+            (_, Way::App { service, .. }) => (service.as_ref(), None),
+            _ => ("", None),
         };
-        let metrics = self.worker.shared.metrics.handle(self.direction(), service, "");
-        let counted = metrics.request();
+        let metrics = self.counted(service).metrics;
         metrics.bytes(outcome.received, outcome.sent);
-        counted.answered(outcome.status);
+        metrics.answered(outcome.status, outcome.elapsed);
         let failure = outcome.reason.map(|reason| match reason {
             Reason::Denied if outcome.detail.is_empty() => self.denial(),
             _ => ConnError::new(reason, outcome.detail),
@@ -329,6 +349,10 @@ impl Traffic for HttpTraffic {
         if let Some(failure) = &failure {
             metrics.failed(failure.reason);
         }
+        if !accesslog::is_wanted(self.direction(), service, failure.as_ref()) {
+            return;
+        }
+        let origin = origin.map(ToString::to_string).unwrap_or_default();
         let peer = match &self.peers {
             Some(peers) => peers.first().cloned().unwrap_or_default(),
             None => self.peer.to_string(),

@@ -72,7 +72,19 @@ impl Answer {
             let part = |key: &str| field.get(key).and_then(Value::as_str).unwrap_or_default();
             let _ = write!(lines, "\n* {}: {}", part("field"), part("reason"));
         }
-        lines
+        lines + self.what_next(&text("title"))
+    }
+
+    fn what_next(&self, title: &str) -> &'static str {
+        match self.status {
+            StatusCode::NOT_FOUND if title == "Failed to retrieve Mesh" => {
+                "; apply that mesh first, or name another (`weir get meshes` lists them)"
+            }
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                "; `weir config control-planes add --auth-type tokens --auth-conf token=…` gives the commands a user token"
+            }
+            _ => "",
+        }
     }
 }
 

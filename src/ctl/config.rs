@@ -61,6 +61,9 @@ pub(crate) fn api(reach: &Reach) -> Result<Api, Failure> {
         return Ok(plain);
     }
     let config = load(reach)?;
+    if let Some(file) = reach.config_file.as_ref().filter(|f| !f.exists()) {
+        return Err(Failure::config(format!("--config-file {}: there is no such file", file.display())));
+    }
     let current = config.get("currentContext").and_then(Value::as_str).unwrap_or_default();
     if current.is_empty() {
         return Ok(plain);

@@ -75,6 +75,8 @@ fn server(args: &crate::cli::AddControlPlane) -> Result<Value, Failure> {
     ];
     for (key, file) in files {
         if let Some(file) = file {
+            // The commands run in any folder.
+            let file = std::path::absolute(file).map_err(|e| Failure::usage(format!("{file}: {e}")))?;
             server.insert(key.into(), json!(file));
         }
     }
@@ -130,6 +132,9 @@ async fn check(server: &Value, reach: &Reach) -> Result<(), Failure> {
     let product = answer.json().ok().and_then(|v| v.get("product").and_then(Value::as_str).map(str::to_owned));
     if product.as_deref() == Some("Kuma") {
         return Ok(());
+    }
+    if answer.status == http::StatusCode::UNAUTHORIZED {
+        return Err(Failure::failed(format!("{}: {}{hint}", api.url, answer.refusal().text)));
     }
     Err(Failure::failed(format!("{}: what answers there isn't a control plane{hint}", api.url)))
 }

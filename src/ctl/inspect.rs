@@ -72,6 +72,10 @@ pub(crate) async fn inspect(args: Inspect) -> Done {
             View::Policies => "/policies",
             View::Config => "/_snapshot",
         };
+        if args.view == View::Policies {
+            let text = "--type policies isn't available; --type config shows what the proxy executes, line by line with its resource";
+            return Err(Failure::failed(text));
+        }
         let answer = api.send(Method::GET, &format!("{path}/{}{part}", segment(name)), None).await?;
         if answer.status != StatusCode::OK {
             return Err(answer.refusal());

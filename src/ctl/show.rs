@@ -31,6 +31,9 @@ pub(crate) async fn get(args: Get) -> Done {
         };
     }
     let page = list(&api, &list_path(info, mesh), args.size, args.offset.as_deref()).await?;
+    if let Some(offset) = page.next.as_str().and_then(offset_of) {
+        crate::print::note(&format!("Rerun command with `--offset={offset}` argument to retrieve more resources"));
+    }
     Ok(encode(&page.to_json(), args.output).unwrap_or_else(|| resource_table(info, &page.items)))
 }
 

@@ -135,10 +135,10 @@ impl Mesh {
 /// Low ports need a privilege on most machines.
 pub(crate) fn may_bind_low_ports() -> bool {
     let first = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or_default();
-    nix_is_root() || first.trim().parse::<u16>().is_ok_and(|first| first <= 80)
+    is_root() || first.trim().parse::<u16>().is_ok_and(|first| first <= 80)
 }
 
-fn nix_is_root() -> bool {
+fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
 }
 

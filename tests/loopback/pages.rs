@@ -71,24 +71,7 @@ networking:
     assert!(shown.contains("zoneegress-1"), "{shown}");
 }
 
-#[test]
-fn the_gateway_page_s_kubernetes_documents_and_its_kuma_dp_line_start_a_gateway() {
-    let shell = Shell::new();
-    let ground = &shell.ground;
-    HttpServer::start(ground.at(3, 9000), |_, _| "demo app".to_owned());
-    let token = shell.kumactl(&["generate", "dataplane-token", "--name", "demo", "--valid-for", "1h"]);
-    let demo = "
-type: Dataplane
-mesh: default
-name: demo
-networking:
-  address: NET.2
-  admin: {port: ADMIN}
-  inbound: [{port: 9000, serviceAddress: NET.3, tags: {kuma.io/service: demo-app_kuma-demo_svc_5000, kuma.io/protocol: http}}]
-";
-    let _demo = shell.kuma_dp(&token, demo, &[]);
-    shell.apply(
-        "
+const KUBERNETES_GATEWAY: &str = "
 apiVersion: kuma.io/v1alpha1
 kind: MeshGatewayInstance
 metadata:
@@ -137,8 +120,25 @@ spec:
           backends:
             - destination:
                 kuma.io/service: demo-app_kuma-demo_svc_5000
-",
-    );
+";
+
+#[test]
+fn the_gateway_page_s_kubernetes_documents_and_its_kuma_dp_line_start_a_gateway() {
+    let shell = Shell::new();
+    let ground = &shell.ground;
+    HttpServer::start(ground.at(3, 9000), |_, _| "demo app".to_owned());
+    let token = shell.kumactl(&["generate", "dataplane-token", "--name", "demo", "--valid-for", "1h"]);
+    let demo = "
+type: Dataplane
+mesh: default
+name: demo
+networking:
+  address: NET.2
+  admin: {port: ADMIN}
+  inbound: [{port: 9000, serviceAddress: NET.3, tags: {kuma.io/service: demo-app_kuma-demo_svc_5000, kuma.io/protocol: http}}]
+";
+    let _demo = shell.kuma_dp(&token, demo, &[]);
+    shell.apply(KUBERNETES_GATEWAY);
     let token =
         shell.kumactl(&["generate", "dataplane-token", "--tag", "kuma.io/service=edge-gateway", "--valid-for", "1h"]);
     let gateway = "

@@ -17,6 +17,8 @@ pub(super) const MAX_NODES: usize = 200_000;
 pub(super) const MAX_COPIED_NODES: usize = 50_000;
 /// Bytes of text that anchors and aliases of one document may copy.
 pub(super) const MAX_COPIED_BYTES: usize = 4 << 20;
+const KEY_IS_NO_TEXT: &str =
+    "a key must be plain text, found a list or a map ({{ name }} needs quotes, or a variable with its value)";
 /// Faults kept of one document; more are not worth reading.
 const MAX_FAULTS: usize = 100;
 /// Lines of a broken document that are looked at to tell what it was meant to be.
@@ -322,7 +324,7 @@ impl Builder {
             return Err(self.fault(span, format!("nested deeper than {MAX_DEPTH} levels")));
         }
         if matches!(self.stack.last(), Some(Frame::Map { key: None, .. })) {
-            return Err(self.fault(span, "a key must be plain text, found a list or a map"));
+            return Err(self.fault(span, KEY_IS_NO_TEXT));
         }
         self.stack.push(frame);
         Ok(())
@@ -388,7 +390,7 @@ impl Builder {
                 }
                 None => match node.value {
                     Value::Scalar(s) => *key = Some(MapKey { text: s.text, line: node.line }),
-                    _ => return Err(self.fault(span, "a key must be plain text, found a list or a map")),
+                    _ => return Err(self.fault(span, KEY_IS_NO_TEXT)),
                 },
             },
         }

@@ -143,6 +143,20 @@ async fn a_kept_connection_that_dies_is_replaced_once_for_idempotent_requests() 
 }
 
 #[tokio::test(flavor = "local")]
+async fn a_kept_connection_that_dies_with_its_endpoint_is_replaced_by_one_to_another() {
+    let mut bench = Bench::sidecar();
+    let mut endpoint = bench.warm_up().await;
+    bench.fake.failures.lock().unwrap().push_back(Reason::ConnectFailed);
+    bench.send("GET /again HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    head(&mut endpoint).await;
+    drop(endpoint);
+    let mut other = bench.endpoint().await;
+    expect(&mut other, "GET /again HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    say(&mut other, "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n2").await;
+    expect(&mut bench.client, "HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n2").await;
+}
+
+#[tokio::test(flavor = "local")]
 async fn a_kept_connection_that_was_closed_meanwhile_is_not_used() {
     let mut bench = Bench::sidecar();
     drop(bench.warm_up().await);
