@@ -69,6 +69,7 @@ impl Proxy {
     /// # Errors
     /// What can't be bound or made, with its address.
     pub async fn bind(config: Config) -> Result<Self, String> {
+        crate::socket::raise_descriptor_limit();
         let (publisher, reader) = cell();
         let identities = Arc::new(Identities::new());
         let metrics = Metrics::new();

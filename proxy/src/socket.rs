@@ -248,6 +248,17 @@ pub fn reset_on_drop(stream: &TcpStream) {
     let _ = stream.set_zero_linger();
 }
 
+/// Takes as many file descriptors as the machine's administrator permits: the usual soft limit of 1024 is for programs that
+/// use select(2), and would end a proxy at some 500 connections.
+pub(crate) fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(soft, hard)| if soft < hard { setrlimit(Resource::RLIMIT_NOFILE, hard, hard) } else { Ok(()) });
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of file descriptors stays as it is");
+    }
+}
+
 /// Accepts connections, and stays calm when the kernel can't give any.
 #[derive(Debug)]
 pub struct Acceptor {
