@@ -130,15 +130,15 @@ impl Node {
 
 /// The one document of a configuration file; null for an empty one. Errors: the first fault with its line, or more
 /// documents than one.
-pub fn yaml_to_json(text: &str) -> Result<Json, String> {
+pub fn yaml_to_json(text: &str) -> Result<serde_json::Value, String> {
     let mut documents = parse(text);
     if let Some(fault) = documents.iter().find_map(|d| d.faults.first()) {
         return Err(format!("line {}, column {}: {}", fault.line, fault.column, fault.message));
     }
     documents.retain(|document| document.root.as_ref().is_some_and(|root| !root.is_null()));
     match documents.as_slice() {
-        [] => Ok(Json::Null),
-        [document] => Ok(document.root.as_ref().map_or(Json::Null, Node::to_json)),
+        [] => Ok(serde_json::Value::Null),
+        [document] => Ok(document.root.as_ref().map_or(serde_json::Value::Null, Node::to_json)),
         more => Err(format!("{} documents, where one is meant", more.len())),
     }
 }
