@@ -20,6 +20,8 @@ use tokio::sync::{Notify, watch};
 
 const ADMIN_PORT: u16 = 9901;
 const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+/// The ready line waits this long for every proxy.
+const READY_WITHIN: Duration = Duration::from_secs(10);
 /// Saved files are looked at this often with `--watch`.
 const WATCH_EVERY: Duration = Duration::from_millis(200);
 /// Without privileges, virtual IPs are loopback addresses.
@@ -275,8 +277,8 @@ impl Mesh {
     async fn announce(&mut self, cp: &ControlPlane) -> Result<(), Failure> {
         for (key, running) in &mut self.running {
             let wait = running.ready.wait_for(|status| status.ready);
-            if tokio::time::timeout(Duration::from_secs(30), wait).await.is_err() {
-                tracing::warn!(proxy = %key.origin(), "not ready after 30 s; see its messages above");
+            if tokio::time::timeout(READY_WITHIN, wait).await.is_err() {
+                tracing::warn!(proxy = %key.origin(), "not ready yet; see its messages above");
             }
         }
         if !self.failed.is_empty() {

@@ -173,7 +173,10 @@ impl Proxy {
             tokio::select! {
                 () = drain.notified() => break,
                 () = until(coordinator.trim_at()) => coordinator.trim(),
-                () = until(coordinator.sockets.retry_at()) => coordinator.sockets.retry().await,
+                () = until(coordinator.sockets.retry_at()) => {
+                    coordinator.sockets.retry().await;
+                    coordinator.note_readiness();
+                }
                 update = inbox.recv() => match update {
                     None => break,
                     Some(update) => coordinator.take(update).await,
@@ -367,7 +370,6 @@ impl Coordinator {
         self.sockets.accept(bound).await;
         self.sockets.retain(&wanted).await;
         self.readiness.done("snapshot");
-        self.readiness.done("listeners");
         Ok(())
     }
 
@@ -413,6 +415,9 @@ impl Coordinator {
     fn note_readiness(&self) {
         let snapshot = self.reader.load();
         if !snapshot.is_empty() {
+            if self.sockets.retry_at().is_none() {
+                self.readiness.done("listeners");
+            }
             let have = self.identities.meshes();
             let needed = listener::meshes_needed(snapshot.tables());
             if needed.iter().all(|mesh| have.iter().any(|h| h == mesh)) {
