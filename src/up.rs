@@ -68,9 +68,7 @@ fn settings(args: &Up) -> Result<Settings, Failure> {
 
 /// The dataplane that VIPs and DNS act for.
 fn acting(args: &Up, cp: &ControlPlane) -> Result<Option<ProxyKey>, Failure> {
-    let published = cp.subscription.borrow().clone();
     let contents = cp.core.contents();
-    drop(published);
     let dataplanes: Vec<&Resource> =
         contents.resources.iter().map(AsRef::as_ref).filter(|r| r.kind() == "Dataplane").collect();
     let key = |r: &Resource| ProxyKey::dataplane(&r.meta.mesh, &r.meta.name);

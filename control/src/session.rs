@@ -1,15 +1,12 @@
 //! What one proxy is owed: its tables, its certificates, its secrets. Functions of a [`Published`] world, shared by the
 //! control channel and by `weir up`; no transport here.
 
-use crate::compile::{Compiled, Options, ProxyKey, compile_with};
+use crate::compile::{Compiled, Options, ProxyKey, ZONE_EGRESS, compile_with};
 use crate::identity::{Identity, IssuedCert};
 use crate::publish::Published;
 use crate::resource::{Resource, Spec, Tags};
 use snapshot::{Snapshot, Violation};
 use std::collections::BTreeMap;
-
-/// The service of every zone egress's certificates.
-pub const ZONE_EGRESS: &str = "zone-egress";
 
 /// A checked offer.
 pub struct Plan {

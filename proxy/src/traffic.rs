@@ -211,7 +211,7 @@ impl HttpTraffic {
         };
         let seen = Seen { scheme, host: request.host, path: request.path, listener_port: self.destination.port() };
         let decided = routing::decide(routed, &seen, &mut |bound| self.worker.draw(bound));
-        into_decision(snapshot, decided)
+        into_decision(snapshot, decided, &self.worker)
     }
 }
 
@@ -222,7 +222,7 @@ fn text<'a>(headers: &Headers<'a>, name: &str) -> Option<Cow<'a, str>> {
     })
 }
 
-fn into_decision(snapshot: &Snapshot, decided: Decided<'_>) -> Decision<Target> {
+fn into_decision(snapshot: &Snapshot, decided: Decided<'_>, worker: &Worker) -> Decision<Target> {
     let plain = |action| Decision { action, filters: None };
     match decided {
         Decided::Redirect { status, location } => plain(Action::Redirect { status, location }),
@@ -238,7 +238,7 @@ fn into_decision(snapshot: &Snapshot, decided: Decided<'_>) -> Decision<Target> 
             let Some(row) = snapshot.service(service).cloned() else {
                 return Decision::refuse(Reason::NoEndpoint, "no healthy upstream\n");
             };
-            let mirror = filters.and_then(|f| mirrored(snapshot, f));
+            let mirror = filters.and_then(|f| mirrored(snapshot, f, worker));
             let h2 = row.protocol.is_h2();
             let plan = Plan { target: Target::Service(row), path, timeouts, h2, mirror };
             Decision { action: Action::Forward(plan), filters: filters.map(|f| Arc::new(f.clone())) }
@@ -246,16 +246,10 @@ fn into_decision(snapshot: &Snapshot, decided: Decided<'_>) -> Decision<Target> 
     }
 }
 
-fn mirrored(snapshot: &Snapshot, filters: &Filters) -> Option<Target> {
+fn mirrored(snapshot: &Snapshot, filters: &Filters, worker: &Worker) -> Option<Target> {
     let mirror = filters.mirror.as_ref()?;
-    let drawn = u32::from_ne_bytes(rand_bytes()) % 1_000_000;
-    (drawn < mirror.per_million).then(|| snapshot.service(&mirror.service).cloned().map(Target::Service))?
-}
-
-/// Four unpredictable-enough bytes, from the hasher's seed.
-fn rand_bytes() -> [u8; 4] {
-    use std::hash::{BuildHasher, RandomState};
-    (RandomState::new().hash_one(0) as u32).to_ne_bytes()
+    (worker.draw(1_000_000) < u64::from(mirror.per_million))
+        .then(|| snapshot.service(&mirror.service).cloned().map(Target::Service))?
 }
 
 impl Traffic for HttpTraffic {

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The identity of every egress, in every mesh.
-pub(super) const SERVICE_NAME: &str = "zone-egress";
+pub const SERVICE_NAME: &str = "zone-egress";
 
 pub(super) fn compile(world: &World, name: &str, spec: &ZoneEgress) -> Compiled {
     let mut proxy = proxy_row(world, ProxyKind::Egress, name, spec.networking.admin.as_ref());

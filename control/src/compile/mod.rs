@@ -16,6 +16,7 @@ mod sni;
 mod world;
 mod zone;
 
+pub use egress::SERVICE_NAME as ZONE_EGRESS;
 pub use world::{Settings, World};
 
 use crate::resource::GatewayType;

@@ -10,6 +10,7 @@ use rcgen::{
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
+use snapshot::spiffe_id;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
@@ -233,10 +234,6 @@ impl Ca {
         }
         Ok(names)
     }
-}
-
-pub fn spiffe_id(mesh: &str, service: &str) -> String {
-    format!("spiffe://{mesh}/{service}")
 }
 
 fn unfit(cert: &X509Certificate<'_>, key: &KeyPair) -> Vec<(String, String)> {

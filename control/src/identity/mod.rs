@@ -6,7 +6,7 @@ mod keys;
 mod server;
 mod tokens;
 
-pub use ca::{Ca, CaError, CaMaterial, Identity, IssuedCert, spiffe_id};
+pub use ca::{Ca, CaError, CaMaterial, Identity, IssuedCert};
 pub use keys::{generate_signing_key, public_key_pem, random_bytes, uuid};
 pub use server::{ServerMaterial, server_material};
 pub use tokens::{
