@@ -103,8 +103,10 @@ impl Metrics {
         *tally = Tally::default();
     }
 
-    pub(crate) fn dropped(&self) {
-        self.dropped.fetch_add(1, Relaxed);
+    pub(crate) fn dropped(&self, replies: usize) {
+        if replies > 0 {
+            self.dropped.fetch_add(u64::try_from(replies).unwrap_or(u64::MAX), Relaxed);
+        }
     }
 
     pub(crate) fn upstream(&self, took: Duration, answered: bool) {

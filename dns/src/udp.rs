@@ -1,15 +1,17 @@
-//! UDP sockets: a thread each that blocks in `recvmmsg` and answers one by one, without allocating; what takes
-//! longer goes to a task on the runtime. What to answer is `server`'s matter.
+//! UDP sockets: a thread each that blocks in `recvmmsg` and answers with few `sendmmsg`, without allocating;
+//! what takes longer goes to a task on the runtime. What to answer is `server`'s matter.
 
 use crate::forward::Transport;
 use crate::metrics::Tally;
 use crate::server::{Core, Outcome, respond, slow};
 use crate::wire::{self, Rcode};
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, SockaddrIn6, SockaddrLike, recvmmsg, sendto};
-use snapshot::CachedReader;
+use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, SockaddrIn6, SockaddrLike, recvmmsg};
+use rustix::net::addr::SocketAddrArg;
+use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrAny, sendmmsg, sendto};
+use snapshot::Snapshot;
 use socket2::SockRef;
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{Shutdown, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -23,6 +25,8 @@ use tracing::warn;
 const QUERY_BYTES_MAX: usize = 2048;
 /// Datagrams taken from the kernel at once.
 const BATCH: usize = 32;
+/// Replies given to the kernel at once: more would save little and cost memory.
+const REPLIES: usize = 8;
 /// Queries that wait for resolvers at the same time, on one socket.
 const RELAYS_MAX: usize = 1024;
 /// Pause after an error of the socket that isn't a client's doing, so that a lasting one doesn't spin.
@@ -73,8 +77,13 @@ impl Udp {
         let (go, gone) = std::sync::mpsc::channel();
         let v4 = socket.local_addr()?.is_ipv4();
         let relays = Relays { permits: Arc::new(Semaphore::new(RELAYS_MAX)), sender };
-        let answerer =
-            Answerer { core: core.clone(), socket: socket.clone(), stop: stop.clone(), relays, tally: Tally::default() };
+        let answerer = Answerer {
+            core: core.clone(),
+            socket: socket.clone(),
+            stop: stop.clone(),
+            relays,
+            tally: Tally::default(),
+        };
         std::thread::Builder::new().name("weir-dns-udp".into()).spawn(move || match gone.recv() {
             Ok(()) if v4 => answerer.run::<SockaddrIn>(|a| SocketAddrV4::from(a).into()),
             Ok(()) => answerer.run::<SockaddrIn6>(|a| SocketAddrV6::from(a).into()),
@@ -110,7 +119,7 @@ async fn relay(core: Arc<Core>, socket: Arc<UdpSocket>, job: Job) {
     let sent = SockRef::from(&*socket).send_to_with_flags(&bytes, &client.into(), nix::libc::MSG_DONTWAIT);
     match sent {
         Ok(_) if !bytes.is_empty() => core.metrics.replied(&bytes, source, start.elapsed()),
-        _ => core.metrics.dropped(),
+        _ => core.metrics.dropped(1),
     }
 }
 
@@ -158,9 +167,68 @@ impl<S: SockaddrLike + Copy> Batch<S> {
     }
 }
 
+/// Replies that wait to be sent together.
+struct Replies {
+    bytes: [[u8; wire::ANSWER_BYTES_MAX]; REPLIES],
+    lengths: [usize; REPLIES],
+    clients: [SocketAddrAny; REPLIES],
+    count: usize,
+}
+
+impl Replies {
+    fn new() -> Self {
+        let nobody = SocketAddr::from(([0, 0, 0, 0], 0)).as_any();
+        let clients = std::array::from_fn(|_| nobody.clone());
+        Self { bytes: [[0; wire::ANSWER_BYTES_MAX]; REPLIES], lengths: [0; REPLIES], clients, count: 0 }
+    }
+
+    /// Where the next reply is written; there is room after every [`Replies::add`].
+    fn room(&mut self) -> &mut [u8] {
+        self.bytes.get_mut(self.count).map_or(&mut [], |bytes| bytes.as_mut_slice())
+    }
+
+    /// Takes the reply that stands in the room, and sends when there is no more: how many couldn't be sent.
+    fn add(&mut self, length: usize, client: SocketAddr, socket: &UdpSocket) -> usize {
+        if let (Some(to), Some(room)) = (self.clients.get_mut(self.count), self.lengths.get_mut(self.count)) {
+            (*to, *room) = (client.as_any(), length);
+            self.count += 1;
+        }
+        if self.count == REPLIES { self.flush(socket) } else { 0 }
+    }
+
+    /// Sends what waits: how many replies couldn't be. A full send buffer loses them, as a full queue on the way would:
+    /// clients ask again.
+    fn flush(&mut self, socket: &UdpSocket) -> usize {
+        let count = std::mem::take(&mut self.count);
+        let mut parts = self.bytes.iter().zip(&self.lengths).map(|(b, length)| b.get(..*length).unwrap_or_default());
+        if count <= 1 {
+            let sent = parts.next().zip(self.clients.first()).filter(|_| count == 1);
+            return usize::from(
+                sent.is_some_and(|(reply, to)| sendto(socket, reply, SendFlags::DONTWAIT, to).is_err()),
+            );
+        }
+        let slices: [[IoSlice<'_>; 1]; REPLIES] =
+            std::array::from_fn(|_| [IoSlice::new(parts.next().unwrap_or_default())]);
+        let mut controls: [SendAncillaryBuffer<'_, '_, '_>; REPLIES] = Default::default();
+        let mut places = self.clients.iter().zip(&slices);
+        let mut messages = controls.each_mut().map(|control| match places.next() {
+            Some((to, slice)) => MMsgHdr::new_with_addr(to, slice, control),
+            None => MMsgHdr::new(&[], control),
+        });
+        let (mut at, mut lost) = (0, 0);
+        while let Some(rest) = messages.get_mut(at..count).filter(|rest| !rest.is_empty()) {
+            match sendmmsg(socket, rest, SendFlags::DONTWAIT) {
+                Ok(sent) => at += sent.max(1),
+                Err(_) => (at, lost) = (at + 1, lost + 1),
+            }
+        }
+        lost
+    }
+}
+
 impl Answerer {
     fn run<S: SockaddrLike + Copy>(mut self, to_std: fn(S) -> SocketAddr) {
-        let mut batch = Batch::<S>::new();
+        let (mut batch, mut replies) = (Batch::<S>::new(), Replies::new());
         let mut reader = self.core.reader.cached();
         loop {
             let received = batch.receive(&self.socket);
@@ -168,7 +236,7 @@ impl Answerer {
                 return;
             }
             match received {
-                Ok(count) => self.answer(&mut batch, count, &mut reader, to_std),
+                Ok(count) => self.answer((&batch, count), &mut replies, reader.load(), to_std),
                 // ICMP errors of replies sent earlier surface here; they say nothing about the next datagram.
                 Err(Errno::EINTR | Errno::EAGAIN | Errno::ECONNREFUSED | Errno::EHOSTUNREACH | Errno::ENETUNREACH) => {}
                 Err(error) => {
@@ -181,33 +249,37 @@ impl Answerer {
 
     fn answer<S: SockaddrLike + Copy>(
         &mut self,
-        batch: &mut Batch<S>,
-        count: usize,
-        reader: &mut CachedReader,
+        (batch, count): (&Batch<S>, usize),
+        replies: &mut Replies,
+        snapshot: &Snapshot,
         to_std: fn(S) -> SocketAddr,
     ) {
         let start = Instant::now();
-        let snapshot = reader.load();
-        let mut reply = [0; wire::ANSWER_BYTES_MAX];
+        let mut lost = 0;
         for (query, (length, from)) in batch.queries.iter().zip(&batch.from).take(count) {
             let (Some(from), Some(message)) = (from, query.get(..*length)) else { continue };
             let client = to_std(*from);
             if client.port() == 0 {
                 continue;
             }
-            let length = match respond(snapshot, &self.core.domain, message, &mut reply) {
+            let room = replies.room();
+            let length = match respond(snapshot, &self.core.domain, message, room) {
                 Outcome::Reply(length) => length,
                 Outcome::Silent => 0,
                 outcome => match self.relays.hand_over(message, client, outcome, start) {
                     Ok(()) => continue,
-                    Err(()) => wire::error(message, Rcode::ServFail, &mut reply).unwrap_or(0),
+                    Err(()) => wire::error(message, Rcode::ServFail, room).unwrap_or(0),
                 },
             };
-            let reply = reply.get(..length).unwrap_or_default();
-            // A full send buffer loses the reply, as a full queue on the way would: clients ask again.
-            let sent = length > 0 && sendto(self.socket.as_raw_fd(), reply, from, MsgFlags::MSG_DONTWAIT).is_ok();
-            if sent { self.tally.replied(reply) } else { self.core.metrics.dropped() }
+            if length == 0 {
+                lost += 1;
+                continue;
+            }
+            self.tally.replied(room.get(..length).unwrap_or_default());
+            lost += replies.add(length, client, &self.socket);
         }
+        lost += replies.flush(&self.socket);
+        self.core.metrics.dropped(lost);
         self.core.metrics.add(&mut self.tally, start.elapsed());
     }
 }
