@@ -3,6 +3,7 @@
 
 use crate::metrics::Metrics;
 use crate::resolv::Resolvers;
+use crate::wire::Why;
 use crate::{Times, wire};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::collections::HashSet;
@@ -71,11 +72,11 @@ impl Forwarder {
         Self { resolvers, times, mark, metrics, pending, secret: RandomState::new(), counter }
     }
 
-    /// The reply of a resolver, under the client's id. `None`: nobody answered in time.
-    pub(crate) async fn relay(&self, query: &[u8], client: SocketAddr, transport: Transport) -> Option<Vec<u8>> {
+    /// The reply of a resolver, under the client's id.
+    pub(crate) async fn relay(&self, query: &[u8], client: SocketAddr, transport: Transport) -> Result<Vec<u8>, Why> {
         if self.pending().contains(&client) {
             warn!(%client, "a query that was relayed came back: traffic of this process must be exempt from DNS capture");
-            return None;
+            return Err(Why::Loop);
         }
         let start = Instant::now();
         let deadline = start + self.times.overall;
@@ -84,9 +85,9 @@ impl Forwarder {
             Transport::Tcp => timeout_at(deadline.into(), self.over_tcp(query)).await.unwrap_or_default(),
         };
         self.metrics.upstream(start.elapsed(), reply.is_some());
-        let mut reply = reply?;
-        wire::set_id(&mut reply, wire::id(query)?);
-        Some(reply)
+        let mut reply = reply.ok_or(Why::NoResolver)?;
+        wire::set_id(&mut reply, wire::id(query).unwrap_or_default());
+        Ok(reply)
     }
 
     /// Asks the servers one after the other, still listening to those asked before; then all again, until one answers.

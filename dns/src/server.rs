@@ -5,7 +5,7 @@ use crate::forward::{Forwarder, Transport};
 use crate::lookup::{Answer, Question, is_below, lookup};
 use crate::metrics::{Metrics, Source};
 use crate::unusual::{self, Mesh, Unusual};
-use crate::wire::{self, Body, Query, Rcode, Shape};
+use crate::wire::{self, Body, Query, Rcode, Shape, Why};
 use snapshot::{Reader, Snapshot};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ pub(crate) fn respond(snapshot: &Snapshot, domain: &str, message: &[u8], out: &m
         Shape::Silent => None,
         Shape::Foreign => return Outcome::Relay,
         Shape::Unusual => return Outcome::Unusual,
-        Shape::Malformed => wire::error(message, Rcode::FormErr, out),
+        Shape::Malformed => wire::malformed(message, out),
         Shape::Plain(query) => match decide(snapshot, domain, &query) {
             Ok(body) => wire::answer(message, &query, body, snapshot.dns().ttl_s, out),
             Err(outcome) => return outcome,
@@ -48,7 +48,7 @@ fn decide(snapshot: &Snapshot, domain: &str, query: &Query) -> Result<Body, Outc
     let Some(name) = query.name.text() else { return Err(Outcome::Relay) };
     if snapshot.is_empty() {
         // NXDOMAIN from outside would be remembered by clients for longer than we need to start.
-        return if is_below(name, domain) { Ok(Body::Error(Rcode::ServFail)) } else { Err(Outcome::Relay) };
+        return if is_below(name, domain) { Ok(Body::ServFail(Why::NotReady)) } else { Err(Outcome::Relay) };
     }
     let body = match lookup(snapshot, &Question { name, qtype: query.qtype, qclass: query.qclass }) {
         Answer::A(v4) => Body::A(v4),
@@ -79,19 +79,19 @@ pub(crate) async fn slow(
         let mesh = Mesh { snapshot: core.reader.load(), domain: core.domain.clone() };
         match unusual::answer(message, client, mesh).await {
             Unusual::Reply(bytes) => return (bytes, Source::Local),
-            Unusual::Malformed => return (error(message, Rcode::FormErr), Source::Local),
+            Unusual::Malformed => return (reply(|out| wire::malformed(message, out)), Source::Local),
             Unusual::Relay => {}
         }
     }
     match core.forwarder.relay(message, client, transport).await {
-        Some(bytes) => (bytes, Source::Upstream),
-        None => (error(message, Rcode::ServFail), Source::Upstream),
+        Ok(bytes) => (bytes, Source::Upstream),
+        Err(why) => (reply(|out| wire::failed(message, why, out)), Source::Upstream),
     }
 }
 
-fn error(message: &[u8], rcode: Rcode) -> Vec<u8> {
+fn reply(write: impl FnOnce(&mut [u8]) -> Option<usize>) -> Vec<u8> {
     let mut out = [0; wire::ANSWER_BYTES_MAX];
-    let length = wire::error(message, rcode, &mut out).unwrap_or(0);
+    let length = write(&mut out).unwrap_or(0);
     out.get(..length).unwrap_or_default().to_vec()
 }
 

@@ -88,6 +88,13 @@ fn before_the_first_snapshot_mesh_names_fail_and_others_are_relayed() {
     let empty = Snapshot::default();
     let reply = answered(&empty, &query("v4.mesh.", RecordType::A).to_vec().unwrap()).unwrap();
     assert_eq!(reply.metadata.response_code, ResponseCode::ServFail);
+    let edns = with_edns(query("v4.mesh.", RecordType::A), 0).to_vec().unwrap();
+    let mut out = [0; wire::ANSWER_BYTES_MAX];
+    let Outcome::Reply(length) = respond(&empty, "mesh", &edns, &mut out) else { panic!("no reply") };
+    let (code, text) = Why::NotReady.info();
+    let option = [&[0, 15, 0, 2 + text.len() as u8, 0, code as u8], text.as_bytes()].concat();
+    assert!(out[..length].ends_with(&option), "an Extended DNS Error says why (RFC 8914)");
+    assert_eq!(by_hickory(Snapshot::default(), &edns), Unusual::Reply(out[..length].to_vec()));
     let other = query("example.com.", RecordType::A).to_vec().unwrap();
     assert_eq!(answered(&empty, &other).unwrap_err(), Outcome::Relay);
 }
@@ -150,7 +157,34 @@ fn any_and_reverse_questions_are_answered_by_hickory() {
     assert_eq!(by_hickory(mesh(), &foreign[..16]), Unusual::Malformed);
 }
 
+fn in_random_case(name: &str, seed: u64) -> String {
+    let turned = |(at, c): (usize, char)| if seed >> (at % 64) & 1 == 1 { c.to_ascii_uppercase() } else { c };
+    name.chars().enumerate().map(turned).collect()
+}
+
 proptest! {
+    #[test]
+    fn the_fast_path_and_the_full_path_give_the_same_bytes(
+        (name, kind) in ((0usize..5), any::<u16>()), seed in any::<u64>(), edns in 0u8..3, flags in any::<(bool, bool)>(), address in any::<bool>(),
+    ) {
+        let names = ["v4.mesh.", "both.mesh.", "api.example.com.", "unknown.mesh.", "www.example.com."];
+        let kind = if address { 1 + 27 * (kind & 1) } else { kind };
+        let mut message = query(&in_random_case(names[name], seed), RecordType::from(kind));
+        message.metadata.id = seed as u16;
+        message.metadata.recursion_desired = flags.0;
+        message.metadata.checking_disabled = flags.1;
+        if edns > 0 {
+            message = with_edns(message, edns - 1);
+        }
+        let bytes = message.to_vec().unwrap();
+        let mut out = [0; wire::ANSWER_BYTES_MAX];
+        match respond(&mesh(), "mesh", &bytes, &mut out) {
+            Outcome::Reply(length) => prop_assert_eq!(by_hickory(mesh(), &bytes), Unusual::Reply(out[..length].to_vec())),
+            Outcome::Relay => prop_assert_eq!(by_hickory(mesh(), &bytes), Unusual::Relay),
+            Outcome::Silent | Outcome::Unusual => {}
+        }
+    }
+
     #[test]
     fn random_bytes_never_panic_and_replies_hardly_exceed_them(
         mut bytes in proptest::collection::vec(any::<u8>(), 0..600), queries in 0u8..3, plain in any::<bool>(),

@@ -4,7 +4,7 @@
 use crate::forward::Transport;
 use crate::metrics::Tally;
 use crate::server::{Core, Outcome, respond, slow};
-use crate::wire::{self, Rcode};
+use crate::wire::{self, Why};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, SockaddrIn6, SockaddrLike, recvmmsg};
 use rustix::net::addr::SocketAddrArg;
@@ -268,7 +268,7 @@ impl Answerer {
                 Outcome::Silent => 0,
                 outcome => match self.relays.hand_over(message, client, outcome, start) {
                     Ok(()) => continue,
-                    Err(()) => wire::error(message, Rcode::ServFail, room).unwrap_or(0),
+                    Err(()) => wire::failed(message, Why::Busy, room).unwrap_or(0),
                 },
             };
             if length == 0 {

@@ -2,7 +2,9 @@
 //! decodes and encodes them; what is answered is the same `lookup`. It must not know sockets or resolvers.
 
 use crate::lookup::{Answer, Question, is_below, lookup};
+use crate::wire::{EXTENDED_ERROR, Why};
 use hickory_proto::op::{Edns, Metadata, ResponseCode};
+use hickory_proto::rr::rdata::opt::EdnsOption;
 use hickory_proto::rr::rdata::{A, AAAA, PTR, SOA};
 use hickory_proto::rr::{Name, RData, Record};
 use hickory_proto::serialize::binary::BinEncoder;
@@ -60,6 +62,7 @@ impl Written {
 /// What goes into a response: code, answers, and the zone's SOA when there are none.
 struct Sections {
     code: ResponseCode,
+    why: Option<Why>,
     answers: Vec<Record>,
     soa: Vec<Record>,
 }
@@ -72,8 +75,8 @@ impl Mesh {
         let text = owner.to_lowercase().to_ascii();
         let text = text.trim_end_matches('.');
         if self.snapshot.is_empty() {
-            let code = ResponseCode::ServFail;
-            return is_below(text, &self.domain).then(|| Sections { code, answers: vec![], soa: vec![] });
+            let (code, why) = (ResponseCode::ServFail, Some(Why::NotReady));
+            return is_below(text, &self.domain).then(|| Sections { code, why, answers: vec![], soa: vec![] });
         }
         let question =
             Question { name: text, qtype: info.query.query_type().into(), qclass: info.query.query_class().into() };
@@ -82,7 +85,7 @@ impl Mesh {
             return None;
         }
         if request.version() > 0 {
-            return Some(Sections { code: ResponseCode::BADVERS, answers: vec![], soa: vec![] });
+            return Some(Sections { code: ResponseCode::BADVERS, why: None, answers: vec![], soa: vec![] });
         }
         let settings = self.snapshot.dns();
         let record = |data| Record::from_rdata(owner.clone(), settings.ttl_s, data);
@@ -98,7 +101,7 @@ impl Mesh {
         };
         let zone = if is_below(text, &settings.domain) { settings.domain.as_str() } else { text };
         let soa = if answers.is_empty() { vec![soa(zone, settings.ttl_s)?] } else { vec![] };
-        Some(Sections { code: ResponseCode::NoError, answers, soa })
+        Some(Sections { code: ResponseCode::NoError, why: None, answers, soa })
     }
 }
 
@@ -138,6 +141,10 @@ impl RequestHandler for Mesh {
             let edns = request.edns.as_ref().map(|theirs| {
                 let mut ours = Edns::new();
                 ours.set_max_payload(OUR_UDP_BYTES).set_version(0).set_dnssec_ok(theirs.flags().dnssec_ok);
+                if let Some((code, text)) = sections.why.map(Why::info) {
+                    let data = [&code.to_be_bytes(), text.as_bytes()].concat();
+                    ours.options_mut().insert(EdnsOption::Unknown(EXTENDED_ERROR, data));
+                }
                 ours
             });
             let mut builder = MessageResponseBuilder::from_message_request(request);

@@ -8,6 +8,8 @@ pub(crate) const HEADER_BYTES: usize = 12;
 pub(crate) const ANSWER_BYTES_MAX: usize = 512;
 /// A name on the wire, with its root label (RFC 1035 §2.3.4).
 const WIRE_NAME_BYTES_MAX: usize = 255;
+/// The EDNS option of RFC 8914.
+pub(crate) const EXTENDED_ERROR: u16 = 15;
 /// What we say we can receive over UDP: it passes every path without fragments (DNS flag day 2020).
 const OUR_UDP_BYTES: u16 = 1232;
 
@@ -34,6 +36,28 @@ pub(crate) enum Rcode {
     FormErr = 1,
     ServFail = 2,
     BadVers = 16,
+}
+
+/// Why a question is refused, as clients with EDNS are told (Extended DNS Errors, RFC 8914).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    NotReady,
+    NoResolver,
+    Busy,
+    /// A query of ours that interception brought back.
+    Loop,
+}
+
+impl Why {
+    /// The code's registered meaning, and the words for people.
+    pub(crate) fn info(self) -> (u16, &'static str) {
+        match self {
+            Self::NotReady => (14, "this proxy has nothing from its control plane yet"),
+            Self::NoResolver => (22, "no resolver of resolv.conf answered"),
+            Self::Busy => (0, "too many queries wait for resolvers"),
+            Self::Loop => (0, "the query came back: exempt this process from DNS capture"),
+        }
+    }
 }
 
 /// A name in presentation form, lower case, without trailing dot, kept on the stack.
@@ -233,6 +257,7 @@ pub(crate) enum Body {
         zone_at: usize,
     },
     Error(Rcode),
+    ServFail(Why),
 }
 
 /// Writes the answer to `query`, which is the question of `message`, into `out`: its length, or `None` if it doesn't fit.
@@ -242,6 +267,7 @@ pub(crate) fn answer(message: &[u8], query: &Query, body: Body, ttl_s: u32, out:
         Body::A(_) | Body::Aaaa(_) => (Rcode::NoError, 1, 0),
         Body::Soa { .. } => (Rcode::NoError, 0, 1),
         Body::Error(rcode) => (rcode, 0, 0),
+        Body::ServFail(_) => (Rcode::ServFail, 0, 0),
     };
     let mut writer = Writer { out, len: 0, full: false };
     let authoritative = rcode == Rcode::NoError;
@@ -260,10 +286,11 @@ pub(crate) fn answer(message: &[u8], query: &Query, body: Body, ttl_s: u32, out:
             writer.put(&address.octets());
         }
         Body::Soa { zone_at } => soa(&mut writer, zone_at, ttl_s),
-        Body::Error(_) => {}
+        Body::Error(_) | Body::ServFail(_) => {}
     }
     if let Some(edns) = query.edns {
-        put_opt(&mut writer, rcode, edns);
+        let why = if let Body::ServFail(why) = body { Some(why) } else { None };
+        put_opt(&mut writer, rcode, edns, why);
     }
     (!writer.full).then_some(writer.len)
 }
@@ -290,12 +317,18 @@ fn soa(writer: &mut Writer<'_>, zone_at: usize, ttl_s: u32) {
     }
 }
 
-fn put_opt(writer: &mut Writer<'_>, rcode: Rcode, edns: Edns) {
+fn put_opt(writer: &mut Writer<'_>, rcode: Rcode, edns: Edns, why: Option<Why>) {
     writer.put(&[0]);
     writer.put_u16(qtype::OPT);
     writer.put_u16(OUR_UDP_BYTES);
     let dnssec_ok = if edns.dnssec_ok { 0x80 } else { 0 };
-    writer.put(&[rcode as u8 >> 4, 0, dnssec_ok, 0, 0, 0]);
+    writer.put(&[rcode as u8 >> 4, 0, dnssec_ok, 0]);
+    let Some((code, text)) = why.map(Why::info) else { return writer.put_u16(0) };
+    let length = u16::try_from(2 + text.len()).unwrap_or(0);
+    for value in [length + 4, EXTENDED_ERROR, length, code] {
+        writer.put_u16(value);
+    }
+    writer.put(text.as_bytes());
 }
 
 /// Id and flags of a reply: opcode, RD and CD are the query's, RA follows RD (what isn't ours is recursed for).
@@ -307,14 +340,21 @@ fn header(message: &[u8], rcode: Rcode, authoritative: bool) -> Option<[u8; 4]> 
     Some([id_high, id_low, high, low])
 }
 
-/// An error reply to anything with a header. The question is repeated when it can be read, so that clients that match
-/// by it accept the reply; the reply is never longer than the query plus an OPT record.
-pub(crate) fn error(message: &[u8], rcode: Rcode, out: &mut [u8]) -> Option<usize> {
-    if let (Shape::Plain(query), true) = (parse(message), rcode != Rcode::FormErr) {
-        return answer(message, &query, Body::Error(rcode), 0, out);
-    }
+/// FORMERR to anything with a header, which is all of it that is believed.
+pub(crate) fn malformed(message: &[u8], out: &mut [u8]) -> Option<usize> {
     let room = out.first_chunk_mut::<HEADER_BYTES>()?;
     *room = [0; HEADER_BYTES];
-    room.first_chunk_mut::<4>()?.copy_from_slice(&header(message, rcode, false)?);
+    room.first_chunk_mut::<4>()?.copy_from_slice(&header(message, Rcode::FormErr, false)?);
+    Some(HEADER_BYTES)
+}
+
+/// SERVFAIL. The question is repeated when it can be read, so that clients that match by it accept the reply; the reply
+/// is never longer than the query plus an OPT record.
+pub(crate) fn failed(message: &[u8], why: Why, out: &mut [u8]) -> Option<usize> {
+    if let Shape::Plain(query) = parse(message) {
+        return answer(message, &query, Body::ServFail(why), 0, out);
+    }
+    malformed(message, out)?;
+    out.first_chunk_mut::<4>()?.copy_from_slice(&header(message, Rcode::ServFail, false)?);
     Some(HEADER_BYTES)
 }
