@@ -64,6 +64,8 @@ pub(super) struct RequestHead<'a> {
     pub(super) query: Option<&'a [u8]>,
     pub(super) framing: Framing,
     pub(super) upgrade: bool,
+    /// The endpoint speaks HTTP/2, where `te: trailers` is for it.
+    pub(super) two: bool,
     pub(super) filters: Option<&'a Filters>,
     pub(super) settings: &'a Settings,
     pub(super) peer: Option<IpAddr>,
@@ -108,6 +110,7 @@ impl RequestHead<'_> {
         let stays = match field.known {
             Known::Other => true,
             Known::Host | Known::ContentLength | Known::XKumaTags | Known::XForwardedClientCert => false,
+            Known::Te => self.two && field.value.of(self.buffer) == b"trailers",
             Known::Expect => self.head.version == Version::Http11,
             Known::Trailer => self.framing == Framing::Chunked,
             Known::XForwardedFor | Known::XForwardedProto | Known::XRequestId | Known::XEnvoy => !self.settings.edge,
