@@ -14,12 +14,12 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
-use tokio_rustls::TlsStream;
 
 use crate::error::Reason;
 use crate::socket::reset_on_drop;
 use crate::splice::Pipe;
 use crate::stream::Stream;
+use crate::tls::TlsStream;
 
 /// A read that fills this much is the sign of bulk: from there on plain bytes are spliced.
 const BUFFER_BYTES: usize = 16 << 10;
