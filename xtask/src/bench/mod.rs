@@ -47,11 +47,13 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Res<()> {
         return list();
     }
     if !netns::is_inside() {
-        return outside(root, &options, arguments);
+        return outside(&options, arguments);
     }
     netns::end_with_parent();
     netns::prepare()?;
     tool::more_descriptors()?;
+    // Questions of the harness itself must not cost the proxy's core.
+    cpu::pin(&[std::process::id()], process::LOAD_CORE)?;
     let place = std::env::temp_dir().join(format!("weir-bench-{}", date("+%s")));
     fs::create_dir_all(&place).map_err(|error| format!("{}: {error}", place.display()))?;
     let weir = options.weir(root);
@@ -64,7 +66,7 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Res<()> {
 }
 
 /// Builds weir and the load tools optimised, says what is missing, and goes inside.
-fn outside(root: &Path, options: &Options, arguments: &[String]) -> Res<()> {
+fn outside(options: &Options, arguments: &[String]) -> Res<()> {
     for (program, install) in peers::PEERS.iter().chain(&peers::LOADS) {
         if peers::find(program).is_none() {
             say(&format!("{program} is not installed and left out: {install}"));
@@ -79,7 +81,6 @@ fn outside(root: &Path, options: &Options, arguments: &[String]) -> Res<()> {
         line.extend(arguments.iter().map(String::as_str));
         return crate::run("cargo", &line);
     }
-    let _root = root;
     let status = netns::enter()?;
     if status.success() { Ok(()) } else { Err(format!("the run ended with {status}")) }
 }

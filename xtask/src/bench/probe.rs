@@ -1,12 +1,13 @@
 //! Single questions to what runs: is it ready, what does it answer, which VIP has a name. Not a load.
 
+use super::Res;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 const ANSWER_MAX: Duration = Duration::from_secs(5);
-const POLL: Duration = Duration::from_millis(2);
+const POLL: Duration = Duration::from_micros(500);
 
 /// The whole answer to one GET, head included.
 pub(crate) fn get(address: SocketAddr, host: &str, path: &str) -> Option<String> {
@@ -16,6 +17,24 @@ pub(crate) fn get(address: SocketAddr, host: &str, path: &str) -> Option<String>
     let mut text = Vec::new();
     stream.read_to_end(&mut text).ok()?;
     Some(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Gives a resource to a REST API on loopback.
+pub(crate) fn put(port: u16, path: &str, body: &str) -> Res<()> {
+    let of = |error| format!("PUT {path}: {error}");
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).map_err(of)?;
+    let length = body.len();
+    let head = format!(
+        "PUT {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\
+         Connection: close\r\n\r\n"
+    );
+    stream.write_all((head + body).as_bytes()).map_err(of)?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).map_err(of)?;
+    if answer.split(' ').nth(1).is_some_and(|status| status.starts_with('2')) {
+        return Ok(());
+    }
+    Err(format!("PUT {path}: {}", answer.chars().take(300).collect::<String>()))
 }
 
 /// Asks `/ready` of an admin port until it says yes.

@@ -10,7 +10,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-const API: u16 = 5681;
+/// Where the control plane's REST API listens.
+pub(crate) const API: u16 = 5681;
 const START_MAX: Duration = Duration::from_secs(30);
 
 pub(crate) const MESH: &str = "type: Mesh\nname: default\n";
@@ -26,7 +27,7 @@ pub(crate) struct ControlPlane {
     folder: PathBuf,
     program: PathBuf,
     /// Ends with this.
-    pub(crate) running: Running,
+    _running: Running,
 }
 
 /// One proxy to start.
@@ -48,12 +49,12 @@ impl ControlPlane {
         command.env("KUMA_DP_SERVER_AUTHN_DP_PROXY_TYPE", "none").env("KUMA_DP_SERVER_AUTHN_ZONE_PROXY_TYPE", "none");
         let mut running = Running::start("weir cp run", command, &folder.join("cp.log"))?;
         running.listens(API, START_MAX)?;
-        let made = Self { folder, program, running };
+        let made = Self { folder, program, _running: running };
         made.apply(resources)?;
         Ok(made)
     }
 
-    pub(crate) fn apply(&self, resources: &[String]) -> Res<()> {
+    fn apply(&self, resources: &[String]) -> Res<()> {
         let file = self.folder.join("resources.yaml");
         write(&file, resources.join("---\n"))?;
         let mut command = Command::new(&self.program);
@@ -110,8 +111,7 @@ pub(crate) fn sidecar() -> String {
 
 /// The HTTP gateway: one route on three ports, a thousand on the fourth.
 pub(crate) fn http_gateway(ports: Ports, backend: u16, certificate: &str) -> Vec<String> {
-    let indented: String = certificate.lines().map(|line| format!("{line}\n")).collect();
-    let data = base64(indented.as_bytes());
+    let data = base64(certificate.as_bytes());
     let mut listeners = format!(
         "type: MeshGateway\nmesh: default\nname: gw\nselectors: [{{match: {{kuma.io/service: gw}}}}]\nconf:\n  \
          listeners:\n  - {{port: {}, protocol: HTTP, tags: {{l: one}}}}\n  \
@@ -156,7 +156,7 @@ pub(crate) fn route(name: &str, tag: &str, prefixes: &[String], filters: &str) -
 
 fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let digit = |bits: u32| char::from(DIGITS[(bits & 63) as usize]);
+    let digit = |bits: u32| char::from(DIGITS.get((bits & 63) as usize).copied().unwrap_or(b'='));
     let mut text = String::new();
     for piece in bytes.chunks(3) {
         let at = |index: usize| u32::from(piece.get(index).copied().unwrap_or(0));

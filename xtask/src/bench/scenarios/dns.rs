@@ -3,7 +3,7 @@
 use super::{add, on_loopback};
 use crate::bench::load;
 use crate::bench::peers::weir::{self, ControlPlane, Proxy};
-use crate::bench::peers::{self, Slot, envoy, knot};
+use crate::bench::peers::{Slot, envoy, knot};
 use crate::bench::process::{PROXY_CORE, Running, on_core};
 use crate::bench::report::Results;
 use crate::bench::{Context, Res, cpu, probe, write};
@@ -54,7 +54,7 @@ fn answers(slot: Slot, names: usize) -> Res<Slot> {
 fn start_knot(context: &Context, names: usize) -> Res<Slot> {
     let folder = context.folder("knot")?;
     std::fs::create_dir_all(folder.join("db")).map_err(|error| format!("{}: {error}", folder.display()))?;
-    write(&folder.join("mesh.zone"), peers::knot::zone(names))?;
+    write(&folder.join("mesh.zone"), knot::zone(names))?;
     write(&folder.join("knot.conf"), knot::config(&folder, 18_400))?;
     let mut command = on_core(PROXY_CORE, context.program("knot").unwrap_or_default());
     command.arg("-c").arg(folder.join("knot.conf"));
