@@ -1,7 +1,7 @@
 //! Certificates of a run: one P-256 authority, a server and a client. Keys live in the run's folder and go with it.
 
 use super::Res;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +15,7 @@ impl Certificates {
         let key = KeyPair::generate().map_err(of)?;
         let mut authority = CertificateParams::new(Vec::new()).map_err(of)?;
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        authority.distinguished_name.push(DnType::CommonName, "bench authority");
         let root = authority.self_signed(&key).map_err(of)?.pem();
         let issuer = Issuer::new(authority, key);
         let made = Self { folder: folder.to_owned() };
@@ -22,6 +23,7 @@ impl Certificates {
         for name in ["web", "client"] {
             let names = vec!["h0.mesh".to_owned(), "*.mesh".to_owned()];
             let mut leaf = CertificateParams::new(names).map_err(of)?;
+            leaf.distinguished_name.push(DnType::CommonName, name);
             let uri = format!("spiffe://default/{name}").try_into().map_err(of)?;
             leaf.subject_alt_names.push(SanType::URI(uri));
             let key = KeyPair::generate().map_err(of)?;

@@ -76,7 +76,8 @@ pub(crate) fn wrk_command(wanted: &Wrk<'_>) -> Command {
 
 pub(crate) fn wrk_outcome(text: &str) -> Res<Outcome> {
     let after = |key: &str| text.split_once(key).map(|(_, rest)| rest.trim_start());
-    let first = |text: Option<&str>| text.and_then(|text| text.split_whitespace().next()).unwrap_or_default().to_owned();
+    let first =
+        |text: Option<&str>| text.and_then(|text| text.split_whitespace().next()).unwrap_or_default().to_owned();
     let rate = first(after("Requests/sec:")).parse().map_err(|_| format!("wrk answered: {text}"))?;
     let before = text.split_once(" requests in").map(|(before, _)| before).unwrap_or_default();
     let operations = before.split_whitespace().last().unwrap_or_default().parse().unwrap_or(0.0);

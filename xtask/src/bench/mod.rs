@@ -125,19 +125,16 @@ impl Context {
         slots: &[Slot],
         load: impl Fn(&Slot) -> Res<Outcome>,
     ) -> Res<()> {
-        self.measure_by(results, job, slots, load, |outcome, cpu_us| {
-            if outcome.operations > 0.0 { cpu_us / outcome.operations } else { f64::NAN }
-        })
+        self.measure_own(results, job, slots, |slot| Ok((load(slot)?, None)))
     }
 
-    /// As `measure`, with a value of the job's own.
-    pub(crate) fn measure_by(
+    /// As `measure`, where the load may say a value of its own.
+    pub(crate) fn measure_own(
         &self,
         results: &mut Results,
         job: &'static str,
         slots: &[Slot],
-        load: impl Fn(&Slot) -> Res<Outcome>,
-        value: impl Fn(&Outcome, f64) -> f64,
+        load: impl Fn(&Slot) -> Res<(Outcome, Option<f64>)>,
     ) -> Res<()> {
         if !self.wants(job) {
             return Ok(());
@@ -146,15 +143,16 @@ impl Context {
             for slot in slots {
                 let pids = slot.family();
                 let before = cpu::nanoseconds(&pids);
-                let outcome = match load(slot) {
-                    Ok(outcome) => outcome,
+                let (outcome, own) = match load(slot) {
+                    Ok(done) => done,
                     Err(problem) => {
                         say(&format!("{job}, {}: {problem}", slot.name));
                         continue;
                     }
                 };
                 let cpu_us = cpu::nanoseconds(&pids).saturating_sub(before) as f64 / 1000.0;
-                results.add(Sample::new(job, slot.name, value(&outcome, cpu_us), &outcome));
+                let value = own.unwrap_or(cpu_us / outcome.operations);
+                results.add(Sample::new(job, slot.name, value, &outcome));
             }
         }
         Ok(())

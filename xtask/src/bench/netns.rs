@@ -17,7 +17,8 @@ pub(crate) fn enter() -> Res<ExitStatus> {
     let mut command = Command::new("unshare");
     command.args(["--net", "--pid", "--fork", "--kill-child", "--mount-proc"]).arg(program);
     command.args(env::args_os().skip(1)).env(INSIDE, "1").stdin(Stdio::piped());
-    let mut child = command.spawn().map_err(|error| format!("unshare can't be started (package util-linux): {error}"))?;
+    let mut child =
+        command.spawn().map_err(|error| format!("unshare can't be started (package util-linux): {error}"))?;
     let pipe = child.stdin.take();
     let status = child.wait().map_err(|error| format!("unshare: {error}"))?;
     drop(pipe);
@@ -25,6 +26,7 @@ pub(crate) fn enter() -> Res<ExitStatus> {
 }
 
 /// Ends this process when the one outside does: stdin is its pipe.
+#[expect(clippy::disallowed_methods, reason = "nobody is left to report to; the namespace ends what runs in it")]
 pub(crate) fn end_with_parent() {
     thread::spawn(|| {
         let mut nothing = [0_u8; 1];

@@ -37,7 +37,8 @@ impl Options {
         let mut rest = arguments.iter();
         while let Some(word) = rest.next() {
             let mut value = || rest.next().ok_or(format!("{word} needs a value\n{USAGE}"));
-            let number = |text: &String| text.parse::<u64>().map_err(|_| format!("{word} {text}: not a number\n{USAGE}"));
+            let number =
+                |text: &String| text.parse::<u64>().map_err(|_| format!("{word} {text}: not a number\n{USAGE}"));
             match word.as_str() {
                 "--secs" => options.seconds = number(value()?)?.clamp(1, 60),
                 "--reps" => options.repeats = usize::try_from(number(value()?)?.clamp(1, 20)).unwrap_or(3),
@@ -55,7 +56,8 @@ impl Options {
 
     pub(crate) fn wants_job(&self, job: &str) -> bool {
         // A job's own name means it alone; anything else is the beginning of several.
-        let means = |word: &String| if jobs::find(word).is_some() { word == job } else { job.starts_with(word.as_str()) };
+        let means =
+            |word: &String| if jobs::find(word).is_some() { word == job } else { job.starts_with(word.as_str()) };
         self.jobs.is_empty() || self.jobs.iter().any(means)
     }
 

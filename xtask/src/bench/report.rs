@@ -28,7 +28,8 @@ impl Sample {
         if share > 0.001 {
             say(&format!("{job}, {peer}: {} errors in {} operations", outcome.errors, outcome.operations));
         }
-        let line = format!("{value:.2}, {:.0}/s, p50 {:.0} µs, p99 {:.0} µs", outcome.rate, outcome.p50_us, outcome.p99_us);
+        let line =
+            format!("{value:.2}, {:.0}/s, p50 {:.0} µs, p99 {:.0} µs", outcome.rate, outcome.p50_us, outcome.p99_us);
         say(&format!("{job:14} {peer:8} {line}"));
         Self { job, peer: peer.to_owned(), value, rate: outcome.rate, errors: outcome.errors }
     }
@@ -144,7 +145,13 @@ fn table(rows: &BTreeMap<String, BTreeMap<String, Figure>>) -> String {
 }
 
 fn figure_text(figure: &Figure, unit: &str) -> String {
-    let places = if figure.value < 0.1 { 3 } else if figure.value < 100.0 { 2 } else { 0 };
+    let places = if figure.value < 0.1 {
+        3
+    } else if figure.value < 100.0 {
+        2
+    } else {
+        0
+    };
     let value = format!("{:.places$} {unit}", figure.value);
     let rate = figure.rate;
     let faults = if figure.errors > 0.001 * rate { ", with errors" } else { "" };

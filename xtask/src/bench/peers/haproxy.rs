@@ -44,7 +44,7 @@ pub(crate) fn sni_map(names: usize) -> String {
 }
 
 pub(crate) fn http(ports: Ports, backend: u16, certificates: &Certificates, map: &str) -> String {
-    let mut text = head(19_000);
+    let mut text = head(9_000);
     let pem = certificates.file("web.pem");
     let _ok = write!(
         text,

@@ -54,7 +54,8 @@ pub(crate) const PEERS: [(&str, &str); 4] = [
     ("haproxy", "apt-get install haproxy"),
     ("knotd", "apt-get install knot"),
 ];
-pub(crate) const LOADS: [(&str, &str); 2] = [("wrk", "apt-get install wrk"), ("h2load", "apt-get install nghttp2-client")];
+pub(crate) const LOADS: [(&str, &str); 2] =
+    [("wrk", "apt-get install wrk"), ("h2load", "apt-get install nghttp2-client")];
 
 /// The program's path: of $ENVOY and the venv for Envoy, of $PATH and sbin for all.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {

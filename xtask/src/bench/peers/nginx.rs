@@ -5,8 +5,11 @@ use crate::bench::certs::Certificates;
 use std::fmt::Write;
 use std::path::Path;
 
+/// Where Debian and Ubuntu put it; of a package of its own.
+pub(crate) const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+
 fn main(folder: &Path, is_stream: bool) -> String {
-    let module = if is_stream { "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\n" } else { "" };
+    let module = if is_stream { format!("load_module {STREAM_MODULE};\n") } else { String::new() };
     let folder = folder.display();
     format!(
         "{module}daemon off;\nworker_processes 1;\nerror_log {folder}/nginx.err error;\npid {folder}/nginx.pid;\n\
@@ -17,10 +20,8 @@ fn main(folder: &Path, is_stream: bool) -> String {
 pub(crate) fn tcp(folder: &Path, pairs: &[(u16, u16)]) -> String {
     let mut text = main(folder, true) + "stream {\n";
     for (port, backend) in pairs {
-        let _ok = writeln!(
-            text,
-            "  server {{ listen 127.0.0.1:{port} backlog=4096; proxy_pass 127.0.0.1:{backend}; }}"
-        );
+        let _ok =
+            writeln!(text, "  server {{ listen 127.0.0.1:{port} backlog=4096; proxy_pass 127.0.0.1:{backend}; }}");
     }
     text + "}\n"
 }
@@ -31,10 +32,8 @@ pub(crate) fn sni(folder: &Path, port: u16, backend: u16, names: usize) -> Strin
     for name in 0..names {
         let _ok = writeln!(text, "    h{name}.mesh 127.0.0.1:{backend};");
     }
-    let _ok = writeln!(
-        text,
-        "  }}\n  server {{ listen 127.0.0.1:{port} backlog=4096; ssl_preread on; proxy_pass $b; }}\n}}"
-    );
+    let _ok =
+        writeln!(text, "  }}\n  server {{ listen 127.0.0.1:{port} backlog=4096; ssl_preread on; proxy_pass $b; }}\n}}");
     text
 }
 

@@ -35,9 +35,8 @@ pub(super) fn run(context: &Context, results: &mut Results) -> Res<()> {
         });
         add(context, &mut slots, "knot", || answers(start_knot(context, names)?, names));
         let (count, seconds) = (names.to_string(), context.seconds.to_string());
-        context.measure(results, job, &slots, |slot| {
-            load::tool(&["dns", &on_loopback(slot.port), &count, &seconds])
-        })?;
+        context
+            .measure(results, job, &slots, |slot| load::tool(&["dns", &on_loopback(slot.port), &count, &seconds]))?;
     }
     Ok(())
 }

@@ -10,7 +10,16 @@ use crate::bench::{Context, Res, cpu, write};
 use std::path::Path;
 
 pub(super) const JOBS: &[&str] = &[
-    "h1-1k", "h1-1k-routes", "h1-64k", "h1-close", "h1-c1", "h1tls-1k", "h2c-1k", "h2tls-1k", "h2c-64k", "tls-full",
+    "h1-1k",
+    "h1-1k-routes",
+    "h1-64k",
+    "h1-close",
+    "h1-c1",
+    "h1tls-1k",
+    "h2c-1k",
+    "h2tls-1k",
+    "h2c-64k",
+    "tls-full",
     "tls-resumed",
 ];
 const CONNECTIONS: usize = 64;
@@ -22,7 +31,9 @@ pub(super) fn run(context: &Context, results: &mut Results) -> Res<()> {
     let scripts = context.folder("wrk")?;
     let script = scripts.join("routes.lua");
     write(&script, every_route())?;
-    let plain = |slot: &Slot, path: &str, connections, header, core| wrk(context, &url("http", slot.port, path), connections, header, core);
+    let plain = |slot: &Slot, path: &str, connections, header, core| {
+        wrk(context, &url("http", slot.port, path), connections, header, core)
+    };
     let ports = |slot: &Slot| Ports::from(slot.port);
     context.measure(results, "h1-1k", &slots, |slot| plain(slot, "/p0", CONNECTIONS, None, LOAD_CORE))?;
     context.measure(results, "h1-1k-routes", &slots, |slot| routes(context, ports(slot).routes, &script))?;
@@ -79,13 +90,7 @@ pub(super) fn url(scheme: &str, port: u16, path: &str) -> String {
     format!("{scheme}://127.0.0.1:{port}{path}")
 }
 
-pub(super) fn wrk(
-    context: &Context,
-    url: &str,
-    connections: usize,
-    header: Option<&str>,
-    core: usize,
-) -> Res<Outcome> {
+pub(super) fn wrk(context: &Context, url: &str, connections: usize, header: Option<&str>, core: usize) -> Res<Outcome> {
     load::wrk(&Wrk { core, connections, seconds: context.seconds, url: url.to_owned(), header, script: None })
 }
 
@@ -97,30 +102,20 @@ fn routes(context: &Context, port: u16, script: &Path) -> Res<Outcome> {
 
 /// One connection, with proxy, load and backend on the load's core, so that no wake-up crosses cores: what the proxy
 /// adds to the median without it.
-pub(super) fn added_latency(
-    context: &Context,
-    results: &mut Results,
-    job: &'static str,
-    slots: &[Slot],
-) -> Res<()> {
+pub(super) fn added_latency(context: &Context, results: &mut Results, job: &'static str, slots: &[Slot]) -> Res<()> {
     if !context.wants(job) {
         return Ok(());
     }
     let one = |port: u16| wrk(context, &url("http", port, "/p0"), 1, None, LOAD_CORE);
     let direct = one(HTTP)?;
-    context.measure_by(
-        results,
-        job,
-        slots,
-        |slot| {
-            let pids = slot.family();
-            cpu::pin(&pids, LOAD_CORE)?;
-            let outcome = one(slot.port);
-            cpu::pin(&pids, PROXY_CORE)?;
-            outcome
-        },
-        |outcome, _| outcome.p50_us - direct.p50_us,
-    )
+    context.measure_own(results, job, slots, |slot| {
+        let pids = slot.family();
+        cpu::pin(&pids, LOAD_CORE)?;
+        let outcome = one(slot.port);
+        cpu::pin(&pids, PROXY_CORE)?;
+        let outcome = outcome?;
+        Ok((outcome, Some(outcome.p50_us - direct.p50_us)))
+    })
 }
 
 /// Asks for each of the thousand routes in an order without pattern.

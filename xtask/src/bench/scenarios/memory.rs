@@ -95,9 +95,9 @@ fn one_route(context: &Context, peer: &str, control_plane: &mut Option<ControlPl
             let listener = envoy::listener(18_200, envoy::http(envoy::hosts(1, "be"), "http"), None);
             of(super::envoy(context, 18_200, vec![listener], vec![envoy::cluster("be", HTTP)])?)
         }
-        "nginx" => of(super::nginx(context, 18_400, |folder| {
-            nginx::http(folder, Ports::from(18_400), HTTP, certificates)
-        })?),
+        "nginx" => {
+            of(super::nginx(context, 18_400, |folder| nginx::http(folder, Ports::from(18_400), HTTP, certificates))?)
+        }
         _ => of(super::haproxy(context, 18_600, &haproxy::http_map(), |map| {
             haproxy::http(Ports::from(18_600), HTTP, certificates, map)
         })?),

@@ -10,7 +10,7 @@ mod tcp;
 mod update;
 mod vip;
 
-use super::peers::{Slot, envoy};
+use super::peers::{Slot, envoy, nginx};
 use super::process::{LOAD_CORE, PROXY_CORE, Running, on_core};
 use super::report::Results;
 use super::{Context, Res, load, say, write};
@@ -92,7 +92,11 @@ fn envoy(context: &Context, port: u16, listeners: Vec<Value>, clusters: Vec<Valu
 fn nginx(context: &Context, port: u16, config: impl FnOnce(&Path) -> String) -> Res<Slot> {
     let folder = context.folder("nginx")?;
     let file = folder.join("nginx.conf");
-    write(&file, config(&folder))?;
+    let text = config(&folder);
+    if text.starts_with("load_module") && !Path::new(nginx::STREAM_MODULE).exists() {
+        return Err(format!("{} is missing: apt-get install libnginx-mod-stream", nginx::STREAM_MODULE));
+    }
+    write(&file, text)?;
     let mut command = on_core(PROXY_CORE, context.program("nginx").unwrap_or_default());
     command.arg("-c").arg(&file);
     let mut running = Running::start("nginx", command, &folder.join("log"))?;

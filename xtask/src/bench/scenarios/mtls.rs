@@ -41,9 +41,8 @@ pub(super) fn run(context: &Context, results: &mut Results) -> Res<()> {
         wrk(context, &url("http", slot.port, "/p0"), 16, Some("Connection: close"), LOAD_CORE)
     })?;
     let seconds = context.seconds.to_string();
-    context.measure(results, "mtls-bulk", &slots, |slot| {
-        load::tool(&["bulk", &on_loopback(slot.port + 1), "1", &seconds])
-    })
+    context
+        .measure(results, "mtls-bulk", &slots, |slot| load::tool(&["bulk", &on_loopback(slot.port + 1), "1", &seconds]))
 }
 
 fn resources() -> Vec<String> {
@@ -88,10 +87,7 @@ fn envoy_pair(context: &Context, port: u16) -> Res<Slot> {
     let mut client = super::envoy(
         context,
         port,
-        vec![
-            envoy::listener(port, http(), None),
-            envoy::listener(port + 1, envoy::tcp_proxy("sink", "tcp"), None),
-        ],
+        vec![envoy::listener(port, http(), None), envoy::listener(port + 1, envoy::tcp_proxy("sink", "tcp"), None)],
         vec![
             envoy::over_mtls(over_http2, certificates, "h2"),
             envoy::over_mtls(envoy::cluster("sink", inner + 1), certificates, "mesh"),

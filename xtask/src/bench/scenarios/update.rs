@@ -24,7 +24,7 @@ const HOST: usize = 777;
 
 pub(super) fn run(context: &Context, results: &mut Results) -> Res<()> {
     let _backend = backend(context, "http", HTTP)?;
-    let groups: [(&str, fn(&Context, &mut Results) -> Res<()>); 4] =
+    let groups: [(&str, super::Group); 4] =
         [("weir", weir_vip), ("envoy", envoy_vip), ("weir", weir_route), ("envoy", envoy_route)];
     for ((peer, group), jobs) in groups.into_iter().zip([&JOBS[..1], &JOBS[..1], &JOBS[1..], &JOBS[1..]]) {
         if context.wants_peer(peer)
@@ -119,9 +119,13 @@ fn weir_route(context: &Context, results: &mut Results) -> Res<()> {
     let arguments = ["--interception", "off"];
     let _gateway = cp.proxy(&Proxy { name: "gw-1", resource: weir::GATEWAY, admin: 18_090, arguments: &arguments })?;
     let path = format!("/meshes/default/meshgatewayroutes/r{HOST}");
-    changes(context, results, ("weir", 18_000), |revision| Ok(weir_revision(revision)), |body| {
-        probe::put(weir::API, &path, body)
-    })
+    changes(
+        context,
+        results,
+        ("weir", 18_000),
+        |revision| Ok(weir_revision(revision)),
+        |body| probe::put(weir::API, &path, body),
+    )
 }
 
 fn envoy_route(context: &Context, results: &mut Results) -> Res<()> {

@@ -80,11 +80,7 @@ pub(super) fn address_of(number: usize) -> Res<Ipv4Addr> {
 }
 
 /// Envoy with a listener for each VIP, of one cluster; its configuration is in the folder's files.
-pub(super) fn redirected_envoy(
-    context: &Context,
-    protocol: &str,
-    backend: u16,
-) -> Res<(Running, PathBuf)> {
+pub(super) fn redirected_envoy(context: &Context, protocol: &str, backend: u16) -> Res<(Running, PathBuf)> {
     let folder = context.folder("envoy-vips")?;
     let clusters = vec![json!({"name": "blackhole", "type": "STATIC"}), envoy::cluster("be", backend)];
     write(&folder.join("cds.json"), envoy::resources("cluster.v3.Cluster", clusters).to_string())?;
@@ -114,7 +110,8 @@ impl Redirect {
     pub(super) fn set() -> Res<Self> {
         run_quiet("ip", &["route", "replace", "local", "241.0.0.0/8", "dev", "lo"])?;
         let port = ENVOY.to_string();
-        let rule = ["-t", "nat", "-A", "OUTPUT", "-p", "tcp", "-d", "241.0.0.0/8", "-j", "REDIRECT", "--to-ports", &port];
+        let rule =
+            ["-t", "nat", "-A", "OUTPUT", "-p", "tcp", "-d", "241.0.0.0/8", "-j", "REDIRECT", "--to-ports", &port];
         run_quiet("iptables", &rule)?;
         Ok(Self)
     }

@@ -44,8 +44,7 @@ pub(super) fn serve(port: u16) -> Res<()> {
         }
         for stream in fresh.drain(..) {
             stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true)).map_err(|error| error.to_string())?;
-            let token =
-                connections.put(Connection { stream, head: Vec::new(), unsent: Vec::new(), is_last: false });
+            let token = connections.put(Connection { stream, head: Vec::new(), unsent: Vec::new(), is_last: false });
             if let Some(connection) = connections.get(token) {
                 let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
                 events.add(&connection.stream, flags, token)?;
@@ -55,7 +54,8 @@ pub(super) fn serve(port: u16) -> Res<()> {
 }
 
 fn answer(body: usize) -> Vec<u8> {
-    let head = format!("HTTP/1.1 200 OK\r\nserver: bench\r\ncontent-type: text/plain\r\ncontent-length: {body}\r\n\r\n");
+    let head =
+        format!("HTTP/1.1 200 OK\r\nserver: bench\r\ncontent-type: text/plain\r\ncontent-length: {body}\r\n\r\n");
     let mut answer = head.into_bytes();
     answer.resize(answer.len() + body, b'x');
     answer

@@ -61,8 +61,7 @@ fn config(resumes: bool) -> Res<Arc<ClientConfig>> {
     let builder = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| format!("TLS 1.3: {error}"))?;
-    let mut config =
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified)).with_no_client_auth();
+    let mut config = builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified)).with_no_client_auth();
     config.resumption = if resumes { Resumption::in_memory_sessions(64) } else { Resumption::disabled() };
     Ok(Arc::new(config))
 }
