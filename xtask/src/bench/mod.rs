@@ -49,7 +49,6 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Res<()> {
     if !netns::is_inside() {
         return outside(&options, arguments);
     }
-    netns::end_with_parent();
     netns::prepare()?;
     tool::more_descriptors()?;
     // Questions of the harness itself must not cost the proxy's core.

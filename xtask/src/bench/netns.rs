@@ -1,9 +1,8 @@
 //! The network namespace of a run: loopback only, the same settings for all. Owns the re-execution inside; ends with it.
 
 use super::{Res, say};
-use std::io::Read;
-use std::process::{Command, ExitStatus, Stdio};
-use std::{env, fs, thread};
+use std::process::{Command, ExitStatus};
+use std::{env, fs};
 
 const INSIDE: &str = "XTASK_BENCH_INSIDE";
 
@@ -14,25 +13,11 @@ pub(crate) fn is_inside() -> bool {
 /// Runs this very command again in namespaces of its own: network, and processes, so that all of them end with it.
 pub(crate) fn enter() -> Res<ExitStatus> {
     let program = env::current_exe().map_err(|error| format!("xtask's own path: {error}"))?;
-    let mut command = Command::new("unshare");
-    command.args(["--net", "--pid", "--fork", "--kill-child", "--mount-proc"]).arg(program);
-    command.args(env::args_os().skip(1)).env(INSIDE, "1").stdin(Stdio::piped());
-    let mut child =
-        command.spawn().map_err(|error| format!("unshare can't be started (package util-linux): {error}"))?;
-    let pipe = child.stdin.take();
-    let status = child.wait().map_err(|error| format!("unshare: {error}"))?;
-    drop(pipe);
-    Ok(status)
-}
-
-/// Ends this process when the one outside does: stdin is its pipe.
-#[expect(clippy::disallowed_methods, reason = "nobody is left to report to; the namespace ends what runs in it")]
-pub(crate) fn end_with_parent() {
-    thread::spawn(|| {
-        let mut nothing = [0_u8; 1];
-        let _closed = std::io::stdin().read(&mut nothing);
-        std::process::exit(130);
-    });
+    // When this process ends, so does unshare, and with it all that runs inside.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+    command.arg(program).args(env::args_os().skip(1)).env(INSIDE, "1");
+    command.status().map_err(|error| format!("setpriv can't be started (package util-linux): {error}"))
 }
 
 /// Loopback up; reno, since the pacing of bbr distorts bulk over loopback; ports enough for short connections.

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 const USAGE: &str = "usage: cargo xtask bench [JOB or its beginning ...] [--secs N] [--reps N] [--only weir,envoy,..]
                          [--weir PATH] [--profile NAME] [--no-write] [--list]
-       cargo xtask bench counts [--bless]
 The table goes to stdout and, row by row, into docs/performance.md. Needs root for a network namespace.";
 /// No group of jobs begins later than this.
 pub(crate) const RUN_MAX: Duration = Duration::from_secs(20 * 60);

@@ -10,7 +10,7 @@ mod tcp;
 mod update;
 mod vip;
 
-use super::peers::{Slot, envoy, nginx};
+use super::peers::{self, Slot, envoy};
 use super::process::{LOAD_CORE, PROXY_CORE, Running, on_core};
 use super::report::Results;
 use super::{Context, Res, load, say, write};
@@ -93,8 +93,8 @@ fn nginx(context: &Context, port: u16, config: impl FnOnce(&Path) -> String) -> 
     let folder = context.folder("nginx")?;
     let file = folder.join("nginx.conf");
     let text = config(&folder);
-    if text.starts_with("load_module") && !Path::new(nginx::STREAM_MODULE).exists() {
-        return Err(format!("{} is missing: apt-get install libnginx-mod-stream", nginx::STREAM_MODULE));
+    if text.starts_with("load_module") && !Path::new(peers::nginx::STREAM_MODULE).exists() {
+        return Err(format!("{} is missing: apt-get install libnginx-mod-stream", peers::nginx::STREAM_MODULE));
     }
     write(&file, text)?;
     let mut command = on_core(PROXY_CORE, context.program("nginx").unwrap_or_default());
