@@ -110,7 +110,7 @@ fn forwarding(headers: &mut HeaderMap, settings: &Settings, peer: Option<IpAddr>
     let values = [
         HeaderValue::from_bytes(&chain),
         HeaderValue::from_str(scheme(settings)),
-        HeaderValue::from_str(&request_id()),
+        HeaderValue::from_bytes(&request_id()),
     ];
     for (name, value) in EDGE_OWN.into_iter().zip(values) {
         headers.remove(name);
