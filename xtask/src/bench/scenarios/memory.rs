@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 pub(super) const JOBS: &[&str] = &["memory-idle", "memory-conns", "memory-vips", "ready-routes", "ready-vips"];
 const IDLE: usize = 9_000;
-const SETTLE: Duration = Duration::from_secs(1);
+const SETTLE: Duration = Duration::from_secs(3);
 const READY_MAX: Duration = Duration::from_secs(60);
 pub(super) const ROUTES: usize = 10_000;
 
