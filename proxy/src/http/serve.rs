@@ -259,7 +259,7 @@ where
             query: facts.query.map(|query| query.text(data)),
             host: &scratch.host,
             authority: facts.authority.text(data),
-            headers: Headers::One { head: &scratch.head, buffer: data },
+            headers: Headers { head: &scratch.head, buffer: data },
         })
     }
 
