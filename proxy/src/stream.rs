@@ -4,12 +4,13 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsStream;
+
+use crate::tls::TlsStream;
 
 #[derive(Debug)]
 pub enum Stream {
@@ -36,7 +37,7 @@ impl Stream {
         match self {
             Self::Plain(tcp) => tcp,
             Self::Replayed(replayed) => &replayed.tcp,
-            Self::Tls(tls) => tls.get_ref().0,
+            Self::Tls(tls) => tls.get_ref(),
         }
     }
 
@@ -76,15 +77,9 @@ impl From<TcpStream> for Stream {
     }
 }
 
-impl From<tokio_rustls::client::TlsStream<TcpStream>> for Stream {
-    fn from(tls: tokio_rustls::client::TlsStream<TcpStream>) -> Self {
-        Self::Tls(Box::new(TlsStream::Client(tls)))
-    }
-}
-
-impl From<tokio_rustls::server::TlsStream<TcpStream>> for Stream {
-    fn from(tls: tokio_rustls::server::TlsStream<TcpStream>) -> Self {
-        Self::Tls(Box::new(TlsStream::Server(tls)))
+impl From<TlsStream<TcpStream>> for Stream {
+    fn from(tls: TlsStream<TcpStream>) -> Self {
+        Self::Tls(Box::new(tls))
     }
 }
 
@@ -139,10 +134,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Self::Replayed(replayed) => Pin::new(&mut replayed.tcp).poll_shutdown(cx),
-            Self::Tls(tls) => {
-                ready!(Pin::new(&mut *tls).poll_flush(cx))?;
-                Pin::new(tls).poll_shutdown(cx)
-            }
+            Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
         }
     }
 }
