@@ -1,9 +1,9 @@
 //! What isn't ours, relayed to the original resolvers byte by byte (only the id is ours on the way): failover, a fresh
 //! source port and a random id per query, answers checked against id, question and address. It must not know mesh names.
 
+use crate::answer::Why;
 use crate::metrics::Metrics;
 use crate::resolv::Resolvers;
-use crate::wire::Why;
 use crate::{Times, wire};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::collections::HashSet;
@@ -79,13 +79,16 @@ impl Forwarder {
             return Err(Why::Loop);
         }
         let start = Instant::now();
+        if self.resolvers.ordered(start).is_empty() {
+            return Err(Why::NoResolver);
+        }
         let deadline = start + self.times.overall;
         let reply = match transport {
             Transport::Udp => self.over_udp(query, deadline).await,
             Transport::Tcp => timeout_at(deadline.into(), self.over_tcp(query)).await.unwrap_or_default(),
         };
         self.metrics.upstream(start.elapsed(), reply.is_some());
-        let mut reply = reply.ok_or(Why::NoResolver)?;
+        let mut reply = reply.ok_or(Why::Unanswered)?;
         wire::set_id(&mut reply, wire::id(query).unwrap_or_default());
         Ok(reply)
     }
