@@ -17,7 +17,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsStream;
 
 use crate::error::Reason;
-use crate::socket::reset_on_drop;
+use crate::mux::MuxStream;
 use crate::splice::Pipe;
 use crate::stream::Stream;
 
@@ -91,8 +91,8 @@ pub async fn copy_watched(a: &mut Stream, b: &mut Stream, idle: Duration, progre
         let mut up = Direction::new(head_a, &progress.up);
         let mut down = Direction::new(head_b, &progress.down);
         // A side that finished sending isn't read any more, so its reset would go unnoticed while the other is silent.
-        let mut a_broke = pin!(broke(a.plain()));
-        let mut b_broke = pin!(broke(b.plain()));
+        let mut a_broke = pin!(a.broke());
+        let mut b_broke = pin!(b.broke());
         let mut timer = pin!(tokio::time::sleep(idle));
         let mut last_move = Instant::now();
         poll_fn(move |cx| {
@@ -120,8 +120,8 @@ pub async fn copy_watched(a: &mut Stream, b: &mut Stream, idle: Duration, progre
         .await
     };
     if matches!(ended, End::DownstreamReset | End::UpstreamReset) {
-        reset_on_drop(a.tcp());
-        reset_on_drop(b.tcp());
+        a.reset_on_drop();
+        b.reset_on_drop();
     }
     Copied { up_bytes: progress.up_bytes(), down_bytes: progress.down_bytes(), ended }
 }
@@ -137,17 +137,11 @@ fn poll_idle(cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, due: Instant) -> 
     Poll::Pending
 }
 
-async fn broke(tcp: Option<&TcpStream>) {
-    match tcp {
-        Some(tcp) => drop(tcp.ready(Interest::ERROR).await),
-        None => pending().await,
-    }
-}
-
 /// One of the two streams, as the copy uses it. Sockets are shared: one direction reads while the other writes.
 enum Leg<'a> {
     Plain(&'a TcpStream),
     Tls(&'a mut TlsStream<TcpStream>),
+    Mux(&'a mut MuxStream),
 }
 
 impl<'a> Leg<'a> {
@@ -156,13 +150,30 @@ impl<'a> Leg<'a> {
             Stream::Plain(tcp) => (Self::Plain(tcp), Bytes::new()),
             Stream::Replayed(replayed) => (Self::Plain(&replayed.tcp), std::mem::take(&mut replayed.prefix)),
             Stream::Tls(tls) => (Self::Tls(tls), Bytes::new()),
+            Stream::Mux(stream) => (Self::Mux(stream), Bytes::new()),
         }
     }
 
     fn plain(&self) -> Option<&'a TcpStream> {
         match self {
             Self::Plain(tcp) => Some(tcp),
-            Self::Tls(_) => None,
+            Self::Tls(_) | Self::Mux(_) => None,
+        }
+    }
+
+    /// Ends when this side broke, unread.
+    fn broke(&self) -> impl Future<Output = ()> + use<'a> {
+        let watch = match self {
+            Self::Mux(stream) => Some(stream.watch()),
+            Self::Plain(_) | Self::Tls(_) => None,
+        };
+        let tcp = self.plain();
+        async move {
+            match (tcp, watch) {
+                (Some(tcp), _) => drop(tcp.ready(Interest::ERROR).await),
+                (None, Some(watch)) => watch.broke().await,
+                (None, None) => pending().await,
+            }
         }
     }
 
@@ -176,6 +187,11 @@ impl<'a> Leg<'a> {
                 ready!(Pin::new(tls).poll_read(cx, &mut buffer))?;
                 Poll::Ready(Ok(buffer.filled().len()))
             }
+            Self::Mux(stream) => {
+                let mut buffer = ReadBuf::new(buffer);
+                ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
+                Poll::Ready(Ok(buffer.filled().len()))
+            }
         }
     }
 
@@ -183,12 +199,13 @@ impl<'a> Leg<'a> {
         match self {
             Self::Plain(tcp) => poll_plain(cx, tcp, Interest::WRITABLE, bytes.len(), |socket| socket.send(bytes)),
             Self::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
+            Self::Mux(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Self::Plain(_) => Poll::Ready(Ok(())),
+            Self::Plain(_) | Self::Mux(_) => Poll::Ready(Ok(())),
             Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
         }
     }
@@ -196,6 +213,7 @@ impl<'a> Leg<'a> {
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Plain(tcp) => Poll::Ready(SockRef::from(*tcp).shutdown(std::net::Shutdown::Write)),
+            Self::Mux(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(tls) => {
                 ready!(Pin::new(&mut **tls).poll_flush(cx))?;
                 Pin::new(tls).poll_shutdown(cx)

@@ -7,6 +7,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::socket::reset_on_drop;
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -18,10 +19,19 @@ async fn pair() -> (TcpStream, TcpStream) {
     (outer.unwrap(), inner.unwrap().0)
 }
 
+/// Streams of a tunnel stay on one thread, and so does a future that might hold one.
+fn on_a_thread<F: Future>(make: impl FnOnce() -> F + Send + 'static) -> JoinHandle<F::Output>
+where
+    F::Output: Send + 'static,
+{
+    let runtime = tokio::runtime::Handle::current();
+    tokio::task::spawn_blocking(move || runtime.block_on(make()))
+}
+
 /// Client and server with a copy between them.
 async fn proxied(idle: Duration) -> (TcpStream, TcpStream, JoinHandle<Copied>) {
     let ((client, a), (server, b)) = (pair().await, pair().await);
-    let copy = tokio::spawn(async move { copy_both(&mut a.into(), &mut b.into(), idle).await });
+    let copy = on_a_thread(move || async move { copy_both(&mut a.into(), &mut b.into(), idle).await });
     (client, server, copy)
 }
 
@@ -192,7 +202,7 @@ async fn a_slow_reader_holds_the_writer_back() {
 #[tokio::test]
 async fn replayed_bytes_are_delivered_first() {
     let ((mut client, a), (mut server, b)) = (pair().await, pair().await);
-    let copy = tokio::spawn(async move {
+    let copy = on_a_thread(move || async move {
         let mut a = Stream::with_prefix(a, Bytes::from_static(b"GET "));
         copy_both(&mut a, &mut b.into(), LONG).await
     });
@@ -231,7 +241,11 @@ mod tls {
     use rustls::pki_types::{PrivateKeyDer, ServerName};
     use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-    async fn tls_pair() -> (Stream, Stream) {
+    fn tls(stream: TlsStream<TcpStream>) -> Stream {
+        Stream::Tls(Box::new(stream))
+    }
+
+    async fn tls_pair() -> (TlsStream<TcpStream>, TlsStream<TcpStream>) {
         let key = rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap();
         let der = key.cert.der().clone();
         let private = PrivateKeyDer::Pkcs8(key.signing_key.serialize_der().into());
@@ -244,13 +258,13 @@ mod tls {
         let (acceptor, connector) = (TlsAcceptor::from(Arc::new(server)), TlsConnector::from(Arc::new(client)));
         let name = ServerName::try_from("a.test").unwrap();
         let (outer, inner) = tokio::join!(connector.connect(name, outer), acceptor.accept(inner));
-        (outer.unwrap().into(), inner.unwrap().into())
+        (TlsStream::Client(outer.unwrap()), TlsStream::Server(inner.unwrap()))
     }
 
     #[tokio::test]
     async fn bytes_through_tls_on_both_legs_arrive_byte_exact_with_half_close() {
-        let ((client, mut a), (server, mut b)) = (tls_pair().await, tls_pair().await);
-        let copy = tokio::spawn(async move { copy_both(&mut a, &mut b, LONG).await });
+        let ((client, a), (server, b)) = (tls_pair().await, tls_pair().await);
+        let copy = on_a_thread(move || async move { copy_both(&mut tls(a), &mut tls(b), LONG).await });
         let (up, down) = (Arc::new(noise(3 << 20, 1)), Arc::new(noise(3 << 20, 2)));
         let (client_read, client_write) = tokio::io::split(client);
         let (server_read, server_write) = tokio::io::split(server);
@@ -266,8 +280,8 @@ mod tls {
 
     #[tokio::test]
     async fn tls_cut_without_its_goodbye_resets_the_plain_side() {
-        let ((client, mut a), (mut server, b)) = (tls_pair().await, pair().await);
-        let copy = tokio::spawn(async move { copy_both(&mut a, &mut b.into(), LONG).await });
+        let ((client, a), (mut server, b)) = (tls_pair().await, pair().await);
+        let copy = on_a_thread(move || async move { copy_both(&mut tls(a), &mut b.into(), LONG).await });
         drop(client);
         assert_reset(&mut server).await;
         assert_eq!(copy.await.unwrap().ended, End::DownstreamReset);

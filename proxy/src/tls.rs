@@ -6,6 +6,7 @@ mod verify;
 pub use verify::{ExternalVerifier, PeerVerifier, Refusal, Roots};
 
 use crate::error::{ConnError, Reason};
+use crate::mux;
 use rustls::client::{ClientSessionMemoryCache, Resumption};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -46,6 +47,8 @@ pub struct MeshServer {
 #[derive(Debug)]
 pub struct MeshClient {
     pub config: Arc<ClientConfig>,
+    /// Offers tunnels of many streams too.
+    pub mux: Arc<ClientConfig>,
     verifier: Arc<PeerVerifier>,
 }
 
@@ -58,7 +61,7 @@ impl MeshServer {
         let config = builder
             .with_client_cert_verifier(Arc::clone(&verifier) as _)
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
-        Ok(Self { config: Arc::new(tune_server(config, vec![ALPN_KUMA.to_vec()])?), verifier })
+        Ok(Self { config: Arc::new(tune_server(config, vec![mux::ALPN.to_vec(), ALPN_KUMA.to_vec()])?), verifier })
     }
 }
 
@@ -72,7 +75,8 @@ impl MeshClient {
             .dangerous()
             .with_custom_certificate_verifier(Arc::clone(&verifier) as _)
             .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
-        Ok(Self { config: Arc::new(tune_client(config, vec![ALPN_KUMA.to_vec()])), verifier })
+        let mux = tune_client(config.clone(), vec![mux::ALPN.to_vec(), ALPN_KUMA.to_vec()]);
+        Ok(Self { config: Arc::new(tune_client(config, vec![ALPN_KUMA.to_vec()])), mux: Arc::new(mux), verifier })
     }
 }
 
@@ -153,7 +157,20 @@ pub async fn connect_mesh<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let stream = connect(&mesh.config, name, io).await?;
+    connect_mesh_by(mesh, &mesh.config, name, io).await
+}
+
+/// The same, by one of the client's configurations.
+pub async fn connect_mesh_by<S>(
+    mesh: &MeshClient,
+    config: &Arc<ClientConfig>,
+    name: ServerName<'static>,
+    io: S,
+) -> Result<client::TlsStream<S>, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let stream = connect(config, name, io).await?;
     recheck(&mesh.verifier, stream.get_ref().1, KeyUsage::server_auth()).map_err(|refusal| refusal.to_string())?;
     Ok(stream)
 }

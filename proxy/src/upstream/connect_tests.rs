@@ -147,8 +147,15 @@ fn identities(ca: &Ca, service: &str) -> Identities {
 async fn serve(listener: TcpListener, ids: Identities, service: &str) -> Result<Vec<String>, ConnError> {
     let (tcp, _) = listener.accept().await.unwrap();
     let (mut stream, uris) = tls::accept_mesh(&ids.server("default").unwrap(), tcp).await?;
-    stream.write_all(service.as_bytes()).await.unwrap();
-    stream.shutdown().await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(crate::mux::ALPN));
+    let tunnel = crate::mux::Tunnel::new(false);
+    let answer = async {
+        let mut one = tunnel.accept().await.unwrap();
+        one.write_all(service.as_bytes()).await.unwrap();
+        one.shutdown().await.unwrap();
+    };
+    let (ended, ()) = tokio::join!(crate::mux::run(&mut stream, &tunnel), answer);
+    assert_eq!(ended, Ok(()), "the client closes its tunnels in peace");
     Ok(uris)
 }
 
@@ -165,11 +172,15 @@ async fn an_impostor_is_refused_and_the_next_endpoint_serves() {
         connected.stream.read_to_string(&mut said).await.unwrap();
         said
     };
-    let (refused, served, said) = tokio::join!(
-        serve(bad, identities(&ca, "impostor"), "impostor"),
-        serve(good, identities(&ca, "backend"), "backend"),
-        dial
-    );
+    let run = async {
+        tokio::join!(
+            serve(bad, identities(&ca, "impostor"), "impostor"),
+            serve(good, identities(&ca, "backend"), "backend"),
+            dial
+        )
+    };
+    // Where tunnels have their tasks.
+    let (refused, served, said) = tokio::task::LocalSet::new().run_until(run).await;
     assert_eq!(said, "backend");
     assert_eq!(served.unwrap(), ["spiffe://default/web"]);
     assert!(refused.is_err());
