@@ -64,7 +64,7 @@ pub(crate) async fn serve(serving: &Serving, stream: TcpStream, row: &ListenerRo
     let mesh = snapshot.tables().proxy.mesh.clone();
     drop(snapshot);
     let accepted = match serving.worker.shared.identities.server(&mesh) {
-        Ok(server) => tls::accept_mesh(&server, stream).await,
+        Ok(server) => tls::accept_mesh_by(&server, &server.mux, stream).await,
         Err(why) => Err(ConnError::new(Reason::DownstreamTls, why)),
     };
     match accepted {

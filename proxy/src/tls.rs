@@ -40,6 +40,8 @@ pub fn provider() -> Arc<CryptoProvider> {
 #[derive(Debug)]
 pub struct MeshServer {
     pub config: Arc<ServerConfig>,
+    /// For listeners that serve tunnels of many streams too.
+    pub mux: Arc<ServerConfig>,
     verifier: Arc<PeerVerifier>,
 }
 
@@ -61,7 +63,10 @@ impl MeshServer {
         let config = builder
             .with_client_cert_verifier(Arc::clone(&verifier) as _)
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
-        Ok(Self { config: Arc::new(tune_server(config, vec![mux::ALPN.to_vec(), ALPN_KUMA.to_vec()])?), verifier })
+        let config = tune_server(config, vec![ALPN_KUMA.to_vec()])?;
+        let mut mux = config.clone();
+        mux.alpn_protocols.insert(0, mux::ALPN.to_vec());
+        Ok(Self { config: Arc::new(config), mux: Arc::new(mux), verifier })
     }
 }
 
@@ -121,7 +126,19 @@ pub async fn accept_mesh<S>(server: &MeshServer, io: S) -> Result<(server::TlsSt
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let stream = accept(&server.config, io).await?;
+    accept_mesh_by(server, &server.config, io).await
+}
+
+/// The same, by one of the server's configurations.
+pub async fn accept_mesh_by<S>(
+    server: &MeshServer,
+    config: &Arc<ServerConfig>,
+    io: S,
+) -> Result<(server::TlsStream<S>, Vec<String>), ConnError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let stream = accept(config, io).await?;
     let (_, session) = stream.get_ref();
     recheck(&server.verifier, session, KeyUsage::client_auth())
         .map_err(|refusal| ConnError::new(Reason::DownstreamTls, refusal.to_string()))?;
