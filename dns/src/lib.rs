@@ -8,6 +8,7 @@ mod metrics;
 mod resolv;
 mod server;
 mod tcp;
+mod udp;
 mod unusual;
 mod wire;
 
@@ -18,11 +19,11 @@ pub use wire::{class, qtype};
 use snapshot::Reader;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -87,7 +88,7 @@ impl Default for Times {
 /// Sockets that are bound; nothing is answered before [`Bound::run`].
 #[derive(Debug)]
 pub struct Bound {
-    sockets: Vec<(UdpSocket, TcpListener)>,
+    sockets: Vec<(udp::Udp, TcpListener)>,
     addresses: Vec<SocketAddr>,
     core: Arc<server::Core>,
 }
@@ -110,13 +111,16 @@ pub async fn bind(config: Config, reader: Reader) -> io::Result<Bound> {
     let resolvers = resolv::Resolvers::new(config.upstreams, config.resolv_conf, addresses.clone(), &config.times);
     let forwarder = forward::Forwarder::new(resolvers, config.times, config.mark, metrics.clone());
     let domain = config.domain.trim_matches('.').to_ascii_lowercase().into();
-    Ok(Bound { sockets, addresses, core: Arc::new(server::Core { reader, domain, forwarder, metrics }) })
+    let core = Arc::new(server::Core { reader, domain, forwarder, metrics });
+    let served = sockets.into_iter().map(|(udp, tcp)| Ok((udp::Udp::new(core.clone(), udp)?, tcp)));
+    let sockets = served.collect::<io::Result<_>>()?;
+    Ok(Bound { sockets, addresses, core })
 }
 
 async fn bind_pair(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
     let mut tries = if address.port() == 0 { PORT_TRIES } else { 1 };
     loop {
-        let udp = UdpSocket::bind(address).await?;
+        let udp = UdpSocket::bind(address)?;
         tries -= 1;
         match TcpListener::bind(udp.local_addr()?).await {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries > 0 => {}
@@ -142,7 +146,7 @@ impl Bound {
         // Two tasks an address; each bounds its own.
         let mut loops = JoinSet::new();
         for (udp, tcp) in self.sockets {
-            loops.spawn(server::serve_udp(self.core.clone(), Arc::new(udp), stopped.clone()));
+            loops.spawn(udp.serve(stopped.clone()));
             loops.spawn(tcp::serve_tcp(self.core.clone(), tcp, stopped.clone()));
         }
         shutdown.await;

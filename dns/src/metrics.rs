@@ -9,6 +9,10 @@ use std::time::Duration;
 
 const BUCKETS_US: [u64; 12] = [25, 50, 100, 250, 500, 1_000, 5_000, 25_000, 100_000, 500_000, 2_500_000, 8_000_000];
 
+/// Of questions and of codes that are told apart.
+const TYPES: usize = 3;
+const RCODES: usize = 4;
+
 #[derive(Debug, Default)]
 struct Histogram {
     /// The last one is +Inf.
@@ -17,13 +21,13 @@ struct Histogram {
 }
 
 impl Histogram {
-    fn observe(&self, took: Duration) {
+    fn observe(&self, took: Duration, times: u64) {
         let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let slot = BUCKETS_US.partition_point(|bound| *bound < us);
         if let Some(bucket) = self.buckets.get(slot) {
-            bucket.fetch_add(1, Relaxed);
+            bucket.fetch_add(times, Relaxed);
         }
-        self.sum_us.fetch_add(us, Relaxed);
+        self.sum_us.fetch_add(us.saturating_mul(times), Relaxed);
     }
 
     fn render(&self, name: &str, out: &mut String) {
@@ -59,9 +63,9 @@ pub struct Metrics {
     upstream_request: Histogram,
     upstream_failures: AtomicU64,
     /// A, AAAA, other; first what we answered, then what upstreams did.
-    queries: [AtomicU64; 6],
+    queries: [AtomicU64; 2 * TYPES],
     /// noerror, nxdomain, servfail, other.
-    rcodes: [AtomicU64; 4],
+    rcodes: [AtomicU64; RCODES],
     /// Datagrams without a reply: replies themselves, too short, or our send buffer was full.
     dropped: AtomicU64,
 }
@@ -81,31 +85,32 @@ impl Metrics {
 
     /// Counts a reply, by what it says itself.
     pub(crate) fn replied(&self, reply: &[u8], source: Source, took: Duration) {
-        let slot = match (wire::question_type(reply), source) {
-            (Some(qtype::A), Source::Local) => 0,
-            (Some(qtype::AAAA), Source::Local) => 1,
-            (_, Source::Local) => 2,
-            (Some(qtype::A), Source::Upstream) => 3,
-            (Some(qtype::AAAA), Source::Upstream) => 4,
-            (_, Source::Upstream) => 5,
-        };
-        count(&self.queries, slot);
-        let slot = match wire::rcode(reply) {
-            Some(0) => 0,
-            Some(3) => 1,
-            Some(2) => 2,
-            _ => 3,
-        };
-        count(&self.rcodes, slot);
-        self.request.observe(took);
+        let offset = if source == Source::Local { 0 } else { TYPES };
+        count(&self.queries, offset + type_slot(reply), 1);
+        count(&self.rcodes, rcode_slot(reply), 1);
+        self.request.observe(took, 1);
     }
 
-    pub(crate) fn dropped(&self) {
-        self.dropped.fetch_add(1, Relaxed);
+    /// Adds what a thread has counted for itself and empties it; each of its replies took at most `took`.
+    pub(crate) fn add(&self, tally: &mut Tally, took: Duration) {
+        let replies = tally.queries.iter().sum();
+        if replies == 0 {
+            return;
+        }
+        tally.queries.iter().enumerate().for_each(|(slot, n)| count(&self.queries, slot, *n));
+        tally.rcodes.iter().enumerate().for_each(|(slot, n)| count(&self.rcodes, slot, *n));
+        self.request.observe(took, replies);
+        *tally = Tally::default();
+    }
+
+    pub(crate) fn dropped(&self, replies: usize) {
+        if replies > 0 {
+            self.dropped.fetch_add(u64::try_from(replies).unwrap_or(u64::MAX), Relaxed);
+        }
     }
 
     pub(crate) fn upstream(&self, took: Duration, answered: bool) {
-        self.upstream_request.observe(took);
+        self.upstream_request.observe(took, 1);
         self.upstream_failures.fetch_add(u64::from(!answered), Relaxed);
     }
 
@@ -133,8 +138,42 @@ impl Metrics {
     }
 }
 
-fn count(counters: &[AtomicU64], slot: usize) {
-    if let Some(counter) = counters.get(slot) {
-        counter.fetch_add(1, Relaxed);
+fn count(counters: &[AtomicU64], slot: usize, times: u64) {
+    if let Some(counter) = counters.get(slot).filter(|_| times > 0) {
+        counter.fetch_add(times, Relaxed);
+    }
+}
+
+/// A, AAAA, other.
+fn type_slot(reply: &[u8]) -> usize {
+    match wire::question_type(reply) {
+        Some(qtype::A) => 0,
+        Some(qtype::AAAA) => 1,
+        _ => 2,
+    }
+}
+
+/// noerror, nxdomain, servfail, other.
+fn rcode_slot(reply: &[u8]) -> usize {
+    match wire::rcode(reply) {
+        Some(0) => 0,
+        Some(3) => 1,
+        Some(2) => 2,
+        _ => 3,
+    }
+}
+
+/// Replies of our own that one thread has counted: plain numbers, carried over once a batch.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    queries: [u64; TYPES],
+    rcodes: [u64; RCODES],
+}
+
+impl Tally {
+    pub(crate) fn replied(&mut self, reply: &[u8]) {
+        for slot in [self.queries.get_mut(type_slot(reply)), self.rcodes.get_mut(rcode_slot(reply))] {
+            slot.into_iter().for_each(|n| *n += 1);
+        }
     }
 }

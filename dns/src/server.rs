@@ -1,5 +1,5 @@
-//! The sockets: a UDP loop that answers mesh names in place without allocating, a TCP loop with the same answers, and
-//! bounded tasks for everything that takes longer. What to answer is `lookup`'s matter, how to relay `forward`'s.
+//! From a message to its reply, the same for UDP and TCP: at once and without allocating where that can be, through
+//! hickory or an upstream otherwise. What to answer is `lookup`'s matter, how to relay `forward`'s; it knows no sockets.
 
 use crate::forward::{Forwarder, Transport};
 use crate::lookup::{Answer, Question, is_below, lookup};
@@ -7,21 +7,8 @@ use crate::metrics::{Metrics, Source};
 use crate::unusual::{self, Mesh, Unusual};
 use crate::wire::{self, Body, Query, Rcode, Shape};
 use snapshot::{Reader, Snapshot};
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
-use tokio::net::UdpSocket;
-use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tracing::warn;
-
-/// A query over UDP; more isn't read and makes the message malformed.
-const QUERY_BYTES_MAX: usize = 4096;
-/// Datagrams handled before others on this thread get their turn.
-const BURST: usize = 64;
-/// Queries that wait for resolvers at the same time.
-pub(crate) const RELAYS_MAX: usize = 1024;
 
 /// What the loops share.
 #[derive(Debug)]
@@ -106,82 +93,6 @@ fn error(message: &[u8], rcode: Rcode) -> Vec<u8> {
     let mut out = [0; wire::ANSWER_BYTES_MAX];
     let length = wire::error(message, rcode, &mut out).unwrap_or(0);
     out.get(..length).unwrap_or_default().to_vec()
-}
-
-/// Serves one UDP socket until `shutdown` changes.
-pub(crate) async fn serve_udp(core: Arc<Core>, socket: Arc<UdpSocket>, mut shutdown: watch::Receiver<bool>) {
-    let mut relays = JoinSet::new();
-    let mut buffers = Buffers { query: [0; QUERY_BYTES_MAX], reply: [0; wire::ANSWER_BYTES_MAX] };
-    loop {
-        tokio::select! {
-            biased;
-            _ = shutdown.changed() => return,
-            Some(_) = relays.join_next() => {}
-            ready = socket.readable() => match ready {
-                Ok(()) => burst(&core, &socket, &mut buffers, &mut relays),
-                Err(error) => {
-                    warn!(%error, "DNS socket failed");
-                    return;
-                }
-            },
-        }
-        tokio::task::yield_now().await;
-    }
-}
-
-struct Buffers {
-    query: [u8; QUERY_BYTES_MAX],
-    reply: [u8; wire::ANSWER_BYTES_MAX],
-}
-
-fn burst(core: &Arc<Core>, socket: &Arc<UdpSocket>, buffers: &mut Buffers, relays: &mut JoinSet<()>) {
-    let snapshot = core.reader.load();
-    for _ in 0..BURST {
-        let (length, client) = match socket.try_recv_from(&mut buffers.query) {
-            Ok(received) => received,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-            // ICMP errors of replies sent earlier surface here; they say nothing about the next datagram.
-            Err(_) => continue,
-        };
-        if client.port() == 0 {
-            continue;
-        }
-        let start = Instant::now();
-        let message = buffers.query.get(..length).unwrap_or_default();
-        match respond(&snapshot, &core.domain, message, &mut buffers.reply) {
-            Outcome::Reply(length) => {
-                let reply = buffers.reply.get(..length).unwrap_or_default();
-                send(core, socket, client, Reply { bytes: reply, source: Source::Local, start });
-            }
-            Outcome::Silent => core.metrics.dropped(),
-            outcome if relays.len() < RELAYS_MAX => {
-                let (core, socket, message) = (core.clone(), socket.clone(), message.to_vec());
-                relays.spawn(async move {
-                    let (bytes, source) = slow(&core, &message, client, Transport::Udp, outcome).await;
-                    send(&core, &socket, client, Reply { bytes: &bytes, source, start });
-                });
-            }
-            _ => {
-                let bytes = error(message, Rcode::ServFail);
-                send(core, socket, client, Reply { bytes: &bytes, source: Source::Local, start });
-            }
-        }
-    }
-}
-
-struct Reply<'a> {
-    bytes: &'a [u8],
-    source: Source,
-    start: Instant,
-}
-
-/// A full send buffer loses the reply, as a full queue on the way would: clients ask again.
-fn send(core: &Core, socket: &UdpSocket, client: SocketAddr, reply: Reply<'_>) {
-    if reply.bytes.is_empty() || socket.try_send_to(reply.bytes, client).is_err() {
-        core.metrics.dropped();
-        return;
-    }
-    core.metrics.replied(reply.bytes, reply.source, reply.start.elapsed());
 }
 
 #[cfg(test)]

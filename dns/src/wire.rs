@@ -157,7 +157,15 @@ pub(crate) fn question_bytes(message: &[u8]) -> Option<&[u8]> {
 }
 
 pub(crate) fn question_type(message: &[u8]) -> Option<u16> {
-    read_question(message).map(|query| query.qtype)
+    let mut at = HEADER_BYTES;
+    loop {
+        match usize::from(*message.get(at)?) {
+            0 => break,
+            length if length > snapshot::limits::DNS_LABEL_BYTES_MAX => return None,
+            length => at += 1 + length,
+        }
+    }
+    message.get(at + 1..)?.first_chunk::<2>().map(|bytes| u16::from_be_bytes(*bytes))
 }
 
 pub(crate) fn question_count(message: &[u8]) -> Option<u16> {

@@ -1,18 +1,18 @@
 //! A connection from accept to end: find its row by where it was headed, then hand it to the row's role. Decides by one
 //! snapshot; what it then does is `inbound`'s, `outbound`'s or `zone`'s.
 
-use crate::accesslog::Record;
+use crate::accesslog::{self, Record};
 use crate::admission::Admission;
 use crate::error::{ConnError, Reason};
 use crate::listener::Purpose;
-use crate::metrics::Direction;
+use crate::metrics::{ConnectionGuard, Direction};
 use crate::quota::Counted;
 use crate::socket::{self, Mode};
 use crate::stream::Stream;
 use crate::tcp;
 use crate::worker::Worker;
 use crate::{inbound, outbound, zone};
-use snapshot::{InboundTls, Role};
+use snapshot::{InboundTls, Role, ServiceRow};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -49,8 +49,6 @@ pub(crate) struct Serving {
 }
 
 pub(crate) async fn serve(worker: Rc<Worker>, arrival: Arrival) {
-    // A socket that refuses is dead already; the copy will notice.
-    let _ = arrival.stream.set_nodelay(true);
     let peer = arrival.peer;
     let begun = Instant::now();
     let direction = if arrival.purpose == Purpose::CaptureInbound { Direction::Inbound } else { Direction::Outbound };
@@ -72,8 +70,8 @@ fn destination(worker: &Worker, arrival: &Arrival) -> Result<SocketAddr, ConnErr
     }
     let mode = worker.shared.mode.unwrap_or(Mode::Bind);
     let destination = unmapped(socket::original_destination(&arrival.stream, mode)?);
-    let direct = arrival.stream.local_addr().is_ok_and(|local| unmapped(local) == destination);
-    if mode != Mode::Tproxy && direct || destination.port() == arrival.listener.port() {
+    let is_local = || arrival.stream.local_addr().is_ok_and(|local| unmapped(local) == destination);
+    if mode != Mode::Tproxy && is_local() || destination.port() == arrival.listener.port() {
         let detail =
             format!("{destination} is the interception port itself; connect to a mesh name or address instead");
         return Err(ConnError::new(Reason::Loop, detail));
@@ -90,20 +88,28 @@ async fn dispatch(serving: Serving, stream: TcpStream, purpose: Purpose) {
     let snapshot = serving.worker.snapshot();
     let Some(listener) = snapshot.listener(serving.destination).cloned() else {
         return match purpose {
-            Purpose::CaptureInbound => inbound::passthrough(serving, stream).await,
-            Purpose::CaptureOutbound => outbound::unmatched(serving, stream, snapshot.tables().proxy.passthrough).await,
+            Purpose::CaptureInbound => Box::pin(inbound::passthrough(serving, stream)).await,
+            Purpose::CaptureOutbound => {
+                let allowed = snapshot.tables().proxy.passthrough;
+                drop(snapshot);
+                Box::pin(outbound::unmatched(serving, stream, allowed)).await;
+            }
             // Its row went with the last swap, and this connection was accepted before the socket went too.
             Purpose::Own => socket::reset_on_drop(&stream),
         };
     };
+    drop(snapshot);
     match &listener.row.role {
         Role::Outbound { handler, .. } => {
             let site = outbound::Site::Listener(serving.destination);
             outbound::serve(&serving, Stream::Plain(stream), handler, site, None).await;
         }
         Role::Gateway { handler, tls, .. } => outbound::gateway(&serving, stream, handler, tls).await,
-        Role::Inbound { tls: InboundTls::Permissive, .. } => inbound::permissive(&serving, stream, &listener.row).await,
-        Role::Inbound { .. } => inbound::serve(&serving, stream, &listener.row).await,
+        // Boxed, as what is large and has its own TLS is everywhere: a task is as large as the largest of its ways.
+        Role::Inbound { tls: InboundTls::Permissive, .. } => {
+            Box::pin(inbound::permissive(&serving, stream, &listener.row)).await;
+        }
+        Role::Inbound { .. } => Box::pin(inbound::serve(&serving, stream, &listener.row)).await,
         Role::Zone => zone::serve(&serving, stream).await,
     }
 }
@@ -137,6 +143,25 @@ pub(crate) async fn copy(
     outcome
 }
 
+/// [`finish`] of a connection to a service: text is made only for a line that is written.
+pub(crate) fn finish_counted(
+    serving: &Serving,
+    (direction, counted): (Direction, &ConnectionGuard),
+    service: &ServiceRow,
+    (origin, mut ended): (impl FnOnce() -> String, Ended),
+    failure: Option<&ConnError>,
+) {
+    counted.handle().bytes(ended.received, ended.sent);
+    if let Some(failure) = failure {
+        counted.handle().failed(failure.reason);
+    }
+    if accesslog::is_wanted(direction, &service.name, failure) {
+        ended.service.clone_from(&service.name);
+        ended.origin = origin();
+        log(direction, &ended, (serving.peer, serving.begun, failure));
+    }
+}
+
 /// Counts and logs the end of a connection.
 pub(crate) fn finish(
     worker: &Worker,
@@ -144,7 +169,17 @@ pub(crate) fn finish(
     ended: &Ended,
     how: (SocketAddr, Instant, Option<&ConnError>),
 ) {
-    let (peer, begun, failure) = how;
+    let handle = worker.shared.metrics.handle(direction, &ended.service, "");
+    handle.bytes(ended.received, ended.sent);
+    if let Some(failure) = how.2 {
+        handle.failed(failure.reason);
+    }
+    if accesslog::is_wanted(direction, &ended.service, how.2) {
+        log(direction, ended, how);
+    }
+}
+
+fn log(direction: Direction, ended: &Ended, (peer, begun, failure): (SocketAddr, Instant, Option<&ConnError>)) {
     let peer = peer.to_string();
     let mut record = Record::new(direction, &ended.service, &peer);
     record.origin = &ended.origin;
@@ -154,9 +189,18 @@ pub(crate) fn finish(
     record.sent = ended.sent;
     record.duration = begun.elapsed();
     record.write();
-    let handle = worker.shared.metrics.handle(direction, &ended.service, "");
-    handle.bytes(ended.received, ended.sent);
-    if let Some(failure) = failure {
-        handle.failed(failure.reason);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes_of<F>(_: fn(Rc<Worker>, Arrival) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_connection_takes_no_more_memory_than_the_copy_of_plain_bytes_needs() {
+        assert!(bytes_of(serve) <= 3 << 10, "{} bytes", bytes_of(serve));
     }
 }

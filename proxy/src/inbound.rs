@@ -175,7 +175,7 @@ async fn to_app(serving: &Serving, stream: Stream, inbound: &Inbound<'_>, peers:
         let traffic =
             HttpTraffic::inbound(serving, inbound.service, (inbound.app, source), inbound.protocol).for_peer(peers);
         let settings = serving.worker.http.inbound.clone();
-        return outbound::http_connection(serving, stream, traffic, settings).await;
+        return Box::pin(outbound::http_connection(serving, stream, traffic, settings)).await;
     }
     if !allowed {
         let who = peers.unwrap_or_default().join(" ");
@@ -198,8 +198,8 @@ async fn copy(
     peers: Option<Vec<String>>,
     end: &mut Ended,
 ) -> Option<ConnError> {
-    let options =
-        socket::ConnectOptions { source: source(inbound.captured, inbound.app), ..socket::ConnectOptions::default() };
+    let source = source(inbound.captured, inbound.app);
+    let options = socket::ConnectOptions { source, unsettled: true, ..socket::ConnectOptions::default() };
     let _counted = serving.worker.shared.metrics.handle(Direction::Inbound, inbound.service, "").connection();
     match socket::connect(inbound.app, &options, CONNECT_TIMEOUT).await {
         Err(failure) => {

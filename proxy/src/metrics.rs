@@ -188,6 +188,12 @@ impl Handle {
     }
 }
 
+impl ConnectionGuard {
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.0
+    }
+}
+
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.0.0.active.fetch_sub(1, Relaxed);

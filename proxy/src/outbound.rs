@@ -35,7 +35,7 @@ pub(crate) async fn serve(
         }
         Handler::Http { .. } => {
             let settings = serving.worker.http.sidecar.clone();
-            http_connection(serving, stream, HttpTraffic::routed(serving, site, "http"), settings).await;
+            Box::pin(http_connection(serving, stream, HttpTraffic::routed(serving, site, "http"), settings)).await;
         }
     }
 }
@@ -47,11 +47,11 @@ pub(crate) async fn gateway(serving: &Serving, stream: TcpStream, handler: &Hand
     let (stream, https) = match gateway_tls {
         GatewayTls::None => (Ok(Stream::Plain(stream)), false),
         GatewayTls::Mesh { mesh, client_meshes } => match ids.cross_mesh_server(mesh, client_meshes) {
-            Ok(server) => (tls::accept_mesh(&server, stream).await.map(|(tls, _)| Stream::from(tls)), false),
+            Ok(server) => (Box::pin(tls::accept_mesh(&server, stream)).await.map(|(tls, _)| Stream::from(tls)), false),
             Err(why) => (Err(ConnError::new(Reason::DownstreamTls, why)), false),
         },
         GatewayTls::Terminate { secrets } => match ids.gateway(secrets) {
-            Ok(config) => (tls::accept(&config, stream).await.map(Stream::from), true),
+            Ok(config) => (Box::pin(tls::accept(&config, stream)).await.map(Stream::from), true),
             Err(why) => (Err(ConnError::new(Reason::DownstreamTls, why)), true),
         },
     };
@@ -67,7 +67,8 @@ pub(crate) async fn gateway(serving: &Serving, stream: TcpStream, handler: &Hand
         Handler::Http { .. } => {
             let settings = if https { &serving.worker.http.gateway_https } else { &serving.worker.http.gateway };
             let scheme = if https { "https" } else { "http" };
-            http_connection(serving, stream, HttpTraffic::routed(serving, site, scheme), settings.clone()).await;
+            let traffic = HttpTraffic::routed(serving, site, scheme);
+            Box::pin(http_connection(serving, stream, traffic, settings.clone())).await;
         }
     }
 }
@@ -114,8 +115,9 @@ async fn balance(
         return finish(worker, Direction::Outbound, &Ended::default(), (serving.peer, serving.begun, Some(&failure)));
     };
     drop(snapshot);
-    let mut ended = Ended { service: service.name.clone(), origin: service.origin.to_string(), ..Ended::default() };
-    let _counted = worker.shared.metrics.handle(Direction::Outbound, &service.name, "").connection();
+    let mut ended = Ended::default();
+    let mut reached = None;
+    let counted = worker.shared.metrics.handle(Direction::Outbound, &service.name, "").connection();
     let failure = match worker.upstreams.connect(&service, &worker.shared.identities).await {
         Err(failure) => {
             stream.reset_on_drop();
@@ -123,12 +125,17 @@ async fn balance(
         }
         Ok(mut upstream) => {
             ended.upstream = Some(upstream.address);
-            ended.origin = upstream.picked.endpoint().map(|e| e.origin.to_string()).unwrap_or(ended.origin);
             let idle = if idle.is_zero() { Duration::from_millis(service.idle_timeout_ms) } else { idle };
-            connection::copy(worker, (&mut stream, &mut upstream.stream), idle, admission, &mut ended).await
+            let pair = (&mut stream, &mut upstream.stream);
+            let failure = connection::copy(worker, pair, idle, admission, &mut ended).await;
+            reached = Some(upstream.picked);
+            failure
         }
     };
-    finish(worker, Direction::Outbound, &ended, (serving.peer, serving.begun, failure.as_ref()));
+    let endpoint = reached.as_ref().and_then(|picked| picked.endpoint());
+    let origin = || endpoint.map_or(&service.origin, |endpoint| &endpoint.origin).to_string();
+    let way = (Direction::Outbound, &counted);
+    connection::finish_counted(serving, way, &service, (origin, ended), failure.as_ref());
 }
 
 /// A captured connection to what the mesh doesn't know: on to where it was headed, where that is allowed.
@@ -163,7 +170,7 @@ pub(crate) async fn plain(
     source: Option<std::net::IpAddr>,
     ended: &mut Ended,
 ) -> Option<ConnError> {
-    let options = socket::ConnectOptions { source, ..socket::ConnectOptions::default() };
+    let options = socket::ConnectOptions { source, unsettled: true, ..socket::ConnectOptions::default() };
     match socket::connect(to, &options, CONNECT_TIMEOUT).await {
         Err(failure) => {
             socket::reset_on_drop(&stream);

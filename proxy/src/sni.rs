@@ -306,6 +306,11 @@ async fn peek_loop<T>(
     bytes_max: usize,
     mut decide: impl FnMut(&[u8], bool) -> Option<T>,
 ) -> io::Result<T> {
+    // What a new connection brings has mostly arrived. An answer of "no more" is left to the poller, which knows it.
+    match peek(tcp, bytes_max, |bytes| decide(bytes, false).ok_or(io::ErrorKind::WouldBlock.into())) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+        decision => return decision,
+    }
     loop {
         let ready = tcp.ready(Interest::READABLE).await?;
         let mut last = false;

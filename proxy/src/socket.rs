@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::socket::sockopt;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::error::{ConnError, Reason};
 
@@ -55,6 +55,8 @@ pub struct ConnectOptions {
     pub mark: Option<u32>,
     /// `TCP_CONGESTION`; set as far as the kernel permits it, since it only costs speed.
     pub congestion: Option<&'static str>,
+    /// Leaves `TCP_NODELAY`, keepalive and the receive buffer to [`settle`], for a connection that may end before they matter.
+    pub unsettled: bool,
 }
 
 /// A socket that couldn't be set up: what was tried, on which address, and what the operator can do.
@@ -178,6 +180,13 @@ fn prepare_tcp(socket: &Socket) -> io::Result<()> {
     Ok(())
 }
 
+/// What [`ConnectOptions::unsettled`] left out. Due before a second write (the first waits for nobody, Nagle or not), before
+/// bulk, and when the connection has lasted: six system calls that most short connections never need.
+pub(crate) fn settle(stream: &TcpStream) {
+    // A socket that refuses is dead already, which its next read or write will tell.
+    let _ = prepare_tcp(&SockRef::from(stream));
+}
+
 /// Where the client meant to go. A connection that was aimed at the redirect port itself is a [`Reason::Loop`].
 pub fn original_destination(stream: &TcpStream, mode: Mode) -> Result<SocketAddr, ConnError> {
     let gone = |error: io::Error| {
@@ -209,12 +218,21 @@ pub fn original_destination(stream: &TcpStream, mode: Mode) -> Result<SocketAddr
 pub async fn connect(address: SocketAddr, options: &ConnectOptions, timeout: Duration) -> Result<TcpStream, ConnError> {
     let socket =
         outgoing(address, options).map_err(|error| ConnError::new(Reason::ConnectFailed, error.to_string()))?;
-    match tokio::time::timeout(timeout, socket.connect(address)).await {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => {
-            let detail = SocketError::new("connect to", address, error).to_string();
-            Err(ConnError::new(Reason::ConnectFailed, detail))
-        }
+    let refused = |error| {
+        let detail = SocketError::new("connect to", address, error).to_string();
+        ConnError::new(Reason::ConnectFailed, detail)
+    };
+    let stream = begin_connect(socket, address).map_err(refused)?;
+    // On this machine the handshake is over before connect(2) returns, though it says EINPROGRESS: no waiting, no timer.
+    if stream.peer_addr().is_ok() {
+        return Ok(stream);
+    }
+    match tokio::time::timeout(timeout, stream.writable()).await {
+        Ok(Ok(())) => match stream.take_error() {
+            Ok(None) => Ok(stream),
+            Ok(Some(error)) | Err(error) => Err(refused(error)),
+        },
+        Ok(Err(error)) => Err(refused(error)),
         Err(_) => {
             let detail = format!("no answer from {address} within {} ms; is it up and reachable?", timeout.as_millis());
             Err(ConnError::new(Reason::ConnectTimeout, detail))
@@ -222,10 +240,20 @@ pub async fn connect(address: SocketAddr, options: &ConnectOptions, timeout: Dur
     }
 }
 
-fn outgoing(address: SocketAddr, options: &ConnectOptions) -> Result<TcpSocket, SocketError> {
+/// Sends the SYN and lets the runtime watch the socket.
+fn begin_connect(socket: Socket, address: SocketAddr) -> io::Result<TcpStream> {
+    match socket.connect(&address.into()) {
+        Err(error) if error.raw_os_error() != Some(Errno::EINPROGRESS as i32) => Err(error),
+        _ => TcpStream::from_std(socket.into()),
+    }
+}
+
+fn outgoing(address: SocketAddr, options: &ConnectOptions) -> Result<Socket, SocketError> {
     let failed = |action| move |error| SocketError::new(action, address, error);
     let socket = new_socket(address, Type::STREAM, Protocol::TCP).map_err(failed("open a TCP socket for"))?;
-    prepare_tcp(&socket).map_err(failed("prepare the connection to"))?;
+    if !options.unsettled {
+        prepare_tcp(&socket).map_err(failed("prepare the connection to"))?;
+    }
     if let Some(mark) = options.mark {
         socket.set_mark(mark).map_err(failed("mark the connection to"))?;
     }
@@ -239,7 +267,7 @@ fn outgoing(address: SocketAddr, options: &ConnectOptions) -> Result<TcpSocket, 
         let source = SocketAddr::new(source, 0);
         socket.bind(&source.into()).map_err(|error| SocketError::new("bind the source address", source, error))?;
     }
-    Ok(TcpSocket::from_std_stream(socket.into()))
+    Ok(socket)
 }
 
 /// Makes the kernel send RST instead of FIN when the connection is dropped.

@@ -89,3 +89,13 @@ fn an_address_that_somebody_listens_on_is_taken() {
     drop(listener);
     assert!(!is_taken(address));
 }
+
+#[tokio::test]
+async fn an_unsettled_connection_gets_its_options_when_it_is_settled() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let options = ConnectOptions { unsettled: true, ..ConnectOptions::default() };
+    let client = connect(listener.local_addr().unwrap(), &options, Duration::from_secs(5)).await.unwrap();
+    assert!(!client.nodelay().unwrap() && !SockRef::from(&client).keepalive().unwrap());
+    settle(&client);
+    assert!(client.nodelay().unwrap() && SockRef::from(&client).keepalive().unwrap());
+}

@@ -1,8 +1,10 @@
 //! Moves bytes both ways between two streams until both are at their end. Half-close survives, a reset is passed on, memory is
 //! bounded and borrowed only while bytes are in flight. Must not know why these two streams belong together.
 
+mod leg;
+
 use std::cell::RefCell;
-use std::future::{Future, pending, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,16 +12,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
-use tokio_rustls::TlsStream;
 
 use crate::error::Reason;
-use crate::mux::MuxStream;
 use crate::splice::Pipe;
 use crate::stream::Stream;
+use leg::Leg;
 
 /// A read that fills this much is the sign of bulk: from there on plain bytes are spliced.
 const BUFFER_BYTES: usize = 16 << 10;
@@ -27,6 +26,8 @@ const BUFFER_BYTES: usize = 16 << 10;
 const BULK_BYTES_MIN: usize = BUFFER_BYTES;
 /// Idle buffers a worker keeps.
 const POOL_BUFFERS_MAX: usize = 64;
+/// A connection that lasts this long gets the socket options that short ones do without.
+const SETTLE_AFTER: Duration = Duration::from_secs(10);
 /// What one direction moves before the worker's other connections get their turn.
 const TURN_BYTES: usize = 1 << 20;
 
@@ -83,24 +84,25 @@ pub async fn copy_both(downstream: &mut Stream, upstream: &mut Stream, idle: Dur
     copy_watched(downstream, upstream, idle, &Progress::default()).await
 }
 
-/// Copies until both directions ended, one side broke, or nothing moved for `idle`. Drop both streams afterwards.
+/// Copies until both directions ended, one side broke, or nothing moved for `idle`. `b` may be a socket that isn't settled.
+/// Drop both streams afterwards.
 pub async fn copy_watched(a: &mut Stream, b: &mut Stream, idle: Duration, progress: &Progress) -> Copied {
     let ended = {
-        let (mut a, head_a) = Leg::of(a);
-        let (mut b, head_b) = Leg::of(b);
+        let (mut a, head_a) = Leg::of(a, false);
+        let (mut b, head_b) = Leg::of(b, true);
         let mut up = Direction::new(head_a, &progress.up);
         let mut down = Direction::new(head_b, &progress.down);
         // A side that finished sending isn't read any more, so its reset would go unnoticed while the other is silent.
         let mut a_broke = pin!(a.broke());
         let mut b_broke = pin!(b.broke());
-        let mut timer = pin!(tokio::time::sleep(idle));
+        let mut timer = pin!(tokio::time::sleep(idle.min(SETTLE_AFTER)));
         let mut last_move = Instant::now();
         poll_fn(move |cx| {
-            let up_done = match up.poll(cx, &mut a, &mut b) {
+            let up_done = match up.poll(cx, &mut a, &mut b, down.is_finished()) {
                 Poll::Ready(Err(_)) => return Poll::Ready(End::DownstreamReset),
                 state => state.is_ready(),
             };
-            let down_done = match down.poll(cx, &mut b, &mut a) {
+            let down_done = match down.poll(cx, &mut b, &mut a, up.is_finished()) {
                 Poll::Ready(Err(_)) => return Poll::Ready(End::UpstreamReset),
                 state => state.is_ready(),
             };
@@ -115,7 +117,7 @@ pub async fn copy_watched(a: &mut Stream, b: &mut Stream, idle: Duration, progre
             if std::mem::take(&mut up.moved) | std::mem::take(&mut down.moved) {
                 last_move = Instant::now();
             }
-            poll_idle(cx, timer.as_mut(), last_move + idle)
+            poll_idle(cx, timer.as_mut(), last_move + idle, &mut b)
         })
         .await
     };
@@ -127,135 +129,15 @@ pub async fn copy_watched(a: &mut Stream, b: &mut Stream, idle: Duration, progre
 }
 
 /// The timer is moved only when it fires, not at every byte.
-fn poll_idle(cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, due: Instant) -> Poll<End> {
+fn poll_idle(cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, due: Instant, upstream: &mut Leg<'_>) -> Poll<End> {
     while timer.as_mut().poll(cx).is_ready() {
+        upstream.settle();
         if due <= Instant::now() {
             return Poll::Ready(End::Idle);
         }
         timer.as_mut().reset(due);
     }
     Poll::Pending
-}
-
-/// One of the two streams, as the copy uses it. Sockets are shared: one direction reads while the other writes.
-enum Leg<'a> {
-    Plain(&'a TcpStream),
-    Tls(&'a mut TlsStream<TcpStream>),
-    Mux(&'a mut MuxStream),
-}
-
-impl<'a> Leg<'a> {
-    fn of(stream: &'a mut Stream) -> (Self, Bytes) {
-        match stream {
-            Stream::Plain(tcp) => (Self::Plain(tcp), Bytes::new()),
-            Stream::Replayed(replayed) => (Self::Plain(&replayed.tcp), std::mem::take(&mut replayed.prefix)),
-            Stream::Tls(tls) => (Self::Tls(tls), Bytes::new()),
-            Stream::Mux(stream) => (Self::Mux(stream), Bytes::new()),
-        }
-    }
-
-    fn plain(&self) -> Option<&'a TcpStream> {
-        match self {
-            Self::Plain(tcp) => Some(tcp),
-            Self::Tls(_) | Self::Mux(_) => None,
-        }
-    }
-
-    /// Ends when this side broke, unread.
-    fn broke(&self) -> impl Future<Output = ()> + use<'a> {
-        let watch = match self {
-            Self::Mux(stream) => Some(stream.watch()),
-            Self::Plain(_) | Self::Tls(_) => None,
-        };
-        let tcp = self.plain();
-        async move {
-            match (tcp, watch) {
-                (Some(tcp), _) => drop(tcp.ready(Interest::ERROR).await),
-                (None, Some(watch)) => watch.broke().await,
-                (None, None) => pending().await,
-            }
-        }
-    }
-
-    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        match self {
-            Self::Plain(tcp) => {
-                poll_plain(cx, tcp, Interest::READABLE, buffer.len(), |socket| io::Read::read(&mut &*socket, buffer))
-            }
-            Self::Tls(tls) => {
-                let mut buffer = ReadBuf::new(buffer);
-                ready!(Pin::new(tls).poll_read(cx, &mut buffer))?;
-                Poll::Ready(Ok(buffer.filled().len()))
-            }
-            Self::Mux(stream) => {
-                let mut buffer = ReadBuf::new(buffer);
-                ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
-                Poll::Ready(Ok(buffer.filled().len()))
-            }
-        }
-    }
-
-    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self {
-            Self::Plain(tcp) => poll_plain(cx, tcp, Interest::WRITABLE, bytes.len(), |socket| socket.send(bytes)),
-            Self::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
-            Self::Mux(stream) => Pin::new(stream).poll_write(cx, bytes),
-        }
-    }
-
-    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Plain(_) | Self::Mux(_) => Poll::Ready(Ok(())),
-            Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Plain(tcp) => Poll::Ready(SockRef::from(*tcp).shutdown(std::net::Shutdown::Write)),
-            Self::Mux(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(tls) => {
-                ready!(Pin::new(&mut **tls).poll_flush(cx))?;
-                Pin::new(tls).poll_shutdown(cx)
-            }
-        }
-    }
-}
-
-/// One system call when the socket is ready. A short count means that the socket has or takes no more for now, so the readiness
-/// is given back in the same breath, which saves the call that would only say EAGAIN.
-fn poll_plain(
-    cx: &mut Context<'_>,
-    tcp: &TcpStream,
-    interest: Interest,
-    wanted: usize,
-    mut call: impl FnMut(&socket2::Socket) -> io::Result<usize>,
-) -> Poll<io::Result<usize>> {
-    loop {
-        if interest.is_readable() {
-            ready!(tcp.poll_read_ready(cx))?;
-        } else {
-            ready!(tcp.poll_write_ready(cx))?;
-        }
-        let mut short = 0;
-        let done = tcp.try_io(interest, || {
-            let count = call(&SockRef::from(tcp))?;
-            if 0 < count && count < wanted {
-                short = count;
-                return Err(io::ErrorKind::WouldBlock.into());
-            }
-            Ok(count)
-        });
-        match done {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if short > 0 {
-                    return Poll::Ready(Ok(short));
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            done => return Poll::Ready(done),
-        }
-    }
 }
 
 /// What one direction holds between its reader and its writer.
@@ -313,8 +195,18 @@ impl<'p> Direction<'p> {
         }
     }
 
-    /// Ready when this direction is over; an error is the reader's.
-    fn poll(&mut self, cx: &mut Context<'_>, from: &mut Leg<'_>, to: &mut Leg<'_>) -> Poll<Result<(), Broken>> {
+    fn is_finished(&self) -> bool {
+        self.phase == Phase::Done && !self.failed
+    }
+
+    /// Ready when this direction is over; an error is the reader's. `last`: the other one is finished.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Leg<'_>,
+        to: &mut Leg<'_>,
+        last: bool,
+    ) -> Poll<Result<(), Broken>> {
         let mut turn_bytes = TURN_BYTES;
         while self.phase == Phase::Moving {
             if ready!(self.poll_drain(cx, to)).is_err() {
@@ -341,7 +233,9 @@ impl<'p> Direction<'p> {
             }
         }
         if self.phase == Phase::Closing {
-            if ready!(to.poll_shutdown(cx)).is_err() {
+            // Both sockets are about to be closed, which says as much; nothing unread can turn that into a reset.
+            let close_is_enough = last && to.plain().is_some();
+            if !close_is_enough && ready!(to.poll_shutdown(cx)).is_err() {
                 return self.fail();
             }
             self.phase = Phase::Done;
@@ -358,6 +252,9 @@ impl<'p> Direction<'p> {
 
     fn poll_drain(&mut self, cx: &mut Context<'_>, to: &mut Leg<'_>) -> Poll<io::Result<()>> {
         loop {
+            if matches!(self.carry, Carry::Pipe(_)) {
+                to.settle();
+            }
             let written = match (&mut self.carry, to.plain()) {
                 (Carry::Nothing, _) => return Poll::Ready(Ok(())),
                 (Carry::Pipe(pipe), _) if pipe.held == 0 => return Poll::Ready(Ok(())),
@@ -416,6 +313,9 @@ impl<'p> Direction<'p> {
         let mut buffer = Buffer::take();
         let count = ready!(from.poll_read(cx, buffer.whole()))?;
         self.bulk = self.may_splice && sockets.is_some() && count == BUFFER_BYTES;
+        if count == BUFFER_BYTES {
+            from.settle();
+        }
         if count > 0 {
             self.carry = Carry::Buffer { buffer, from: 0, to: count };
         }

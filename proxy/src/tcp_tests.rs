@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::socket::reset_on_drop;
+use tokio::io::Interest;
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -239,7 +240,7 @@ async fn nothing_is_borrowed_while_nothing_moves() {
 mod tls {
     use super::*;
     use rustls::pki_types::{PrivateKeyDer, ServerName};
-    use tokio_rustls::{TlsAcceptor, TlsConnector};
+    use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
     fn tls(stream: TlsStream<TcpStream>) -> Stream {
         Stream::Tls(Box::new(stream))

@@ -188,12 +188,21 @@ impl Worker {
 /// The thread or its runtime can't be made.
 pub(crate) fn start(shared: Shared, index: usize) -> std::io::Result<mpsc::Sender<Command>> {
     let (sender, commands) = mpsc::channel(COMMANDS_MAX);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let seed = std::time::UNIX_EPOCH.elapsed().map_or(1, |t| t.as_nanos() as u64).wrapping_add(index as u64 * 7919);
+    // Never sent elsewhere, so that a wake-up takes no lock; it can only be made where it runs.
+    let (made, outcome) = std::sync::mpsc::channel();
     std::thread::Builder::new().name(format!("weir-{index}")).spawn(move || {
-        let local = tokio::task::LocalSet::new();
-        local.block_on(&runtime, run(Rc::new(Worker::new(shared, seed)), commands));
+        let built = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+        match built {
+            Ok(runtime) => {
+                // Whoever started us waits for the word.
+                let _ = made.send(Ok(()));
+                runtime.block_on(run(Rc::new(Worker::new(shared, seed)), commands));
+            }
+            Err(error) => drop(made.send(Err(error))),
+        }
     })?;
+    outcome.recv().unwrap_or_else(|_| Err(std::io::Error::other("the worker's thread ended at once")))?;
     Ok(sender)
 }
 

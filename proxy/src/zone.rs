@@ -39,7 +39,7 @@ pub(crate) async fn serve(serving: &Serving, stream: TcpStream) {
         }
         SniTarget::Terminate { mesh, permission, handler, .. } => {
             drop(snapshot);
-            terminate(serving, stream, (mesh, permission, &name), handler).await;
+            Box::pin(terminate(serving, stream, (mesh, permission, &name), handler)).await;
         }
     }
 }
@@ -52,10 +52,13 @@ fn refuse(serving: &Serving, stream: &TcpStream, ended: Ended, failure: &ConnErr
 /// The ClientHello was only peeked at: the bytes go on as they came.
 async fn passthrough(serving: &Serving, stream: TcpStream, sni: &str, service: &Arc<ServiceRow>) {
     let worker = &serving.worker;
-    let mut ended = Ended { service: service.name.clone(), origin: format!("sni {sni}"), ..Ended::default() };
-    let _counted = worker.shared.metrics.handle(Direction::Zone, &service.name, "").connection();
+    let mut ended = Ended::default();
+    let counted = worker.shared.metrics.handle(Direction::Zone, &service.name, "").connection();
     let failure = match worker.upstreams.connect(service, &worker.shared.identities).await {
-        Err(failure) => return refuse(serving, &stream, ended, &failure),
+        Err(failure) => {
+            socket::reset_on_drop(&stream);
+            Some(failure)
+        }
         Ok(mut upstream) => {
             ended.upstream = Some(upstream.address);
             let idle = Duration::from_millis(service.idle_timeout_ms);
@@ -63,7 +66,8 @@ async fn passthrough(serving: &Serving, stream: TcpStream, sni: &str, service: &
             connection::copy(worker, pair, idle, None, &mut ended).await
         }
     };
-    finish(worker, Direction::Zone, &ended, (serving.peer, serving.begun, failure.as_ref()));
+    let way = (Direction::Zone, &counted);
+    connection::finish_counted(serving, way, service, (|| format!("sni {sni}"), ended), failure.as_ref());
 }
 
 /// An external service: our identity `zone-egress` of the client's mesh, its permission, then out.

@@ -6,7 +6,7 @@ use super::outlier::Health;
 use super::tunnel;
 use crate::error::{ConnError, Reason};
 use crate::identity::Identities;
-use crate::socket;
+use crate::socket::{self, ConnectOptions};
 use crate::stream::Stream;
 use crate::tls;
 use rustls::pki_types::ServerName;
@@ -88,13 +88,13 @@ impl Upstreams {
         Some(Picked { endpoints: Arc::clone(&service.endpoints), index, _lease: lease, health })
     }
 
-    /// Opens a stream to some endpoint of the service.
+    /// Opens a stream to some endpoint of the service, for a copy: it isn't settled.
     pub(crate) async fn connect(&self, service: &ServiceRow, ids: &Identities) -> Result<Connected, ConnError> {
         let mut tried = Vec::new();
         let mut failures: Vec<ConnError> = Vec::new();
         while tried.len() < ATTEMPTS_MAX {
             let Some(picked) = self.pick(service, &tried) else { break };
-            match self.dial(service, &picked, ids).await {
+            match self.attempt(service, &picked, ids, true).await {
                 Ok((stream, address)) => return Ok(Connected { stream, address, picked }),
                 Err(failure) => {
                     let retryable = failure.reason.consequence().retryable;
@@ -116,8 +116,18 @@ impl Upstreams {
         picked: &Picked,
         ids: &Identities,
     ) -> Result<(Stream, SocketAddr), ConnError> {
+        self.attempt(service, picked, ids, false).await
+    }
+
+    async fn attempt(
+        &self,
+        service: &ServiceRow,
+        picked: &Picked,
+        ids: &Identities,
+        unsettled: bool,
+    ) -> Result<(Stream, SocketAddr), ConnError> {
         let Some(endpoint) = picked.endpoint() else { return Err(no_endpoint(service)) };
-        let outcome = self.reach(service, endpoint, ids).await;
+        let outcome = self.reach(service, endpoint, ids, unsettled).await;
         match outcome {
             Ok(stream) => {
                 picked.report(true);
@@ -140,6 +150,7 @@ impl Upstreams {
         service: &ServiceRow,
         endpoint: &Endpoint,
         ids: &Identities,
+        unsettled: bool,
     ) -> Result<(Stream, SocketAddr), (ConnError, bool)> {
         let theirs = |failure| (failure, false);
         let plan = Plan::new(service, ids).map_err(|problem| (ConnError::new(Reason::UpstreamTls, problem), true))?;
@@ -148,6 +159,9 @@ impl Upstreams {
             0 => limits::CONNECT_TIMEOUT_MS,
             ms => ms,
         });
+        // TLS writes twice before a copy could see to it.
+        let unsettled = unsettled && matches!(plan, Plan::Plain);
+        let options = ConnectOptions { unsettled, ..self.options.clone() };
         let mut failure = ConnError::new(Reason::ConnectFailed, "it has no address");
         for ip in addresses.into_iter().take(ATTEMPTS_MAX) {
             let address = SocketAddr::new(ip, endpoint.port);
@@ -155,7 +169,7 @@ impl Upstreams {
                 Plan::Mesh { client, sni } if tunnel::leads_to_one_proxy(endpoint) => {
                     self.tunnelled(client, sni, address, timeout).await
                 }
-                _ => match socket::connect(address, &self.options, timeout).await {
+                _ => match socket::connect(address, &options, timeout).await {
                     Ok(tcp) => plan.secure(endpoint, tcp, ip).await.map_err(tls_failed),
                     Err(failure) => Err(failure),
                 },
@@ -174,7 +188,7 @@ impl Upstreams {
             Address::Ip(ip) => return Ok(vec![*ip]),
             Address::Name(name) => name,
         };
-        let found = self.resolver.lookup(name).await.map_err(|e| ConnError::new(Reason::ConnectFailed, e))?;
+        let found = Box::pin(self.resolver.lookup(name)).await.map_err(|e| ConnError::new(Reason::ConnectFailed, e))?;
         let mut addresses = found.to_vec();
         let family = addresses.partition_point(|ip| ip.is_ipv4() == found.first().is_some_and(IpAddr::is_ipv4));
         let first = self.rng.borrow_mut().below(family as u64) as usize;
@@ -208,13 +222,16 @@ impl<'a> Plan<'a> {
     async fn secure(&self, endpoint: &Endpoint, tcp: TcpStream, ip: IpAddr) -> Result<Stream, String> {
         match self {
             Self::Plain => Ok(tcp.into()),
-            Self::Mesh { client, sni } => Ok(tls::connect_mesh(client, server_name(sni, ip)?, tcp).await?.into()),
+            // Boxed: large, and most connections don't need it.
+            Self::Mesh { client, sni } => {
+                Ok(Box::pin(tls::connect_mesh(client, server_name(sni, ip)?, tcp)).await?.into())
+            }
             Self::External { config, client } => {
                 let name = match (&endpoint.address, client.server_name.as_str()) {
                     (Address::Name(host), "") => host,
                     (_, configured) => configured,
                 };
-                Ok(tls::connect(config, server_name(name, ip)?, tcp).await?.into())
+                Ok(Box::pin(tls::connect(config, server_name(name, ip)?, tcp)).await?.into())
             }
         }
     }

@@ -1,0 +1,192 @@
+//! One of the two streams of a copy: reading, writing and shutting down, plain or TLS. Must not know the other stream, counts
+//! or when the copy is over.
+
+use std::future::{Future, pending};
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsStream;
+
+use crate::mux::MuxStream;
+use crate::socket::settle;
+use crate::stream::Stream;
+
+/// One of the two streams, as the copy uses it. Sockets are shared: one direction reads while the other writes.
+pub(super) enum Leg<'a> {
+    Plain(Plain<'a>),
+    Tls(&'a mut TlsStream<TcpStream>),
+    Mux(&'a mut MuxStream),
+}
+
+pub(super) struct Plain<'a> {
+    tcp: &'a TcpStream,
+    /// Not read, or written, so far: tried at once, since what a new connection brings has mostly arrived, and the poller would
+    /// only tell so after a turn of the loop.
+    unread: bool,
+    unwritten: bool,
+    /// Options are still to be set.
+    unsettled: bool,
+}
+
+impl Plain<'_> {
+    fn settle(&mut self) {
+        if std::mem::take(&mut self.unsettled) {
+            settle(self.tcp);
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let wanted = buffer.len();
+        let mut read = |socket: &socket2::Socket| io::Read::read(&mut &*socket, buffer);
+        if std::mem::take(&mut self.unread)
+            && let Some(done) = tried(read(&SockRef::from(self.tcp)))
+        {
+            return Poll::Ready(done);
+        }
+        poll_plain(cx, self.tcp, Interest::READABLE, wanted, read)
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if std::mem::take(&mut self.unwritten) {
+            if let Some(done) = tried(SockRef::from(self.tcp).send(bytes)) {
+                return Poll::Ready(done);
+            }
+        } else {
+            self.settle();
+        }
+        poll_plain(cx, self.tcp, Interest::WRITABLE, bytes.len(), |socket| socket.send(bytes))
+    }
+}
+
+/// `None`: ask the poller first, as usual.
+fn tried(done: io::Result<usize>) -> Option<io::Result<usize>> {
+    match done {
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => None,
+        done => Some(done),
+    }
+}
+
+impl<'a> Leg<'a> {
+    pub(super) fn of(stream: &'a mut Stream, unsettled: bool) -> (Self, Bytes) {
+        // Only the upstream isn't settled, and it hardly ever speaks first.
+        let plain = |tcp| Self::Plain(Plain { tcp, unread: !unsettled, unwritten: true, unsettled });
+        match stream {
+            Stream::Plain(tcp) => (plain(tcp), Bytes::new()),
+            Stream::Replayed(replayed) => (plain(&replayed.tcp), std::mem::take(&mut replayed.prefix)),
+            Stream::Tls(tls) => (Self::Tls(tls), Bytes::new()),
+            Stream::Mux(stream) => (Self::Mux(stream), Bytes::new()),
+        }
+    }
+
+    pub(super) fn plain(&self) -> Option<&'a TcpStream> {
+        match self {
+            Self::Plain(plain) => Some(plain.tcp),
+            Self::Tls(_) | Self::Mux(_) => None,
+        }
+    }
+
+    /// Ends when this side broke, unread.
+    pub(super) fn broke(&self) -> impl Future<Output = ()> + use<'a> {
+        let watch = match self {
+            Self::Mux(stream) => Some(stream.watch()),
+            Self::Plain(_) | Self::Tls(_) => None,
+        };
+        let tcp = self.plain();
+        async move {
+            match (tcp, watch) {
+                (Some(tcp), _) => drop(tcp.ready(Interest::ERROR).await),
+                (None, Some(watch)) => watch.broke().await,
+                (None, None) => pending().await,
+            }
+        }
+    }
+
+    pub(super) fn settle(&mut self) {
+        if let Self::Plain(plain) = self {
+            plain.settle();
+        }
+    }
+
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(plain) => plain.poll_read(cx, buffer),
+            Self::Tls(tls) => {
+                let mut buffer = ReadBuf::new(buffer);
+                ready!(Pin::new(tls).poll_read(cx, &mut buffer))?;
+                Poll::Ready(Ok(buffer.filled().len()))
+            }
+            Self::Mux(stream) => {
+                let mut buffer = ReadBuf::new(buffer);
+                ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
+                Poll::Ready(Ok(buffer.filled().len()))
+            }
+        }
+    }
+
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(plain) => plain.poll_write(cx, bytes),
+            Self::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
+            Self::Mux(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(_) | Self::Mux(_) => Poll::Ready(Ok(())),
+            Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
+        }
+    }
+
+    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(plain) => Poll::Ready(SockRef::from(plain.tcp).shutdown(std::net::Shutdown::Write)),
+            Self::Mux(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(tls) => {
+                ready!(Pin::new(&mut **tls).poll_flush(cx))?;
+                Pin::new(tls).poll_shutdown(cx)
+            }
+        }
+    }
+}
+
+/// One system call when the socket is ready. A short count means that the socket has or takes no more for now, so the readiness
+/// is given back in the same breath, which saves the call that would only say EAGAIN.
+fn poll_plain(
+    cx: &mut Context<'_>,
+    tcp: &TcpStream,
+    interest: Interest,
+    wanted: usize,
+    mut call: impl FnMut(&socket2::Socket) -> io::Result<usize>,
+) -> Poll<io::Result<usize>> {
+    loop {
+        if interest.is_readable() {
+            ready!(tcp.poll_read_ready(cx))?;
+        } else {
+            ready!(tcp.poll_write_ready(cx))?;
+        }
+        let mut short = 0;
+        let done = tcp.try_io(interest, || {
+            let count = call(&SockRef::from(tcp))?;
+            if 0 < count && count < wanted {
+                short = count;
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            Ok(count)
+        });
+        match done {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if short > 0 {
+                    return Poll::Ready(Ok(short));
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return Poll::Ready(done),
+        }
+    }
+}
