@@ -100,7 +100,7 @@ pub(crate) fn gateway(count: usize) -> Snapshot {
         host: HostPattern::parse(&format!("{}h{index}.example.com", if index % 2 == 1 { "*." } else { "" })),
         routes: (0..10).map(|prefix| route(format!("/p{prefix}"))).collect(),
     };
-    let handler = Handler::Http { hosts: (0..count).map(host).collect() };
+    let handler = Handler::Http { hosts: (0..count).map(host).map(Arc::new).collect() };
     let role = Role::Gateway { handler, tls: snapshot::GatewayTls::None, connections_max: None };
     let row = ListenerRow { address: GATEWAY, role, origin: Origin::new("MeshGateway", "default", "bench") };
     tables.listeners = vec![Arc::new(row)];

@@ -17,7 +17,7 @@ use snapshot::{Generation, Origin};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// Writes that come together are published together.
@@ -135,6 +135,7 @@ impl Loop {
     }
 
     async fn refresh(&mut self) -> Result<(), StoreError> {
+        let begun = Instant::now();
         let contents = self.core.contents();
         let mut resources = contents.resources;
         resources.sort_by(|a, b| order(a).cmp(&order(b)));
@@ -146,6 +147,7 @@ impl Loop {
         self.outside.follow(&resources, PATIENCE).await;
         problems.extend(self.outside.problems());
         let names = self.names(&resources, &mut problems).await?;
+        let names_us = begun.elapsed().as_micros();
         let authorities = self.authorities(&resources, &mut problems);
         let settings = compile::Settings {
             domain: self.settings.domain.clone(),
@@ -167,6 +169,7 @@ impl Loop {
         self.sequence += 1;
         let generation = Generation { epoch: self.epoch, sequence: self.sequence };
         let revision = contents.revision;
+        tracing::debug!(%generation, names_us, all_us = begun.elapsed().as_micros(), "mesh published");
         // A subscription may be gone by now; there will be others.
         self.out.send_replace(Arc::new(Published { generation, revision, world, resources, authorities, problems }));
         Ok(())

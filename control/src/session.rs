@@ -7,11 +7,14 @@ use crate::publish::Published;
 use crate::resource::{Resource, Spec, Tags};
 use snapshot::{Snapshot, Violation};
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
 
 /// A checked offer.
 pub struct Plan {
     pub compiled: Compiled,
-    pub snapshot: Snapshot,
+    /// The same tables, built: what the next plan of this proxy is made after.
+    pub snapshot: Arc<Snapshot>,
     /// Meshes the proxy needs an identity of, each with a fingerprint of what the certificate depends on.
     pub identities: BTreeMap<String, String>,
     /// Roots of every mesh with mTLS, PEM.
@@ -27,17 +30,29 @@ fn resource<'a>(published: &'a Published, proxy: &ProxyKey) -> Option<&'a Resour
     found.map(AsRef::as_ref)
 }
 
-/// Compiles and checks what `proxy` is to do. None when its resource isn't there (yet, or any more).
+/// Compiles and checks what `proxy` is to do. None when its resource isn't there (yet, or any more). Rows that are as in
+/// `previous` are shared with it, and not checked again.
 ///
 /// # Errors
 /// The compiler made tables that can't be built: nothing is sent, the proxy keeps what it has.
-pub fn plan(published: &Published, proxy: &ProxyKey, options: Options) -> Option<Result<Plan, Vec<Violation>>> {
+pub fn plan(
+    published: &Published,
+    proxy: &ProxyKey,
+    options: Options,
+    previous: Option<&Snapshot>,
+) -> Option<Result<Plan, Vec<Violation>>> {
     let resource = resource(published, proxy)?;
-    let compiled = compile_with(&published.world, proxy, options);
-    let snapshot = match Snapshot::build(compiled.tables.clone(), published.generation) {
-        Ok(snapshot) => snapshot,
+    let begun = Instant::now();
+    let mut compiled = compile_with(&published.world, proxy, options);
+    let compiled_us = begun.elapsed().as_micros();
+    if let Some(previous) = previous {
+        compiled.tables = snapshot::share(previous.tables(), compiled.tables);
+    }
+    let snapshot = match Snapshot::build_after(previous, compiled.tables.clone(), published.generation) {
+        Ok(snapshot) => Arc::new(snapshot),
         Err(violations) => return Some(Err(violations)),
     };
+    tracing::debug!(proxy = %proxy.origin(), compiled_us, all_us = begun.elapsed().as_micros(), "proxy planned");
     let (services, tags) = claims(resource);
     let meshes: Vec<&String> = match proxy {
         ProxyKey::Dataplane { mesh, .. } => published.authorities.keys().filter(|m| *m == mesh).collect(),

@@ -7,6 +7,7 @@ use crate::identity::Identities;
 use crate::interception::Range;
 use crate::last_good::{LastGood, Saver};
 use crate::listener;
+use crate::memory::Trimmer;
 use crate::metrics::Metrics;
 use crate::quota::Count;
 use crate::socket::Mode;
@@ -20,10 +21,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-
-/// Memory is given back so long after a snapshot came into force: what decoding and building used, then the snapshot before
-/// it, which idle workers let go of within their pruning interval.
-const TRIM_AFTER: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(15)];
 
 /// From telling the control plane of the leaving to closing the listeners: so long peers may take to hear of it, and meet
 /// an open door meanwhile.
@@ -111,8 +108,7 @@ impl Proxy {
             saver: last_good.clone().map(LastGood::saver),
             last_good,
             told: published_sender,
-            published: Instant::now(),
-            trims: 0,
+            trimmer: Trimmer::new(),
             draining,
             status: status_sender,
         };
@@ -172,7 +168,7 @@ impl Proxy {
         loop {
             tokio::select! {
                 () = drain.notified() => break,
-                () = until(coordinator.trim_at()) => coordinator.trim(),
+                () = until(coordinator.trimmer.due_at()) => coordinator.trim(),
                 () = until(coordinator.sockets.retry_at()) => {
                     coordinator.sockets.retry().await;
                     coordinator.note_readiness();
@@ -271,9 +267,7 @@ struct Coordinator {
     saver: Option<Saver>,
     /// Wakes what must hear of each publish.
     told: watch::Sender<()>,
-    /// When the snapshot in force came, and how often memory was given back since.
-    published: Instant,
-    trims: usize,
+    trimmer: Trimmer,
     draining: watch::Sender<bool>,
     status: watch::Sender<Status>,
 }
@@ -348,10 +342,12 @@ impl Coordinator {
     /// Builds, binds what is new, publishes, then closes what is gone. All or nothing but for single sockets: one that
     /// can't be bound stops only itself.
     async fn put_in_force(&mut self, tables: Tables, generation: Generation) -> Result<(), Vec<String>> {
+        let begun = Instant::now();
         let current = self.reader.load();
         let tables = if self.config.ipv6 { tables } else { listener::without_ipv6(tables) };
         let built = Snapshot::build_after(Some(&current), tables, generation);
         let snapshot = Arc::new(built.map_err(|v| v.iter().map(ToString::to_string).collect::<Vec<_>>())?);
+        let built_us = begun.elapsed().as_micros();
         let tables = snapshot.tables();
         if !generation.supersedes(current.generation()) {
             // The same control plane says after a lost stream what it said before.
@@ -370,6 +366,7 @@ impl Coordinator {
         self.sockets.accept(bound).await;
         self.sockets.retain(&wanted).await;
         self.readiness.done("snapshot");
+        tracing::debug!(proxy = %self.config.name, %generation, built_us, all_us = begun.elapsed().as_micros(), "snapshot in force");
         Ok(())
     }
 
@@ -377,7 +374,7 @@ impl Coordinator {
         self.publisher.publish(snapshot.clone()).map_err(|stale| vec![stale.to_string()])?;
         self.told.send_replace(());
         self.metrics.snapshot_accepted(snapshot.generation());
-        (self.published, self.trims) = (Instant::now(), 0);
+        self.trimmer.published();
         self.metrics.prune(|service| snapshot.service(service).is_some());
         Ok(())
     }
@@ -400,16 +397,9 @@ impl Coordinator {
         }
     }
 
-    /// None when there is nothing more to give back until the next snapshot.
-    fn trim_at(&self) -> Option<Instant> {
-        TRIM_AFTER.get(self.trims).map(|after| self.published + *after)
-    }
-
     fn trim(&mut self) {
-        self.trims += 1;
         self.publisher.forget_previous();
-        crate::memory::drop_code_pages();
-        crate::memory::trim_heap();
+        self.trimmer.trim();
     }
 
     fn note_readiness(&self) {

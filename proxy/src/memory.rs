@@ -4,9 +4,57 @@
 
 use nix::libc;
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Memory is given back so long after a snapshot came into force: what decoding and building used, then the snapshot before
+/// it, which idle workers let go of within their pruning interval.
+const TRIM_AFTER: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(15)];
+/// Memory isn't given back for less than this. A small change leaves little behind, and giving back isn't free: workers
+/// stand at the heap's lock, and read code anew.
+const TRIM_BYTES_MIN: usize = 4 << 20;
+
+/// When memory is given back.
+pub(crate) struct Trimmer {
+    /// When the snapshot in force came, and how often memory was looked at since.
+    published: Instant,
+    trims: usize,
+    /// After memory was given back at last; None at first.
+    resident: Option<usize>,
+}
+
+impl Trimmer {
+    pub(crate) fn new() -> Self {
+        Self { published: Instant::now(), trims: 0, resident: None }
+    }
+
+    /// A snapshot came into force.
+    pub(crate) fn published(&mut self) {
+        (self.published, self.trims) = (Instant::now(), 0);
+    }
+
+    /// None when there is nothing more to give back until the next snapshot.
+    pub(crate) fn due_at(&self) -> Option<Instant> {
+        TRIM_AFTER.get(self.trims).map(|after| self.published + *after)
+    }
+
+    pub(crate) fn trim(&mut self) {
+        self.trims += 1;
+        if self.resident.is_some_and(|before| resident_bytes() < before + TRIM_BYTES_MIN) {
+            return;
+        }
+        // What ran only to start has run by then; later it is workers that would miss their code.
+        if self.resident.is_none() {
+            drop_code_pages();
+        }
+        trim_heap();
+        if self.trims == TRIM_AFTER.len() {
+            self.resident = Some(resident_bytes());
+        }
+    }
+}
 
 /// Gives free pages of the heap back to the kernel, those between live allocations too.
-pub(crate) fn trim_heap() {
+fn trim_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: it takes no pointer, locks the allocator itself, and touches only memory that is free.
     unsafe {
@@ -14,9 +62,17 @@ pub(crate) fn trim_heap() {
     }
 }
 
+/// Physical memory of this process; 0 where the kernel doesn't say.
+fn resident_bytes() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: usize = statm.split_ascii_whitespace().nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096);
+    pages.saturating_mul(usize::try_from(page).unwrap_or(4096))
+}
+
 /// Drops the mapped pages of our own executable and its libraries that can't differ from their files; what is still
 /// used comes back from the page cache, a few microseconds a touch.
-pub(crate) fn drop_code_pages() {
+fn drop_code_pages() {
     let Ok(smaps) = std::fs::read_to_string("/proc/self/smaps") else { return };
     for (start, length) in unchanged_mappings(&smaps) {
         // SAFETY: the range is a whole mapping of a file that we can't write to and none of whose pages is our own copy,

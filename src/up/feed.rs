@@ -6,7 +6,7 @@ use control::publish::{Published, Subscription};
 use control::session::{self, Plan};
 use proxy::identity::{Bundle, IdentityMaterial, Material};
 use proxy::source::{Update, Updates};
-use snapshot::Tables;
+use snapshot::{Snapshot, Tables};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +23,7 @@ struct Feed {
     options: Options,
     updates: Updates,
     sent: Option<Tables>,
+    planned: Option<Arc<Snapshot>>,
     identities: BTreeMap<String, String>,
     material: Option<(BTreeMap<String, String>, Vec<SecretMaterial>)>,
 }
@@ -30,7 +31,8 @@ struct Feed {
 /// Until the proxy or the publishing loop ends.
 pub(super) async fn feed(core: Arc<Core>, mut subscription: Subscription, who: (ProxyKey, Options), updates: Updates) {
     let (proxy, options) = who;
-    let mut feed = Feed { core, proxy, options, updates, sent: None, identities: BTreeMap::new(), material: None };
+    let mut feed =
+        Feed { core, proxy, options, updates, sent: None, planned: None, identities: BTreeMap::new(), material: None };
     let mut renewal = tokio::time::interval(RENEWAL_CHECK);
     subscription.mark_changed();
     loop {
@@ -53,7 +55,7 @@ pub(super) async fn feed(core: Arc<Core>, mut subscription: Subscription, who: (
 
 impl Feed {
     async fn follow(&mut self, published: &Published) -> Result<(), Gone> {
-        let plan = match session::plan(published, &self.proxy, self.options) {
+        let plan = match session::plan(published, &self.proxy, self.options, self.planned.as_deref()) {
             None => return Ok(()),
             Some(Err(violations)) => {
                 let reasons: Vec<String> = violations.iter().map(ToString::to_string).collect();
@@ -62,6 +64,7 @@ impl Feed {
             }
             Some(Ok(plan)) => plan,
         };
+        self.planned = Some(plan.snapshot.clone());
         for problem in &plan.compiled.problems {
             tracing::debug!(proxy = %self.proxy.origin(), "{problem}");
         }

@@ -1,10 +1,11 @@
 //! From rows to a checked, indexed value: the only way to a [`Snapshot`]. Control builds before it publishes and the
 //! proxy builds after it decodes, so a compiler's mistake never reaches traffic.
 
+use crate::index::{Changes, Index, Keyed};
 use crate::lookup::host::HostTable;
 use crate::tables::{
     Access, Backend, Handler, ListenerRow, NameRow, PermissionRow, Role, ServiceRow, SniRow, SniTarget, Tables,
-    UpstreamTls,
+    UpstreamTls, VirtualHost,
 };
 use crate::{DnsSettings, Generation, limits};
 use std::collections::HashMap;
@@ -30,27 +31,64 @@ impl fmt::Display for Violation {
 pub struct Listener {
     pub row: Arc<ListenerRow>,
     /// Of an HTTP handler.
-    pub(crate) hosts: Option<HostTable>,
+    pub(crate) hosts: Option<Arc<HostTable>>,
 }
 
 /// An SNI with its compiled routes, where mTLS ends here and HTTP is spoken.
 #[derive(Debug)]
 pub struct Sni {
     pub row: Arc<SniRow>,
-    pub(crate) hosts: Option<HostTable>,
+    pub(crate) hosts: Option<Arc<HostTable>>,
 }
 
-/// All that one proxy executes, checked and indexed. Immutable.
+/// All that one proxy executes, checked and indexed. Immutable; a next one shares what didn't change.
 #[derive(Debug, Default)]
 pub struct Snapshot {
     generation: Generation,
     tables: Tables,
-    pub(crate) names: HashMap<String, Arc<NameRow>>,
-    pub(crate) vips: HashMap<IpAddr, Arc<NameRow>>,
-    pub(crate) listeners: HashMap<SocketAddr, Arc<Listener>>,
-    pub(crate) services: HashMap<String, Arc<ServiceRow>>,
-    pub(crate) permissions: HashMap<String, Arc<PermissionRow>>,
-    pub(crate) snis: HashMap<String, Arc<Sni>>,
+    pub(crate) names: Index<NameRow>,
+    pub(crate) vips: Arc<VipMap>,
+    pub(crate) listeners: Index<Listener>,
+    pub(crate) services: Index<ServiceRow>,
+    pub(crate) permissions: Index<PermissionRow>,
+    pub(crate) snis: Index<Sni>,
+}
+
+pub(crate) type VipMap = HashMap<IpAddr, Arc<NameRow>, hashbrown::DefaultHashBuilder>;
+
+impl Keyed for NameRow {
+    type Key = str;
+    fn key(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Keyed for ServiceRow {
+    type Key = str;
+    fn key(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Keyed for PermissionRow {
+    type Key = str;
+    fn key(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Keyed for Listener {
+    type Key = SocketAddr;
+    fn key(&self) -> &SocketAddr {
+        &self.row.address
+    }
+}
+
+impl Keyed for Sni {
+    type Key = str;
+    fn key(&self) -> &str {
+        &self.row.sni
+    }
 }
 
 impl Snapshot {
@@ -62,7 +100,8 @@ impl Snapshot {
         Self::build_after(None, tables, generation)
     }
 
-    /// As [`Snapshot::build`]; routes of listeners that `previous` already compiled are shared.
+    /// As [`Snapshot::build`], with the same outcome: what `previous` has proven and indexed of the same rows is shared, so
+    /// that the cost is that of the rows that changed.
     ///
     /// # Errors
     /// Every violation found, not only the first.
@@ -71,36 +110,27 @@ impl Snapshot {
         tables: Tables,
         generation: Generation,
     ) -> Result<Self, Vec<Violation>> {
+        let nothing = Self::default();
+        let before = previous.unwrap_or(&nothing);
         let mut check = Check::default();
         check.size(&tables);
-        let services = check.index("service", &tables.services, |r| r.name.clone());
-        let permissions = check.index("permission", &tables.permissions, |r| r.name.clone());
-        let names = check.index("name", &tables.names, |r| r.name.clone());
-        for row in &tables.names {
-            check.name(row);
-        }
-        for row in &tables.services {
-            check.service(row);
-        }
+        let changed = Changes::between(&before.tables.services, &tables.services);
+        let (services, services_lost) = check.patch("service", &before.services, &changed);
+        changed.new.iter().for_each(|row| check.service(row));
+        let changed = Changes::between(&before.tables.permissions, &tables.permissions);
+        let (permissions, permissions_lost) = check.patch("permission", &before.permissions, &changed);
+        let changed = Changes::between(&before.tables.names, &tables.names);
+        let (names, _) = check.patch("name", &before.names, &changed);
+        changed.new.iter().for_each(|row| check.name(row));
+        let vips = by_vip(&before.vips, &changed, &tables.names);
         let known = Known { services: &services, permissions: &permissions };
-        let mut listeners = HashMap::with_capacity(tables.listeners.len());
-        for row in &tables.listeners {
-            let listener = check.listener(previous, row, &known);
-            if listeners.insert(row.address, listener).is_some() {
-                check.fail(format!("listener {}", row.address), "stands twice".into());
-            }
-        }
-        let mut snis = HashMap::with_capacity(tables.snis.len());
-        for row in &tables.snis {
-            let sni = check.sni(previous, row, &known);
-            if snis.insert(row.sni.clone(), sni).is_some() {
-                check.fail(format!("sni {}", row.sni), "stands twice".into());
-            }
-        }
+        // Rows that didn't change still refer to what is there, unless something went away.
+        let refer_again = services_lost || permissions_lost;
+        let listeners = check.listeners(before, &tables.listeners, &known, refer_again);
+        let snis = check.snis(before, &tables.snis, &known, refer_again);
         if !check.violations.is_empty() {
             return Err(check.violations);
         }
-        let vips = by_vip(&tables.names);
         Ok(Self { generation, tables, names, vips, listeners, services, permissions, snis })
     }
 
@@ -124,20 +154,28 @@ impl Snapshot {
 }
 
 /// Address to name; of several names of one VIP, the first in order.
-fn by_vip(names: &[Arc<NameRow>]) -> HashMap<IpAddr, Arc<NameRow>> {
-    let mut vips = HashMap::with_capacity(names.len() * 2);
-    for row in names {
-        let addresses = row.v4.map(IpAddr::V4).into_iter().chain(row.v6.map(IpAddr::V6));
-        for address in addresses {
+fn by_vip(before: &Arc<VipMap>, changed: &Changes<'_, NameRow>, names: &[Arc<NameRow>]) -> Arc<VipMap> {
+    let addresses = |row: &NameRow| row.v4.map(IpAddr::V4).into_iter().chain(row.v6.map(IpAddr::V6));
+    if changed.is_empty() {
+        return before.clone();
+    }
+    let has_room = |row: &&Arc<NameRow>| addresses(row).all(|a| !before.contains_key(&a));
+    let (mut vips, rows) = if changed.gone.is_empty() && changed.new.iter().all(has_room) {
+        (VipMap::clone(before), changed.new.clone())
+    } else {
+        (VipMap::with_capacity_and_hasher(names.len() * 2, Default::default()), names.iter().collect())
+    };
+    for row in rows {
+        for address in addresses(row) {
             vips.entry(address).or_insert_with(|| row.clone());
         }
     }
-    vips
+    Arc::new(vips)
 }
 
 struct Known<'a> {
-    services: &'a HashMap<String, Arc<ServiceRow>>,
-    permissions: &'a HashMap<String, Arc<PermissionRow>>,
+    services: &'a Index<ServiceRow>,
+    permissions: &'a Index<PermissionRow>,
 }
 
 #[derive(Default)]
@@ -157,14 +195,70 @@ impl Check {
         }
     }
 
-    fn index<T>(&mut self, what: &str, rows: &[Arc<T>], key: impl Fn(&T) -> String) -> HashMap<String, Arc<T>> {
-        let mut map = HashMap::with_capacity(rows.len());
-        for row in rows {
-            if map.insert(key(row), row.clone()).is_some() {
-                self.fail(format!("{what} {}", key(row)), "stands twice".into());
+    /// The index that follows, and whether a key of the one before is gone.
+    fn patch<T: Keyed<Key = str>>(
+        &mut self,
+        what: &str,
+        before: &Index<T>,
+        changed: &Changes<'_, T>,
+    ) -> (Index<T>, bool) {
+        let mut index = before.clone();
+        if changed.is_empty() {
+            return (index, false);
+        }
+        changed.gone.iter().for_each(|row| index.remove(row.key()));
+        index.reserve(changed.new.len());
+        for row in &changed.new {
+            if !index.insert((*row).clone()) {
+                self.fail(format!("{what} {}", row.key()), "stands twice".into());
             }
         }
-        map
+        let is_lost = changed.gone.iter().any(|row| index.get(row.key()).is_none());
+        (index, is_lost)
+    }
+
+    fn listeners(
+        &mut self,
+        before: &Snapshot,
+        rows: &[Arc<ListenerRow>],
+        known: &Known<'_>,
+        refer_again: bool,
+    ) -> Index<Listener> {
+        let changed = Changes::between(&before.tables.listeners, rows);
+        let to_ask: Vec<&Arc<ListenerRow>> = if refer_again { rows.iter().collect() } else { changed.new.clone() };
+        to_ask.into_iter().for_each(|row| self.listener_refers(row, known));
+        let mut index = before.listeners.clone();
+        if changed.is_empty() {
+            return index;
+        }
+        changed.gone.iter().for_each(|row| index.remove(&row.address));
+        index.reserve(changed.new.len());
+        for row in changed.new {
+            let listener = self.listener(before.listeners.get(&row.address), row);
+            if !index.insert(listener) {
+                self.fail(format!("listener {}", row.address), "stands twice".into());
+            }
+        }
+        index
+    }
+
+    fn snis(&mut self, before: &Snapshot, rows: &[Arc<SniRow>], known: &Known<'_>, refer_again: bool) -> Index<Sni> {
+        let changed = Changes::between(&before.tables.snis, rows);
+        let to_ask: Vec<&Arc<SniRow>> = if refer_again { rows.iter().collect() } else { changed.new.clone() };
+        to_ask.into_iter().for_each(|row| self.sni_refers(row, known));
+        let mut index = before.snis.clone();
+        if changed.is_empty() {
+            return index;
+        }
+        changed.gone.iter().for_each(|row| index.remove(&row.sni));
+        index.reserve(changed.new.len());
+        for row in changed.new {
+            let sni = self.sni(before.snis.get(&row.sni), row);
+            if !index.insert(sni) {
+                self.fail(format!("sni {}", row.sni), "stands twice".into());
+            }
+        }
+        index
     }
 
     fn name(&mut self, row: &NameRow) {
@@ -188,46 +282,63 @@ impl Check {
         }
     }
 
-    fn listener(&mut self, previous: Option<&Snapshot>, row: &Arc<ListenerRow>, known: &Known<'_>) -> Arc<Listener> {
-        let place = format!("listener {}", row.address);
+    fn listener_refers(&mut self, row: &ListenerRow, known: &Known<'_>) {
+        let place = || format!("listener {}", row.address);
         match &row.role {
             Role::Outbound { handler, .. } | Role::Gateway { handler, .. } => self.handler(&place, handler, known),
             Role::Inbound { permission, .. } => self.permission(&place, permission, known),
             Role::Zone => {}
         }
-        if let Some(old) = previous.and_then(|p| p.listeners.get(&row.address)).filter(|old| old.row == *row) {
-            return old.clone();
+    }
+
+    fn listener(&mut self, old: Option<&Arc<Listener>>, row: &Arc<ListenerRow>) -> Arc<Listener> {
+        if let Some(old) = old.filter(|old| old.row == *row) {
+            // The row of the new tables, so that the old one's memory can go.
+            return Arc::new(Listener { row: row.clone(), hosts: old.hosts.clone() });
         }
         let hosts = match &row.role {
-            Role::Outbound { handler, .. } | Role::Gateway { handler, .. } => self.hosts(&place, handler),
+            Role::Outbound { handler, .. } | Role::Gateway { handler, .. } => {
+                let before = old.and_then(|old| match (&old.row.role, &old.hosts) {
+                    (
+                        Role::Outbound { handler: Handler::Http { hosts }, .. }
+                        | Role::Gateway { handler: Handler::Http { hosts }, .. },
+                        Some(table),
+                    ) => Some((hosts.as_slice(), table)),
+                    _ => None,
+                });
+                self.hosts(&|| format!("listener {}", row.address), handler, before)
+            }
             _ => None,
         };
         Arc::new(Listener { row: row.clone(), hosts })
     }
 
-    fn sni(&mut self, previous: Option<&Snapshot>, row: &Arc<SniRow>, known: &Known<'_>) -> Arc<Sni> {
-        let place = format!("sni {}", row.sni);
+    fn sni_refers(&mut self, row: &SniRow, known: &Known<'_>) {
+        let place = || format!("sni {}", row.sni);
         if row.sni.bytes().any(|b| b.is_ascii_uppercase()) {
-            self.fail(place.clone(), "must be lower case".into());
+            self.fail(place(), "must be lower case".into());
         }
-        let handler = match &row.target {
-            SniTarget::Passthrough { service } => {
-                self.service_exists(&place, service, known);
-                None
-            }
+        match &row.target {
+            SniTarget::Passthrough { service } => self.service_exists(&place, service, known),
             SniTarget::Terminate { permission, handler, .. } => {
                 self.permission(&place, permission, known);
                 self.handler(&place, handler, known);
-                Some(handler)
             }
-        };
-        if let Some(old) = previous.and_then(|p| p.snis.get(&row.sni)).filter(|old| old.row == *row) {
-            return old.clone();
         }
-        Arc::new(Sni { row: row.clone(), hosts: handler.and_then(|h| self.hosts(&place, h)) })
     }
 
-    fn handler(&mut self, place: &str, handler: &Handler, known: &Known<'_>) {
+    fn sni(&mut self, old: Option<&Arc<Sni>>, row: &Arc<SniRow>) -> Arc<Sni> {
+        if let Some(old) = old.filter(|old| old.row == *row) {
+            return Arc::new(Sni { row: row.clone(), hosts: old.hosts.clone() });
+        }
+        let hosts = match &row.target {
+            SniTarget::Passthrough { .. } => None,
+            SniTarget::Terminate { handler, .. } => self.hosts(&|| format!("sni {}", row.sni), handler, None),
+        };
+        Arc::new(Sni { row: row.clone(), hosts })
+    }
+
+    fn handler(&mut self, place: Place<'_>, handler: &Handler, known: &Known<'_>) {
         match handler {
             Handler::Tcp { backends, .. } => self.backends(place, backends, known),
             Handler::Http { hosts } => {
@@ -243,35 +354,43 @@ impl Check {
         }
     }
 
-    fn backends(&mut self, place: &str, backends: &[Backend], known: &Known<'_>) {
+    fn backends(&mut self, place: Place<'_>, backends: &[Backend], known: &Known<'_>) {
         for backend in backends {
             self.service_exists(place, &backend.service, known);
         }
     }
 
-    fn service_exists(&mut self, place: &str, service: &str, known: &Known<'_>) {
-        if !known.services.contains_key(service) {
-            self.fail(place.into(), format!("refers to service {service}, which has no row"));
+    fn service_exists(&mut self, place: Place<'_>, service: &str, known: &Known<'_>) {
+        if known.services.get(service).is_none() {
+            self.fail(place(), format!("refers to service {service}, which has no row"));
         }
     }
 
-    fn permission(&mut self, place: &str, permission: &str, known: &Known<'_>) {
-        if !known.permissions.contains_key(permission) {
-            self.fail(place.into(), format!("refers to permission {permission}, which has no row"));
+    fn permission(&mut self, place: Place<'_>, permission: &str, known: &Known<'_>) {
+        if known.permissions.get(permission).is_none() {
+            self.fail(place(), format!("refers to permission {permission}, which has no row"));
         }
     }
 
-    fn hosts(&mut self, place: &str, handler: &Handler) -> Option<HostTable> {
+    fn hosts(
+        &mut self,
+        place: Place<'_>,
+        handler: &Handler,
+        before: Option<(&[Arc<VirtualHost>], &Arc<HostTable>)>,
+    ) -> Option<Arc<HostTable>> {
         let Handler::Http { hosts } = handler else { return None };
-        match HostTable::build(hosts) {
-            Ok(table) => Some(table),
+        match HostTable::build_after(before.map(|(rows, table)| (rows, table.as_ref())), hosts) {
+            Ok(table) => Some(Arc::new(table)),
             Err(problems) => {
-                self.violations.extend(problems.into_iter().map(|problem| Violation { row: place.into(), problem }));
+                self.violations.extend(problems.into_iter().map(|problem| Violation { row: place(), problem }));
                 None
             }
         }
     }
 }
+
+/// Names a row for a violation; most are never named.
+type Place<'a> = &'a dyn Fn() -> String;
 
 impl Snapshot {
     pub fn name(&self, name: &str) -> Option<&Arc<NameRow>> {

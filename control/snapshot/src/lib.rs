@@ -8,6 +8,7 @@
 mod build;
 mod cell;
 mod host;
+mod index;
 pub mod limits;
 pub mod lookup;
 mod name;

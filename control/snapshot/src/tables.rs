@@ -136,7 +136,7 @@ pub enum Handler {
     /// Requests are routed. Hosts are in no particular order: the most specific pattern wins.
     Http {
         #[serde(deserialize_with = "tight")]
-        hosts: Vec<VirtualHost>,
+        hosts: Vec<Arc<VirtualHost>>,
     },
 }
 

@@ -1,11 +1,16 @@
 //! Rows as the channel carries them: what changed since a base (upserts and removals), and back. Sans I/O; bodies are
 //! JSON, so that a frame can be read by a person.
 
+mod hosts;
+
 use crate::limits;
 use crate::tables::{ListenerRow, NameRow, PermissionRow, ProxyRow, ServiceRow, SniRow, Tables};
 use serde::{Serialize, de::DeserializeOwned};
+use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// A row's place: the table's name and the key in it.
@@ -41,49 +46,87 @@ impl fmt::Display for WireError {
     }
 }
 
+/// A row of a sorted table.
 trait Row: Serialize + DeserializeOwned + PartialEq {
     const TABLE: &'static str;
-    fn key(&self) -> String;
-    fn sort(rows: &mut [Arc<Self>]) {
-        rows.sort_by_cached_key(|r| r.key());
+    fn key(&self) -> Cow<'_, str>;
+    fn order(&self, other: &Self) -> Ordering;
+    /// Where the row of this key is, or would be.
+    fn find(rows: &[Arc<Self>], key: &str) -> Result<usize, usize>;
+    /// This row with what it can share of `held`, the row of the same key.
+    fn sharing(&self, held: &Self) -> Option<Self> {
+        let _ = held;
+        None
     }
 }
 
 impl Row for NameRow {
     const TABLE: &'static str = "name";
-    fn key(&self) -> String {
-        self.name.clone()
+    fn key(&self) -> Cow<'_, str> {
+        Cow::Borrowed(&self.name)
+    }
+    fn order(&self, other: &Self) -> Ordering {
+        self.name.cmp(&other.name)
+    }
+    fn find(rows: &[Arc<Self>], key: &str) -> Result<usize, usize> {
+        rows.binary_search_by(|row| row.name.as_str().cmp(key))
     }
 }
 
 impl Row for ListenerRow {
     const TABLE: &'static str = "listener";
-    fn key(&self) -> String {
-        self.address.to_string()
+    fn key(&self) -> Cow<'_, str> {
+        Cow::Owned(self.address.to_string())
     }
-    fn sort(rows: &mut [Arc<Self>]) {
-        rows.sort_by_key(|r| r.address);
+    fn order(&self, other: &Self) -> Ordering {
+        self.address.cmp(&other.address)
+    }
+    fn find(rows: &[Arc<Self>], key: &str) -> Result<usize, usize> {
+        // What isn't an address is the key of no row.
+        let address: SocketAddr = key.parse().map_err(|_| rows.len())?;
+        rows.binary_search_by(|row| row.address.cmp(&address))
+    }
+    fn sharing(&self, held: &Self) -> Option<Self> {
+        hosts::sharing(self, held)
     }
 }
 
 impl Row for ServiceRow {
     const TABLE: &'static str = "service";
-    fn key(&self) -> String {
-        self.name.clone()
+    fn key(&self) -> Cow<'_, str> {
+        Cow::Borrowed(&self.name)
+    }
+    fn order(&self, other: &Self) -> Ordering {
+        self.name.cmp(&other.name)
+    }
+    fn find(rows: &[Arc<Self>], key: &str) -> Result<usize, usize> {
+        rows.binary_search_by(|row| row.name.as_str().cmp(key))
     }
 }
 
 impl Row for PermissionRow {
     const TABLE: &'static str = "permission";
-    fn key(&self) -> String {
-        self.name.clone()
+    fn key(&self) -> Cow<'_, str> {
+        Cow::Borrowed(&self.name)
+    }
+    fn order(&self, other: &Self) -> Ordering {
+        self.name.cmp(&other.name)
+    }
+    fn find(rows: &[Arc<Self>], key: &str) -> Result<usize, usize> {
+        rows.binary_search_by(|row| row.name.as_str().cmp(key))
     }
 }
 
 impl Row for SniRow {
     const TABLE: &'static str = "sni";
-    fn key(&self) -> String {
-        self.sni.clone()
+    fn key(&self) -> Cow<'_, str> {
+        Cow::Borrowed(&self.sni)
+    }
+    fn order(&self, other: &Self) -> Ordering {
+        self.sni.cmp(&other.sni)
+    }
+    fn find(rows: &[Arc<Self>], key: &str) -> Result<usize, usize> {
+        rows.binary_search_by(|row| row.sni.as_str().cmp(key))
     }
 }
 
@@ -105,11 +148,11 @@ pub fn diff(base: &Tables, next: &Tables) -> Delta {
     if base.proxy != next.proxy {
         delta.upserts.push(proxy_row(&next.proxy));
     }
-    diff_table(&base.names, &next.names, &mut delta);
-    diff_table(&base.listeners, &next.listeners, &mut delta);
-    diff_table(&base.services, &next.services, &mut delta);
-    diff_table(&base.permissions, &next.permissions, &mut delta);
-    diff_table(&base.snis, &next.snis, &mut delta);
+    diff_table(&base.names, &next.names, &mut delta, &upsert);
+    diff_table(&base.listeners, &next.listeners, &mut delta, &hosts::upsert);
+    diff_table(&base.services, &next.services, &mut delta, &upsert);
+    diff_table(&base.permissions, &next.permissions, &mut delta, &upsert);
+    diff_table(&base.snis, &next.snis, &mut delta, &upsert);
     delta
 }
 
@@ -122,20 +165,48 @@ fn encode<T: Serialize>(row: &T) -> Vec<u8> {
     serde_json::to_vec(row).unwrap_or_default()
 }
 
-fn diff_table<T: Row>(base: &[Arc<T>], next: &[Arc<T>], delta: &mut Delta) {
-    let old: HashMap<String, &Arc<T>> = base.iter().map(|r| (r.key(), r)).collect();
-    let mut kept = HashSet::with_capacity(next.len());
-    for row in next {
-        let key = row.key();
-        if old.get(&key).is_none_or(|o| !Arc::ptr_eq(o, row) && *o != row) {
-            let id = RowId { table: T::TABLE.into(), key: key.clone() };
-            delta.upserts.push(RowUpsert { id, body: encode(row.as_ref()) });
+/// Writes what is to be sent of a row that is new or differs from the old one.
+type Write<'a, T> = &'a dyn Fn(Option<&T>, &T, &mut Delta);
+
+fn upsert<T: Row>(_old: Option<&T>, row: &T, delta: &mut Delta) {
+    let id = RowId { table: T::TABLE.into(), key: row.key().into_owned() };
+    delta.upserts.push(RowUpsert { id, body: encode(row) });
+}
+
+/// Both are sorted; rows that are one allocation aren't looked at.
+fn diff_table<T: Row>(base: &[Arc<T>], next: &[Arc<T>], delta: &mut Delta, write: Write<'_, T>) {
+    for (old, new) in pairs(base, next) {
+        match (old, new) {
+            (Some(old), Some(new)) if Arc::ptr_eq(old, new) || old == new => {}
+            (old, Some(new)) => write(old.map(AsRef::as_ref), new, delta),
+            (Some(old), None) => {
+                delta.removals.push(RowId { table: T::TABLE.into(), key: old.key().into_owned() });
+            }
+            (None, None) => {}
         }
-        kept.insert(key);
     }
-    let mut gone: Vec<String> = old.into_keys().filter(|k| !kept.contains(k)).collect();
-    gone.sort();
-    delta.removals.extend(gone.into_iter().map(|key| RowId { table: T::TABLE.into(), key }));
+}
+
+/// Rows of two sorted lists by key.
+fn pairs<'a, T: Row>(
+    a: &'a [Arc<T>],
+    b: &'a [Arc<T>],
+) -> impl Iterator<Item = (Option<&'a Arc<T>>, Option<&'a Arc<T>>)> {
+    let (mut a, mut b) = (a.iter().peekable(), b.iter().peekable());
+    std::iter::from_fn(move || {
+        let order = match (a.peek(), b.peek()) {
+            (None, None) => return None,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(a), Some(b)) if Arc::ptr_eq(a, b) => Ordering::Equal,
+            (Some(a), Some(b)) => a.order(b),
+        };
+        Some(match order {
+            Ordering::Less => (a.next(), None),
+            Ordering::Greater => (None, b.next()),
+            Ordering::Equal => (a.next(), b.next()),
+        })
+    })
 }
 
 /// The tables that follow from `base` by `delta`; rows that didn't change are shared.
@@ -155,6 +226,7 @@ pub fn apply(base: &Tables, delta: &Delta) -> Result<Tables, WireError> {
     for id in &delta.removals {
         by_table.entry(&id.table).or_default().removals.insert(&id.key);
     }
+    let hosts = by_table.remove(hosts::TABLE);
     for (table, change) in by_table {
         match table {
             PROXY => {
@@ -176,10 +248,14 @@ pub fn apply(base: &Tables, delta: &Delta) -> Result<Tables, WireError> {
             }
         }
     }
+    if let Some(change) = hosts {
+        hosts::apply(&mut next.listeners, change)?;
+    }
     Ok(next)
 }
 
-/// `next` with the rows of `held` where they are equal, so that a set sent in full takes no memory twice.
+/// `next` with the rows of `held` where they are equal, so that a set made or sent in full takes no memory twice, and what
+/// changed is known by identity.
 pub fn share(held: &Tables, mut next: Tables) -> Tables {
     share_table(&held.names, &mut next.names);
     share_table(&held.listeners, &mut next.listeners);
@@ -189,17 +265,23 @@ pub fn share(held: &Tables, mut next: Tables) -> Tables {
     next
 }
 
-fn share_table<T: Row>(held: &[Arc<T>], next: &mut [Arc<T>]) {
+fn share_table<T: Row>(held: &[Arc<T>], next: &mut Vec<Arc<T>>) {
     if held.is_empty() {
         return;
     }
-    let held: HashMap<String, &Arc<T>> = held.iter().map(|r| (r.key(), r)).collect();
-    for row in next {
-        if let Some(old) = held.get(&row.key()).filter(|old| !Arc::ptr_eq(old, row) && **old == row) {
-            *row = Arc::clone(old);
-        }
-    }
+    let shared = pairs(held, next).filter_map(|(old, new)| {
+        let new = new?;
+        Some(match old {
+            Some(old) if Arc::ptr_eq(old, new) || old == new => old.clone(),
+            Some(old) => new.sharing(old).map_or_else(|| new.clone(), Arc::new),
+            None => new.clone(),
+        })
+    });
+    *next = shared.collect();
 }
+
+/// So many changes are worked into a table one by one; of more it is sorted anew.
+const SINGLE_CHANGES_MAX: usize = 256;
 
 #[derive(Default)]
 struct Change<'a> {
@@ -209,22 +291,51 @@ struct Change<'a> {
 
 impl Change<'_> {
     fn apply<T: Row>(self, rows: &mut Vec<Arc<T>>) -> Result<(), WireError> {
-        let mut fresh = HashMap::with_capacity(self.upserts.len());
+        let mut fresh = Vec::with_capacity(self.upserts.len());
         for upsert in self.upserts {
             let row: T = decode(upsert)?;
             if row.key() != upsert.id.key {
                 return Err(WireError { row: upsert.id.clone(), problem: format!("the body is of row {}", row.key()) });
             }
-            fresh.insert(upsert.id.key.as_str(), Arc::new(row));
+            fresh.push(Arc::new(row));
         }
-        rows.retain(|r| {
-            let key = r.key();
-            !self.removals.contains(key.as_str()) && !fresh.contains_key(key.as_str())
-        });
-        rows.extend(fresh.into_values());
-        T::sort(rows);
+        if fresh.len() + self.removals.len() > SINGLE_CHANGES_MAX {
+            rebuild(rows, fresh, &self.removals);
+            return Ok(());
+        }
+        for key in self.removals {
+            if let Ok(at) = T::find(rows, key) {
+                rows.remove(at);
+            }
+        }
+        for row in fresh {
+            match T::find(rows, &row.key()) {
+                Ok(at) => drop(rows.get_mut(at).map(|old| *old = row)),
+                Err(at) => rows.insert(at, row),
+            }
+        }
         Ok(())
     }
+}
+
+fn rebuild<T: Row>(rows: &mut Vec<Arc<T>>, mut fresh: Vec<Arc<T>>, removals: &HashSet<&str>) {
+    if !rows.is_empty() {
+        let replaced: HashSet<Cow<'_, str>> = fresh.iter().map(|row| row.key()).collect();
+        rows.retain(|row| {
+            let key = row.key();
+            !removals.contains(key.as_ref()) && !replaced.contains(&key)
+        });
+    }
+    rows.append(&mut fresh);
+    rows.sort_by(|a, b| a.order(b));
+    // Of a row sent twice the last counts.
+    rows.dedup_by(|later, kept| {
+        let is_twice = kept.order(later).is_eq();
+        if is_twice {
+            std::mem::swap(later, kept);
+        }
+        is_twice
+    });
 }
 
 fn decode<T: DeserializeOwned>(row: &RowUpsert) -> Result<T, WireError> {

@@ -1,8 +1,11 @@
 //! The codec gives back what it was given, and carries only what changed.
 
 use super::{apply, diff, rows, share};
-use crate::tables::{Endpoint, NameRow, ServiceRow, Tables};
-use crate::{Address, Balance, Delta, Origin, Protocol, RowId, RowUpsert, UpstreamTls};
+use crate::tables::{Backend, Endpoint, Handler, ListenerRow, Match, NameRow, Role, ServiceRow, Tables, VirtualHost};
+use crate::{
+    Address, Balance, Delta, GatewayTls, Generation, HostPattern, Origin, Protocol, RouteAction, RouteRow, RowId,
+    RowUpsert, Snapshot, UpstreamTls,
+};
 use proptest::prelude::*;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -96,5 +99,80 @@ proptest! {
     fn random_bodies_never_panic(body in prop::collection::vec(any::<u8>(), 0..64), table in "[a-z]{0,10}") {
         let delta = Delta { upserts: vec![RowUpsert { id: RowId { table, key: String::new() }, body }], removals: vec![] };
         let _ = apply(&Tables::default(), &delta);
+    }
+}
+
+fn gateway(hosts: &std::collections::BTreeMap<String, u16>) -> Tables {
+    let route = |status: u16| RouteRow {
+        matches: Match::default(),
+        action: RouteAction::Respond { status, body: String::new() },
+        origin: Origin::default(),
+    };
+    let host = |(name, status): (&String, &u16)| {
+        Arc::new(VirtualHost { host: HostPattern::parse(name), routes: vec![route(*status)] })
+    };
+    let handler = Handler::Http { hosts: hosts.iter().map(host).collect() };
+    let role = Role::Gateway { handler, tls: GatewayTls::None, connections_max: None };
+    let row = ListenerRow { address: "127.0.0.1:80".parse().unwrap(), role, origin: Origin::default() };
+    Tables { listeners: vec![Arc::new(row)], ..Tables::default() }
+}
+
+#[test]
+fn a_changed_route_carries_its_host_only() {
+    let mut hosts: std::collections::BTreeMap<_, _> = (0..100).map(|n| (format!("h{n}.mesh"), 200)).collect();
+    let old = gateway(&hosts);
+    hosts.insert("h7.mesh".into(), 404);
+    let new = gateway(&hosts);
+    let delta = diff(&old, &new);
+    let keys: Vec<&str> = delta.upserts.iter().map(|u| u.id.key.as_str()).collect();
+    assert_eq!((keys, delta.removals.len()), (vec!["127.0.0.1:80 h7.mesh"], 0));
+    assert_eq!(apply(&old, &delta), Ok(new));
+}
+
+proptest! {
+    #[test]
+    fn hosts_travel_alone_and_arrive_in_place(
+        a in prop::collection::btree_map("[a-c]{1,2}", 200u16..203, 0..6),
+        b in prop::collection::btree_map("[a-c]{1,2}", 200u16..203, 0..6),
+    ) {
+        let (old, new) = (gateway(&a), gateway(&b));
+        prop_assert_eq!(apply(&old, &diff(&old, &new)).unwrap(), new.clone());
+        prop_assert_eq!(apply(&Tables::default(), &Delta { upserts: rows(&new), removals: vec![] }).unwrap(), new.clone());
+        prop_assert_eq!(share(&old, new.clone()), new);
+    }
+
+    #[test]
+    fn building_after_another_snapshot_gives_what_building_anew_gives(
+        a in prop::collection::btree_set(0u8..20, 0..10),
+        b in prop::collection::vec(0u8..20, 0..10),
+        s in prop::collection::btree_map(0u8..6, 0u32..3, 0..6),
+        t in prop::collection::btree_map(0u8..6, 0u32..3, 0..6),
+        wanted in (0u8..6, 0u8..6),
+    ) {
+        let pairs = |m: &std::collections::BTreeMap<u8, u32>| m.iter().map(|(k, v)| (*k, *v)).collect::<Vec<_>>();
+        let with_listener = |mut tables: Tables, service: u8| {
+            let backend = Backend { service: format!("s{service}"), weight: 1 };
+            let handler = Handler::Tcp { backends: vec![backend], idle_timeout_ms: 0 };
+            let role = Role::Outbound { vip: true, handler };
+            let address = "240.0.0.1:80".parse().unwrap();
+            tables.listeners = vec![Arc::new(ListenerRow { address, role, origin: Origin::default() })];
+            tables
+        };
+        let first = Generation { epoch: 1, sequence: 1 };
+        let old = with_listener(tables(&a.into_iter().collect::<Vec<_>>(), &pairs(&s)), wanted.0);
+        // Names may stand twice: that must be seen in either way.
+        let new = share(&old, with_listener(tables(&b, &pairs(&t)), wanted.1));
+        let Ok(old) = Snapshot::build(old, first) else { return Ok(()) };
+        let (anew, after) = (Snapshot::build(new.clone(), first), Snapshot::build_after(Some(&old), new, first));
+        prop_assert_eq!(anew.is_ok(), after.is_ok());
+        if let (Ok(anew), Ok(after)) = (anew, after) {
+            prop_assert_eq!(anew.tables(), after.tables());
+            for n in 0..20u8 {
+                prop_assert_eq!(anew.name(&format!("s{n}.mesh")), after.name(&format!("s{n}.mesh")));
+                prop_assert_eq!(anew.service(&format!("s{n}")), after.service(&format!("s{n}")));
+                let vip = IpAddr::V4(Ipv4Addr::new(240, 0, 0, n));
+                prop_assert_eq!(anew.vip_name(vip), after.vip_name(vip));
+            }
+        }
     }
 }

@@ -96,6 +96,7 @@ impl Channel for Server {
             sent: None,
             in_flight: None,
             refused: None,
+            planned: None,
             identities: BTreeMap::new(),
             material: None,
         };
@@ -123,6 +124,8 @@ struct Stream {
     in_flight: Option<(Generation, Tables)>,
     /// Tables that the proxy nacked: not sent again unless they change.
     refused: Option<Tables>,
+    /// What the tables were at last, built: the next ones share what stays.
+    planned: Option<Arc<snapshot::Snapshot>>,
     /// Fingerprints of the identities that were asked for.
     identities: BTreeMap<String, String>,
     material: Option<(BTreeMap<String, String>, Vec<crate::compile::SecretMaterial>)>,
@@ -186,7 +189,7 @@ impl Stream {
         if published.revision < self.proxy.revision {
             return Ok(());
         }
-        let plan = match session::plan(&published, &self.proxy.key, Options::default()) {
+        let plan = match session::plan(&published, &self.proxy.key, Options::default(), self.planned.as_deref()) {
             // Deleted, or not there yet: what the proxy has keeps serving.
             None => return Ok(()),
             Some(Err(violations)) => {
@@ -198,6 +201,7 @@ impl Stream {
             }
             Some(Ok(plan)) => plan,
         };
+        self.planned = Some(plan.snapshot.clone());
         self.report(plan.compiled.problems.iter().map(ToString::to_string));
         self.offer_material(&plan).await?;
         self.offer_tables(&published, plan).await

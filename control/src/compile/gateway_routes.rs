@@ -13,6 +13,7 @@ use snapshot::{
 };
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// A host without any route answers this with 404.
 const PAGE: &str = "This is a Kuma MeshGateway. No routes match this MeshGateway!\n";
@@ -33,7 +34,7 @@ type Attached<'a> = BTreeMap<&'a str, &'a MeshGatewayRoute>;
 type Hosts<'a> = BTreeMap<String, (HostPattern, Attached<'a>)>;
 
 /// The virtual hosts of a port.
-pub(super) fn hosts(gateway: &mut Builtin<'_>, subs: &[Sub<'_>], first: &GatewayListener) -> Vec<VirtualHost> {
+pub(super) fn hosts(gateway: &mut Builtin<'_>, subs: &[Sub<'_>], first: &GatewayListener) -> Vec<Arc<VirtualHost>> {
     let is_https = first.protocol == GatewayProtocol::Https;
     let distributed = if is_https { distribute_apart(subs) } else { distribute(subs) };
     distributed
@@ -53,7 +54,7 @@ pub(super) fn hosts(gateway: &mut Builtin<'_>, subs: &[Sub<'_>], first: &Gateway
                 let action = RouteAction::Respond { status: 404, body: PAGE.into() };
                 routes.push(RouteRow { matches: Match::default(), action, origin: gateway.origin.clone() });
             }
-            VirtualHost { host, routes }
+            Arc::new(VirtualHost { host, routes })
         })
         .collect()
 }

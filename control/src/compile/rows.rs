@@ -272,5 +272,5 @@ pub(super) fn handler_for(to: &Reached, request_ms: u64) -> Handler {
         action: RouteAction::Forward(Forward { backends, filters, timeouts }),
         origin: Origin::new("default", "", ""),
     };
-    Handler::Http { hosts: vec![VirtualHost { host: HostPattern::Any, routes: vec![route] }] }
+    Handler::Http { hosts: vec![Arc::new(VirtualHost { host: HostPattern::Any, routes: vec![route] })] }
 }

@@ -4,43 +4,63 @@ use super::route::{CompiledRoute, Facts, Routed};
 use crate::host::HostPattern;
 use crate::tables::VirtualHost;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 #[derive(Debug, Default)]
 pub(crate) struct HostTable {
-    exact: HashMap<String, usize>,
-    suffix: HashMap<String, usize>,
+    exact: Arc<Positions>,
+    suffix: Arc<Positions>,
     any: Option<usize>,
     /// Compiled routes of each host.
-    hosts: Vec<Vec<CompiledRoute>>,
+    hosts: Vec<Arc<[CompiledRoute]>>,
 }
 
+type Positions = HashMap<String, usize>;
+
 impl HostTable {
-    pub(crate) fn build(hosts: &[VirtualHost]) -> Result<Self, Vec<String>> {
+    /// `before`: an earlier list and its table; hosts that are the same rows share their compiled routes.
+    pub(crate) fn build_after(
+        before: Option<(&[Arc<VirtualHost>], &Self)>,
+        hosts: &[Arc<VirtualHost>],
+    ) -> Result<Self, Vec<String>> {
+        if let Some((rows, old)) = before
+            && rows.len() == hosts.len()
+            && rows.iter().zip(hosts).all(|(a, b)| a.host == b.host)
+        {
+            return old.with_routes(rows, hosts);
+        }
         let mut table = Self { hosts: Vec::with_capacity(hosts.len()), ..Self::default() };
+        let (mut exact, mut suffix) = (Positions::new(), Positions::new());
         let mut problems = Vec::new();
         for (index, vhost) in hosts.iter().enumerate() {
             let before = match &vhost.host {
-                HostPattern::Exact(name) => table.exact.insert(name.clone(), index),
-                HostPattern::Suffix(suffix) => table.suffix.insert(suffix.clone(), index),
+                HostPattern::Exact(name) => exact.insert(name.clone(), index),
+                HostPattern::Suffix(text) => suffix.insert(text.clone(), index),
                 HostPattern::Any => table.any.replace(index),
             };
             if before.is_some() {
                 problems.push(format!("host {} stands twice", vhost.host));
             }
-            let mut routes = Vec::with_capacity(vhost.routes.len());
-            for row in &vhost.routes {
-                match CompiledRoute::build(row) {
-                    Ok(route) => routes.push(route),
-                    Err(problem) => problems.push(format!("host {}, {}: {problem}", vhost.host, row.origin)),
-                }
-            }
-            table.hosts.push(routes);
+            table.hosts.push(routes(vhost, &mut problems));
         }
+        (table.exact, table.suffix) = (Arc::new(exact), Arc::new(suffix));
+        if problems.is_empty() { Ok(table) } else { Err(problems) }
+    }
+
+    /// The same hosts with other routes.
+    fn with_routes(&self, rows: &[Arc<VirtualHost>], hosts: &[Arc<VirtualHost>]) -> Result<Self, Vec<String>> {
+        let mut problems = Vec::new();
+        let compiled = self.hosts.iter().zip(rows.iter().zip(hosts)).map(|(compiled, (old, new))| {
+            let is_same = Arc::ptr_eq(old, new) || old == new;
+            if is_same { compiled.clone() } else { routes(new, &mut problems) }
+        });
+        let hosts = compiled.collect();
+        let table = Self { exact: self.exact.clone(), suffix: self.suffix.clone(), any: self.any, hosts };
         if problems.is_empty() { Ok(table) } else { Err(problems) }
     }
 
     /// Only the most specific host is consulted; there is no fall-through to a less specific one.
-    pub(crate) fn route<'a>(&self, hosts: &'a [VirtualHost], facts: &Facts<'_>) -> Routed<'a> {
+    pub(crate) fn route<'a>(&self, hosts: &'a [Arc<VirtualHost>], facts: &Facts<'_>) -> Routed<'a> {
         let Some(index) = self.find(facts.host) else { return Routed::NoHost };
         let (Some(compiled), Some(vhost)) = (self.hosts.get(index), hosts.get(index)) else { return Routed::NoHost };
         if compiled.is_empty() {
@@ -64,4 +84,15 @@ impl HostTable {
         }
         self.any
     }
+}
+
+fn routes(vhost: &VirtualHost, problems: &mut Vec<String>) -> Arc<[CompiledRoute]> {
+    let mut routes = Vec::with_capacity(vhost.routes.len());
+    for row in &vhost.routes {
+        match CompiledRoute::build(row) {
+            Ok(route) => routes.push(route),
+            Err(problem) => problems.push(format!("host {}, {}: {problem}", vhost.host, row.origin)),
+        }
+    }
+    routes.into()
 }

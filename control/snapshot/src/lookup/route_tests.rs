@@ -18,7 +18,8 @@ fn prefix(p: &str) -> Match {
 }
 
 fn snapshot(hosts: Vec<VirtualHost>) -> Result<Snapshot, Vec<crate::Violation>> {
-    let role = Role::Outbound { vip: true, handler: Handler::Http { hosts } };
+    let role =
+        Role::Outbound { vip: true, handler: Handler::Http { hosts: hosts.into_iter().map(Arc::new).collect() } };
     let row = ListenerRow { address: "240.0.0.1:80".parse().unwrap(), role, origin: Origin::default() };
     let tables = Tables { listeners: vec![Arc::new(row)], ..Tables::default() };
     Snapshot::build(tables, Generation { epoch: 1, sequence: 1 })

@@ -47,7 +47,7 @@ fn compiled(resources: Vec<Resource>) -> Compiled {
     sidecar(&world("", all), "edge-1")
 }
 
-fn hosts<'a>(compiled: &'a Compiled, address: &str) -> &'a [VirtualHost] {
+fn hosts<'a>(compiled: &'a Compiled, address: &str) -> &'a [std::sync::Arc<VirtualHost>] {
     match &listener(compiled, address).role {
         Role::Gateway { handler: Handler::Http { hosts }, .. } => hosts,
         other => panic!("{other:?}"),
@@ -55,8 +55,8 @@ fn hosts<'a>(compiled: &'a Compiled, address: &str) -> &'a [VirtualHost] {
 }
 
 /// What a request for a plain path gets: the first service, or the status.
-fn ask(hosts: &[VirtualHost], host: &str, wanted: &str) -> String {
-    let best = |h: &&VirtualHost| match &h.host {
+fn ask(hosts: &[std::sync::Arc<VirtualHost>], host: &str, wanted: &str) -> String {
+    let best = |h: &&std::sync::Arc<VirtualHost>| match &h.host {
         HostPattern::Exact(_) => 1000,
         HostPattern::Suffix(s) => s.len(),
         HostPattern::Any => 0,
