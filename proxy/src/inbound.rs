@@ -69,7 +69,8 @@ pub(crate) async fn serve(serving: &Serving, stream: TcpStream, row: &ListenerRo
     };
     match accepted {
         Ok((stream, peers)) if stream.get_ref().1.alpn_protocol() == Some(mux::ALPN) => {
-            tunnel(serving, stream.into(), &inbound, peers).await;
+            // Boxed, as few connections are tunnels.
+            Box::pin(tunnel(serving, stream.into(), &inbound, peers)).await;
         }
         Ok((stream, peers)) => to_app(serving, Stream::from(stream), &inbound, Some(peers)).await,
         Err(failure) => ended(serving, &inbound, Ended::default(), Some(&failure)),

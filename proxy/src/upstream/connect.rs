@@ -167,7 +167,7 @@ impl Upstreams {
             let address = SocketAddr::new(ip, endpoint.port);
             let opened = match &plan {
                 Plan::Mesh { client, sni } if tunnel::leads_to_one_proxy(endpoint) => {
-                    self.tunnelled(client, sni, address, timeout).await
+                    Box::pin(self.tunnelled(client, sni, address, timeout)).await
                 }
                 _ => match socket::connect(address, &options, timeout).await {
                     Ok(tcp) => plan.secure(endpoint, tcp, ip).await.map_err(tls_failed),
