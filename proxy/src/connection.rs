@@ -5,7 +5,7 @@ use crate::accesslog::{self, Record};
 use crate::admission::Admission;
 use crate::error::{ConnError, Reason};
 use crate::listener::Purpose;
-use crate::metrics::{ConnectionGuard, Direction};
+use crate::metrics::{ConnectionGuard, Direction, Handle};
 use crate::quota::Counted;
 use crate::socket::{self, Mode};
 use crate::stream::Stream;
@@ -151,10 +151,7 @@ pub(crate) fn finish_counted(
     (origin, mut ended): (impl FnOnce() -> String, Ended),
     failure: Option<&ConnError>,
 ) {
-    counted.handle().bytes(ended.received, ended.sent);
-    if let Some(failure) = failure {
-        counted.handle().failed(failure.reason);
-    }
+    count(counted.handle(), &ended, failure);
     if accesslog::is_wanted(direction, &service.name, failure) {
         ended.service.clone_from(&service.name);
         ended.origin = origin();
@@ -169,13 +166,16 @@ pub(crate) fn finish(
     ended: &Ended,
     how: (SocketAddr, Instant, Option<&ConnError>),
 ) {
-    let handle = worker.shared.metrics.handle(direction, &ended.service, "");
-    handle.bytes(ended.received, ended.sent);
-    if let Some(failure) = how.2 {
-        handle.failed(failure.reason);
-    }
+    count(&worker.shared.metrics.handle(direction, &ended.service, ""), ended, how.2);
     if accesslog::is_wanted(direction, &ended.service, how.2) {
         log(direction, ended, how);
+    }
+}
+
+fn count(handle: &Handle, ended: &Ended, failure: Option<&ConnError>) {
+    handle.bytes(ended.received, ended.sent);
+    if let Some(failure) = failure {
+        handle.failed(failure.reason);
     }
 }
 

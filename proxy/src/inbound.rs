@@ -68,7 +68,7 @@ pub(crate) async fn serve(serving: &Serving, stream: TcpStream, row: &ListenerRo
         Err(why) => Err(ConnError::new(Reason::DownstreamTls, why)),
     };
     match accepted {
-        Ok((stream, peers)) if stream.get_ref().1.alpn_protocol() == Some(mux::ALPN) => {
+        Ok((stream, peers)) if stream.alpn() == Some(mux::ALPN) => {
             // Boxed, as few connections are tunnels.
             Box::pin(tunnel(serving, stream.into(), &inbound, peers)).await;
         }

@@ -6,11 +6,14 @@ use snapshot::{Generation, Snapshot, Tables};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
-/// After a save the next one waits this long: of a burst of snapshots only the last is written.
-const SAVE_PAUSE: Duration = Duration::from_secs(1);
+/// After a save the next one waits this many times as long as it took: of a burst of snapshots to a large mesh only
+/// the last is written, and a small mesh's is on disk at once.
+const SAVE_PAUSE_RATIO: u32 = 9;
+/// And never less: a kill within this time finds the snapshot before.
+const SAVE_PAUSE_MIN: Duration = Duration::from_millis(20);
 
 /// One proxy's state files in the data folder.
 #[derive(Clone, Debug)]
@@ -136,12 +139,13 @@ async fn save_each(to: LastGood, next: Arc<Next>) {
     loop {
         while let Some(snapshot) = next.take() {
             let to = to.clone();
+            let began = Instant::now();
             let saved = tokio::task::spawn_blocking(move || to.save(snapshot.generation(), snapshot.tables()));
             if saved.await.is_err() || next.is_last() {
                 continue;
             }
             tokio::select! {
-                () = tokio::time::sleep(SAVE_PAUSE) => {}
+                () = tokio::time::sleep((began.elapsed() * SAVE_PAUSE_RATIO).max(SAVE_PAUSE_MIN)) => {}
                 () = ended(&next) => {}
             }
         }

@@ -86,7 +86,7 @@ pub(crate) async fn http_connection(
         settings,
         peer: Some(serving.peer.ip()),
     };
-    let alpn = stream.tls().and_then(|tls| tls.get_ref().1.alpn_protocol());
+    let alpn = stream.tls().and_then(tls::TlsStream::alpn);
     let wire = match alpn {
         Some(b"h2") => http::Wire::Two,
         Some(b"http/1.1") => http::Wire::One,

@@ -3,15 +3,15 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsStream;
 
 use crate::mux::MuxStream;
 use crate::socket::reset_on_drop;
+use crate::tls::TlsStream;
 
 #[derive(Debug)]
 pub enum Stream {
@@ -40,7 +40,7 @@ impl Stream {
         match self {
             Self::Plain(tcp) => reset_on_drop(tcp),
             Self::Replayed(replayed) => reset_on_drop(&replayed.tcp),
-            Self::Tls(tls) => reset_on_drop(tls.get_ref().0),
+            Self::Tls(tls) => reset_on_drop(tls.get_ref()),
             Self::Mux(stream) => stream.reset_on_drop(),
         }
     }
@@ -69,15 +69,9 @@ impl From<TcpStream> for Stream {
     }
 }
 
-impl From<tokio_rustls::client::TlsStream<TcpStream>> for Stream {
-    fn from(tls: tokio_rustls::client::TlsStream<TcpStream>) -> Self {
-        Self::Tls(Box::new(TlsStream::Client(tls)))
-    }
-}
-
-impl From<tokio_rustls::server::TlsStream<TcpStream>> for Stream {
-    fn from(tls: tokio_rustls::server::TlsStream<TcpStream>) -> Self {
-        Self::Tls(Box::new(TlsStream::Server(tls)))
+impl From<TlsStream<TcpStream>> for Stream {
+    fn from(tls: TlsStream<TcpStream>) -> Self {
+        Self::Tls(Box::new(tls))
     }
 }
 
@@ -137,10 +131,7 @@ impl AsyncWrite for Stream {
             Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Self::Replayed(replayed) => Pin::new(&mut replayed.tcp).poll_shutdown(cx),
             Self::Mux(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(tls) => {
-                ready!(Pin::new(&mut *tls).poll_flush(cx))?;
-                Pin::new(tls).poll_shutdown(cx)
-            }
+            Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -239,8 +239,8 @@ async fn nothing_is_borrowed_while_nothing_moves() {
 
 mod tls {
     use super::*;
+    use crate::tls::TlsStream;
     use rustls::pki_types::{PrivateKeyDer, ServerName};
-    use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
     fn tls(stream: TlsStream<TcpStream>) -> Stream {
         Stream::Tls(Box::new(stream))
@@ -250,16 +250,18 @@ mod tls {
         let key = rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap();
         let der = key.cert.der().clone();
         let private = PrivateKeyDer::Pkcs8(key.signing_key.serialize_der().into());
-        let server =
+        let mut server =
             rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(vec![der.clone()], private).unwrap();
         let mut roots = rustls::RootCertStore::empty();
         roots.add(der).unwrap();
-        let client = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let mut client = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
         let (outer, inner) = pair().await;
-        let (acceptor, connector) = (TlsAcceptor::from(Arc::new(server)), TlsConnector::from(Arc::new(client)));
+        (server.enable_secret_extraction, client.enable_secret_extraction) = (true, true);
+        let (server, client) = (Arc::new(server), Arc::new(client));
         let name = ServerName::try_from("a.test").unwrap();
-        let (outer, inner) = tokio::join!(connector.connect(name, outer), acceptor.accept(inner));
-        (TlsStream::Client(outer.unwrap()), TlsStream::Server(inner.unwrap()))
+        let (outer, inner) =
+            tokio::join!(crate::tls::connect(&client, name, outer), crate::tls::accept(&server, inner));
+        (outer.unwrap(), inner.unwrap())
     }
 
     #[tokio::test]

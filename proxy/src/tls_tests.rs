@@ -180,7 +180,7 @@ async fn a_second_connection_resumes_and_still_shows_the_peer() {
             let (mut stream, uris) = accept_mesh(&server, far).await.unwrap();
             stream.write_all(b"x").await.unwrap();
             stream.flush().await.unwrap();
-            (stream.get_ref().1.handshake_kind(), uris)
+            (stream.handshake_kind(), uris)
         };
         let dial = async { connect_mesh(&client, name(), near).await.unwrap().read_u8().await.unwrap() };
         let ((kind, uris), _) = tokio::join!(serve, dial);
@@ -205,13 +205,14 @@ async fn versions_and_alpn_are_those_of_the_mesh() {
             .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key(&ca, &[WEB]))));
         for alpn in [vec![], vec![ALPN_KUMA.to_vec()]] {
             config.alpn_protocols = alpn.clone();
+            config.enable_secret_extraction = true;
             let config = Arc::new(config.clone());
             let (near, far) = tokio::io::duplex(1 << 16);
             let (served, dialled) = tokio::join!(accept_mesh(&server, far), connect(&config, name(), near));
             let (stream, _) = served.unwrap();
             dialled.unwrap();
-            assert_eq!(stream.get_ref().1.protocol_version(), Some(expected));
-            assert_eq!(stream.get_ref().1.alpn_protocol(), alpn.first().map(Vec::as_slice));
+            assert_eq!(stream.protocol_version(), expected);
+            assert_eq!(stream.alpn(), alpn.first().map(Vec::as_slice));
         }
     }
 }
@@ -240,7 +241,7 @@ async fn external_services_are_verified_as_far_as_configured() {
         let asked = ServerName::try_from(asked).unwrap();
         let (_, dialled) = tokio::join!(accept(&server, far), connect(&config, asked, near));
         match (dialled, problem) {
-            (Ok(stream), None) => assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..])),
+            (Ok(stream), None) => assert_eq!(stream.alpn(), Some(&b"h2"[..])),
             (Err(said), Some(expected)) => assert!(said.contains(expected), "{said:?} should say {expected:?}"),
             (outcome, expected) => panic!("{:?} instead of {expected:?}", outcome.map(|_| ())),
         }
@@ -252,6 +253,6 @@ async fn a_silent_peer_is_cut_at_the_handshake_deadline() {
     let ca = Ca::new();
     let server = server(key(&ca, &[BACKEND]), &[("default", &ca)]);
     let (_silent, far) = tokio::io::duplex(64);
-    let handshake = TlsAcceptor::from(Arc::clone(&server.config)).accept(far);
+    let handshake = Handshake::server(Arc::clone(&server.config), far);
     assert_eq!(within(1, handshake).await.map(|_| ()).unwrap_err(), "not finished within 1 ms");
 }

@@ -284,7 +284,8 @@ impl Traffic for HttpTraffic {
                     ));
                 }
                 let key = EndpointKey {
-                    service: "".into(),
+                    // Shared by all: no allocation.
+                    service: Arc::default(),
                     address: Address::Ip(app.ip()),
                     port: app.port(),
                     source: *source,

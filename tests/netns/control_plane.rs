@@ -38,6 +38,8 @@ harness::isolated_tests! {
             assert!(answer.0 == 200 && answer.1.contains(path), "{answer:?}");
         }
         let arguments = mesh.client_arguments(&web);
+        mesh.saved("web-1", &backend.v4.to_string());
+        mesh.saved("backend-1", "17000");
         web_proxy.signal(Signal::SIGKILL);
         web_proxy.wait(LONG);
         let mut web_proxy = mesh.proxy(&web, "web-1", &web_yaml, &arguments.each_ref().map(String::as_str));

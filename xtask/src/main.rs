@@ -1,6 +1,7 @@
 //! `cargo xtask VERB`: what developers and CI run, the same on every machine. It knows the repository's files and
 //! cargo's commands; it must not depend on the crates it checks.
 
+mod bench;
 mod edges;
 mod rules;
 mod tidy;
@@ -12,7 +13,7 @@ const USAGE: &str = "usage: cargo xtask VERB
   ci      format, clippy, tidy, and all tests: what must pass before a merge
   tidy    the rules of the house (design.md R1-R15) that a program can see
   proto   regenerate the control channel's code from its .proto
-  bench   the benchmarks
+  bench   weir beside its peers, one table (--list: the jobs); `cargo bench` has the parts
   demo    a small mesh on this machine, to look at";
 
 fn main() -> ExitCode {
@@ -22,7 +23,8 @@ fn main() -> ExitCode {
         "tidy" => tidy(),
         "proto" => run("cargo", &["run", "--quiet", "--manifest-path", "xtask/proto-gen/Cargo.toml"])
             .and_then(|()| run("cargo", &["fmt", "--package", "control", "--package", "proxy"])),
-        "bench" => run("cargo", &["bench", "--workspace"]),
+        "bench" => bench::run(&root(), &std::env::args().skip(2).collect::<Vec<_>>()),
+        "bench-tool" => bench::tool(&std::env::args().skip(2).collect::<Vec<_>>()),
         "demo" => run("cargo", &["run", "--release", "--", "demo"]),
         _ => Err(USAGE.to_owned()),
     };

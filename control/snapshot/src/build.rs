@@ -77,17 +77,31 @@ impl Keyed for PermissionRow {
     }
 }
 
+impl Keyed for ListenerRow {
+    type Key = SocketAddr;
+    fn key(&self) -> &SocketAddr {
+        &self.address
+    }
+}
+
 impl Keyed for Listener {
     type Key = SocketAddr;
     fn key(&self) -> &SocketAddr {
-        &self.row.address
+        self.row.key()
+    }
+}
+
+impl Keyed for SniRow {
+    type Key = str;
+    fn key(&self) -> &str {
+        &self.sni
     }
 }
 
 impl Keyed for Sni {
     type Key = str;
     fn key(&self) -> &str {
-        &self.row.sni
+        self.row.key()
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod hosts;
 
+use crate::index::Keyed;
 use crate::limits;
 use crate::tables::{ListenerRow, NameRow, PermissionRow, ProxyRow, ServiceRow, SniRow, Tables};
 use serde::{Serialize, de::DeserializeOwned};
@@ -46,13 +47,45 @@ impl fmt::Display for WireError {
     }
 }
 
+/// A row's key as a frame spells it.
+trait KeyText: Ord {
+    fn text(&self) -> Cow<'_, str>;
+    /// Where the row of this key is in a sorted table, or would be.
+    fn find<T: Keyed<Key = Self>>(rows: &[Arc<T>], text: &str) -> Result<usize, usize>;
+}
+
+impl KeyText for str {
+    fn text(&self) -> Cow<'_, str> {
+        Cow::Borrowed(self)
+    }
+    fn find<T: Keyed<Key = Self>>(rows: &[Arc<T>], text: &str) -> Result<usize, usize> {
+        rows.binary_search_by(|row| row.key().cmp(text))
+    }
+}
+
+impl KeyText for SocketAddr {
+    fn text(&self) -> Cow<'_, str> {
+        Cow::Owned(self.to_string())
+    }
+    fn find<T: Keyed<Key = Self>>(rows: &[Arc<T>], text: &str) -> Result<usize, usize> {
+        // What isn't an address is the key of no row.
+        let address: Self = text.parse().map_err(|_| rows.len())?;
+        rows.binary_search_by(|row| row.key().cmp(&address))
+    }
+}
+
 /// A row of a sorted table.
-trait Row: Serialize + DeserializeOwned + PartialEq {
+trait Row: Keyed<Key: KeyText> + Serialize + DeserializeOwned + PartialEq {
     const TABLE: &'static str;
-    fn key(&self) -> Cow<'_, str>;
-    fn order(&self, other: &Self) -> Ordering;
-    /// Where the row of this key is, or would be.
-    fn find(rows: &[Arc<Self>], key: &str) -> Result<usize, usize>;
+    fn key_text(&self) -> Cow<'_, str> {
+        self.key().text()
+    }
+    fn order(&self, other: &Self) -> Ordering {
+        self.key().cmp(other.key())
+    }
+    fn find(rows: &[Arc<Self>], key: &str) -> Result<usize, usize> {
+        Self::Key::find(rows, key)
+    }
     /// This row with what it can share of `held`, the row of the same key.
     fn sharing(&self, held: &Self) -> Option<Self> {
         let _ = held;
@@ -62,30 +95,10 @@ trait Row: Serialize + DeserializeOwned + PartialEq {
 
 impl Row for NameRow {
     const TABLE: &'static str = "name";
-    fn key(&self) -> Cow<'_, str> {
-        Cow::Borrowed(&self.name)
-    }
-    fn order(&self, other: &Self) -> Ordering {
-        self.name.cmp(&other.name)
-    }
-    fn find(rows: &[Arc<Self>], key: &str) -> Result<usize, usize> {
-        rows.binary_search_by(|row| row.name.as_str().cmp(key))
-    }
 }
 
 impl Row for ListenerRow {
     const TABLE: &'static str = "listener";
-    fn key(&self) -> Cow<'_, str> {
-        Cow::Owned(self.address.to_string())
-    }
-    fn order(&self, other: &Self) -> Ordering {
-        self.address.cmp(&other.address)
-    }
-    fn find(rows: &[Arc<Self>], key: &str) -> Result<usize, usize> {
-        // What isn't an address is the key of no row.
-        let address: SocketAddr = key.parse().map_err(|_| rows.len())?;
-        rows.binary_search_by(|row| row.address.cmp(&address))
-    }
     fn sharing(&self, held: &Self) -> Option<Self> {
         hosts::sharing(self, held)
     }
@@ -93,41 +106,14 @@ impl Row for ListenerRow {
 
 impl Row for ServiceRow {
     const TABLE: &'static str = "service";
-    fn key(&self) -> Cow<'_, str> {
-        Cow::Borrowed(&self.name)
-    }
-    fn order(&self, other: &Self) -> Ordering {
-        self.name.cmp(&other.name)
-    }
-    fn find(rows: &[Arc<Self>], key: &str) -> Result<usize, usize> {
-        rows.binary_search_by(|row| row.name.as_str().cmp(key))
-    }
 }
 
 impl Row for PermissionRow {
     const TABLE: &'static str = "permission";
-    fn key(&self) -> Cow<'_, str> {
-        Cow::Borrowed(&self.name)
-    }
-    fn order(&self, other: &Self) -> Ordering {
-        self.name.cmp(&other.name)
-    }
-    fn find(rows: &[Arc<Self>], key: &str) -> Result<usize, usize> {
-        rows.binary_search_by(|row| row.name.as_str().cmp(key))
-    }
 }
 
 impl Row for SniRow {
     const TABLE: &'static str = "sni";
-    fn key(&self) -> Cow<'_, str> {
-        Cow::Borrowed(&self.sni)
-    }
-    fn order(&self, other: &Self) -> Ordering {
-        self.sni.cmp(&other.sni)
-    }
-    fn find(rows: &[Arc<Self>], key: &str) -> Result<usize, usize> {
-        rows.binary_search_by(|row| row.sni.as_str().cmp(key))
-    }
 }
 
 const PROXY: &str = "proxy";
@@ -169,7 +155,7 @@ fn encode<T: Serialize>(row: &T) -> Vec<u8> {
 type Write<'a, T> = &'a dyn Fn(Option<&T>, &T, &mut Delta);
 
 fn upsert<T: Row>(_old: Option<&T>, row: &T, delta: &mut Delta) {
-    let id = RowId { table: T::TABLE.into(), key: row.key().into_owned() };
+    let id = RowId { table: T::TABLE.into(), key: row.key_text().into_owned() };
     delta.upserts.push(RowUpsert { id, body: encode(row) });
 }
 
@@ -180,7 +166,7 @@ fn diff_table<T: Row>(base: &[Arc<T>], next: &[Arc<T>], delta: &mut Delta, write
             (Some(old), Some(new)) if Arc::ptr_eq(old, new) || old == new => {}
             (old, Some(new)) => write(old.map(AsRef::as_ref), new, delta),
             (Some(old), None) => {
-                delta.removals.push(RowId { table: T::TABLE.into(), key: old.key().into_owned() });
+                delta.removals.push(RowId { table: T::TABLE.into(), key: old.key_text().into_owned() });
             }
             (None, None) => {}
         }
@@ -294,8 +280,11 @@ impl Change<'_> {
         let mut fresh = Vec::with_capacity(self.upserts.len());
         for upsert in self.upserts {
             let row: T = decode(upsert)?;
-            if row.key() != upsert.id.key {
-                return Err(WireError { row: upsert.id.clone(), problem: format!("the body is of row {}", row.key()) });
+            if row.key_text() != upsert.id.key {
+                return Err(WireError {
+                    row: upsert.id.clone(),
+                    problem: format!("the body is of row {}", row.key_text()),
+                });
             }
             fresh.push(Arc::new(row));
         }
@@ -309,7 +298,7 @@ impl Change<'_> {
             }
         }
         for row in fresh {
-            match T::find(rows, &row.key()) {
+            match T::find(rows, &row.key_text()) {
                 Ok(at) => drop(rows.get_mut(at).map(|old| *old = row)),
                 Err(at) => rows.insert(at, row),
             }
@@ -320,9 +309,9 @@ impl Change<'_> {
 
 fn rebuild<T: Row>(rows: &mut Vec<Arc<T>>, mut fresh: Vec<Arc<T>>, removals: &HashSet<&str>) {
     if !rows.is_empty() {
-        let replaced: HashSet<Cow<'_, str>> = fresh.iter().map(|row| row.key()).collect();
+        let replaced: HashSet<Cow<'_, str>> = fresh.iter().map(|row| row.key_text()).collect();
         rows.retain(|row| {
-            let key = row.key();
+            let key = row.key_text();
             !removals.contains(key.as_ref()) && !replaced.contains(&key)
         });
     }

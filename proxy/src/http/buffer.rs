@@ -63,6 +63,11 @@ impl Buffer {
         }
     }
 
+    /// So many bytes are to come: they are read by as few calls as possible.
+    pub(super) fn expect(&mut self, count: u64) {
+        self.eager |= count > SMALL_BYTES as u64;
+    }
+
     /// Gives the memory back; what was in it is gone.
     pub(super) fn release(&mut self) {
         (self.start, self.end, self.eager) = (0, 0, false);

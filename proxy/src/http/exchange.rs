@@ -300,6 +300,9 @@ where
         let option = connection_option(self.state.keep, self.terms.version);
         self.compose_with(options, (down, announced), option, false);
         self.response.frame(framing, down == Framing::Chunked);
+        if let Framing::Length(length) = framing {
+            self.response.input.expect(length);
+        }
         self.state.phase = Phase::Body;
     }
 

@@ -75,9 +75,18 @@ type BridgeOf<T> = Lease<<T as Traffic>::Endpoint, <T as Traffic>::Load, Upstrea
 
 /// A way to an endpoint that speaks HTTP/2.
 async fn lease_bridge<T: Traffic>(context: &Context<T>, target: &T::Target) -> Result<BridgeOf<T>, ConnError> {
-    let picked = context.traffic.pick(target, None)?;
-    let io = Box::pin(Upstream::bridge(context, target, &picked.endpoint)).await?;
-    Ok(Lease { picked, io, reused: false })
+    let mut picked = context.traffic.pick(target, None)?;
+    for attempt in 1.. {
+        match Box::pin(Upstream::bridge(context, target, &picked.endpoint)).await {
+            Ok(io) => return Ok(Lease { picked, io, reused: false }),
+            Err(error) if !error.reason.consequence().retryable || attempt == CONNECTS_MAX => return Err(error),
+            Err(error) => match context.traffic.pick(target, Some(&picked.endpoint)) {
+                Ok(other) => picked = other,
+                Err(_) => return Err(error),
+            },
+        }
+    }
+    Err(ConnError::new(Reason::ConnectFailed, "no endpoint could be connected to"))
 }
 
 /// Forwards one request whose head is at the start of the session's input.
@@ -230,6 +239,7 @@ fn write_head<S, T: Traffic>(
         query: facts.query.as_ref().map(|query| query.of(buffer)),
         framing: facts.framing,
         upgrade: facts.upgrade,
+        two: plan.h2,
         filters,
         settings: &session.context.settings,
         peer: session.context.peer,

@@ -16,7 +16,7 @@ pub(super) struct Options {
     pub(super) close: bool,
     pub(super) keep_alive: bool,
     pub(super) upgrade: bool,
-    /// Headers that end with this connection by name; lower case.
+    /// Headers that end with this connection, by name in any case.
     nominated: Vec<Box<[u8]>>,
 }
 
@@ -25,12 +25,15 @@ impl Options {
         let mut options = Self::default();
         for value in head.values(buffer, Known::Connection) {
             for token in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
-                match token.to_ascii_lowercase().as_slice() {
-                    b"close" => options.close = true,
-                    b"keep-alive" => options.keep_alive = true,
-                    b"upgrade" => options.upgrade = true,
-                    b"" | b"te" | b"http2-settings" => {}
-                    other => options.nominated.push(other.into()),
+                let is = |known: &[u8]| token.eq_ignore_ascii_case(known);
+                if is(b"keep-alive") {
+                    options.keep_alive = true;
+                } else if is(b"close") {
+                    options.close = true;
+                } else if is(b"upgrade") {
+                    options.upgrade = true;
+                } else if !token.is_empty() && !is(b"te") && !is(b"http2-settings") {
+                    options.nominated.push(token.into());
                 }
             }
         }
@@ -64,6 +67,8 @@ pub(super) struct RequestHead<'a> {
     pub(super) query: Option<&'a [u8]>,
     pub(super) framing: Framing,
     pub(super) upgrade: bool,
+    /// The endpoint speaks HTTP/2, where `te: trailers` is for it.
+    pub(super) two: bool,
     pub(super) filters: Option<&'a Filters>,
     pub(super) settings: &'a Settings,
     pub(super) peer: Option<IpAddr>,
@@ -108,6 +113,7 @@ impl RequestHead<'_> {
         let stays = match field.known {
             Known::Other => true,
             Known::Host | Known::ContentLength | Known::XKumaTags | Known::XForwardedClientCert => false,
+            Known::Te => self.two && field.value.of(self.buffer) == b"trailers",
             Known::Expect => self.head.version == Version::Http11,
             Known::Trailer => self.framing == Framing::Chunked,
             Known::XForwardedFor | Known::XForwardedProto | Known::XRequestId | Known::XEnvoy => !self.settings.edge,
@@ -134,7 +140,9 @@ impl RequestHead<'_> {
             push_field(out, b"x-forwarded-proto", scheme(self.settings).as_bytes());
         }
         if !is_replaced(ops, b"x-request-id") {
-            push_field(out, b"x-request-id", request_id().as_bytes());
+            out.extend_from_slice(b"x-request-id: ");
+            out.extend_from_slice(&request_id());
+            out.extend_from_slice(b"\r\n");
         }
     }
 }
@@ -277,20 +285,55 @@ pub(super) fn push_visible(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 /// A random-looking UUID (version 4): unguessable keys over a count, without a system call a request.
-pub(super) fn request_id() -> String {
+pub(super) fn request_id() -> [u8; 36] {
     thread_local! {
         static KEYS: (RandomState, RandomState, Cell<u64>) = (RandomState::new(), RandomState::new(), Cell::new(0));
     }
     KEYS.with(|(high, low, count)| {
         count.set(count.get().wrapping_add(1));
-        let (high, low) = (high.hash_one(count.get()), low.hash_one(count.get()));
-        format!(
-            "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
-            high >> 32,
-            (high >> 16) & 0xffff,
-            high & 0xfff,
-            (low >> 48) & 0x3fff | 0x8000,
-            low & 0xffff_ffff_ffff
-        )
+        uuid(high.hash_one(count.get()), low.hash_one(count.get()))
     })
+}
+
+fn uuid(high: u64, low: u64) -> [u8; 36] {
+    const GROUPS: [std::ops::Range<usize>; 5] = [0..8, 9..13, 14..18, 19..23, 24..36];
+    let version_and_variant = (0x4000_u128 << 64) | (0x8000_u128 << 48);
+    let kept = !((0xf000_u128 << 64) | (0xc000_u128 << 48));
+    let mut left = (((u128::from(high) << 64) | u128::from(low)) & kept) | version_and_variant;
+    let mut text = [b'-'; 36];
+    for digit in text.iter_mut().enumerate().filter_map(|(at, b)| GROUPS.iter().any(|g| g.contains(&at)).then_some(b)) {
+        // The highest nibble first.
+        left = left.rotate_left(4);
+        let nibble = (left & 0xf) as u8;
+        *digit = if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_ids_are_uuids_of_version_4() {
+        assert_eq!(&uuid(0, 0), b"00000000-0000-4000-8000-000000000000");
+        assert_eq!(&uuid(u64::MAX, u64::MAX), b"ffffffff-ffff-4fff-bfff-ffffffffffff");
+        assert_eq!(&uuid(0x0123_4567_89ab_cdef, 0x0123_4567_89ab_cdef), b"01234567-89ab-4def-8123-456789abcdef");
+        assert_ne!(request_id(), request_id());
+    }
+
+    fn options(connection: &str) -> Options {
+        let request = format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: {connection}\r\n\r\n");
+        let mut head = Head::default();
+        assert!(head.parse(request.as_bytes(), super::super::head::Kind::Request).unwrap());
+        Options::read(&head, request.as_bytes())
+    }
+
+    #[test]
+    fn connection_options_are_known_in_any_case() {
+        let known = options("Keep-Alive, UPGRADE,TE, http2-Settings,, X-Own");
+        assert!(known.keep_alive && known.upgrade && !known.close && known.ends(b"x-own"));
+        assert!(!known.ends(b"te") && !known.ends(b"upgrade"));
+        assert!(options("Close").close);
+    }
 }

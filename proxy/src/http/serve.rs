@@ -158,6 +158,18 @@ where
     (End::Closed, session.io)
 }
 
+/// Serves the one request of a stream; what ends it is the stream's.
+pub(super) async fn one<S, T>(io: S, context: Context<T>, drain: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: Traffic,
+{
+    let mut scratch = Scratch::take();
+    let mut session = Session { io, input: Buffer::default(), timer: Timer::new(), context, drain };
+    session.request(&mut scratch).await;
+    scratch.give();
+}
+
 /// Why there is no complete head.
 enum NoHead {
     Fault(Fault),
@@ -247,7 +259,7 @@ where
             query: facts.query.map(|query| query.text(data)),
             host: &scratch.host,
             authority: facts.authority.text(data),
-            headers: Headers::One { head: &scratch.head, buffer: data },
+            headers: Headers { head: &scratch.head, buffer: data },
         })
     }
 

@@ -61,21 +61,17 @@ pub struct RequestView<'a> {
 }
 
 #[derive(Clone, Copy)]
-pub enum Headers<'a> {
-    One { head: &'a Head, buffer: &'a [u8] },
-    Two(&'a http::HeaderMap),
+pub struct Headers<'a> {
+    pub head: &'a Head,
+    pub buffer: &'a [u8],
 }
 
 impl<'a> Headers<'a> {
     /// Value of a header; repeated ones are joined with `,`. `name` in any case.
     pub fn get(&self, name: &str) -> Option<Cow<'a, [u8]>> {
-        match *self {
-            Self::One { head, buffer } => {
-                let same = |n: &[u8]| n.eq_ignore_ascii_case(name.as_bytes());
-                join(head.fields.iter().filter(|f| same(f.name.of(buffer))).map(|f| f.value.of(buffer)))
-            }
-            Self::Two(map) => join(map.get_all(name).iter().map(http::HeaderValue::as_bytes)),
-        }
+        let Self { head, buffer } = *self;
+        let same = |n: &[u8]| n.eq_ignore_ascii_case(name.as_bytes());
+        join(head.fields.iter().filter(|f| same(f.name.of(buffer))).map(|f| f.value.of(buffer)))
     }
 }
 

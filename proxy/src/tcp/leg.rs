@@ -10,11 +10,11 @@ use bytes::Bytes;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsStream;
 
 use crate::mux::MuxStream;
 use crate::socket::settle;
 use crate::stream::Stream;
+use crate::tls::TlsStream;
 
 /// One of the two streams, as the copy uses it. Sockets are shared: one direction reads while the other writes.
 pub(super) enum Leg<'a> {

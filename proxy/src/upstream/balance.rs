@@ -60,6 +60,8 @@ pub(crate) struct State {
     slots: Vec<Slot>,
     /// Indices by priority, without weight 0.
     tiers: Vec<Vec<usize>>,
+    /// Room for a pick's candidates.
+    eligible: Vec<usize>,
 }
 
 impl State {
@@ -89,22 +91,44 @@ impl State {
     /// ejected, of the lowest priority at all.
     pub(crate) fn pick(&mut self, balance: Balance, tried: &[usize], rng: &mut Rng, now: Instant) -> Option<usize> {
         let endpoints = Arc::clone(self.endpoints.as_ref()?);
-        let eligible = self.eligible(tried, now);
-        match balance {
+        if let Some(only) = self.only(tried, now) {
+            return Some(only);
+        }
+        let mut eligible = std::mem::take(&mut self.eligible);
+        self.find_eligible(tried, now, &mut eligible);
+        let picked = match balance {
             _ if eligible.len() <= 1 => eligible.first().copied(),
             Balance::RoundRobin => self.round_robin(&eligible, &endpoints),
-            Balance::LeastRequest { choices } => self.least_request(&eligible, &endpoints, choices, rng),
+            Balance::LeastRequest { choices } => self.least_request(&mut eligible, &endpoints, choices, rng),
             Balance::Random => random(&eligible, &endpoints, rng),
-        }
+        };
+        self.eligible = eligible;
+        picked
     }
 
-    fn eligible(&self, tried: &[usize], now: Instant) -> Vec<usize> {
+    /// The first tier's only endpoint, if it is there to be had: the usual case, without an allocation.
+    fn only(&self, tried: &[usize], now: Instant) -> Option<usize> {
+        let &[index] = self.tiers.first()?.as_slice() else { return None };
+        let ejected = self.slots.get(index)?.health.get().is_ejected(now);
+        (!ejected && !tried.contains(&index)).then_some(index)
+    }
+
+    fn find_eligible(&self, tried: &[usize], now: Instant, found: &mut Vec<usize>) {
         let untried = |index: &&usize| !tried.contains(*index);
         let healthy = |index: &&usize| self.slots.get(**index).is_some_and(|slot| !slot.health.get().is_ejected(now));
-        let of_tier = |tier: &Vec<usize>| tier.iter().filter(untried).filter(healthy).copied().collect::<Vec<_>>();
-        let ejected_too = |tier: &Vec<usize>| tier.iter().filter(untried).copied().collect::<Vec<_>>();
-        let best = self.tiers.iter().map(of_tier).find(|tier| !tier.is_empty());
-        best.or_else(|| self.tiers.iter().map(ejected_too).find(|tier| !tier.is_empty())).unwrap_or_default()
+        found.clear();
+        for tier in &self.tiers {
+            found.extend(tier.iter().filter(untried).filter(healthy));
+            if !found.is_empty() {
+                return;
+            }
+        }
+        for tier in &self.tiers {
+            found.extend(tier.iter().filter(untried));
+            if !found.is_empty() {
+                return;
+            }
+        }
     }
 
     /// Smooth weighted round robin: everyone earns its weight, the richest pays the total.
@@ -127,7 +151,7 @@ impl State {
     }
 
     /// The least loaded for its weight among a few random ones.
-    fn least_request(&self, eligible: &[usize], endpoints: &[Endpoint], choices: u8, rng: &mut Rng) -> Option<usize> {
+    fn least_request(&self, pool: &mut [usize], endpoints: &[Endpoint], choices: u8, rng: &mut Rng) -> Option<usize> {
         let load = |index: usize| {
             let active = self.slots.get(index).map_or(0, |slot| slot.active.get());
             let weight = endpoints.get(index).map_or(1, |endpoint| endpoint.weight.max(1));
@@ -138,9 +162,8 @@ impl State {
             0 | 1 => 2,
             n => usize::from(n),
         };
-        let mut pool = eligible.to_vec();
         let mut best: Option<usize> = None;
-        for drawn in 0..draws.min(eligible.len()) {
+        for drawn in 0..draws.min(pool.len()) {
             // Without replacement: what was drawn is moved in front.
             let other = drawn + rng.below((pool.len() - drawn) as u64) as usize;
             pool.swap(drawn, other);

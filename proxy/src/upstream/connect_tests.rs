@@ -148,7 +148,7 @@ async fn serve(listener: TcpListener, ids: Identities, service: &str) -> Result<
     let (tcp, _) = listener.accept().await.unwrap();
     let server = ids.server("default").unwrap();
     let (mut stream, uris) = tls::accept_mesh_by(&server, &server.mux, tcp).await?;
-    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(crate::mux::ALPN));
+    assert_eq!(stream.alpn(), Some(crate::mux::ALPN));
     let tunnel = crate::mux::Tunnel::new(false);
     let answer = async {
         let mut one = tunnel.accept().await.unwrap();

@@ -70,7 +70,7 @@ impl Upstreams {
                 return Err(failure);
             }
             (stream, None) => return Ok(stream?.into()),
-            (Ok(stream), Some(dial)) if stream.get_ref().1.alpn_protocol() != Some(mux::ALPN) => {
+            (Ok(stream), Some(dial)) if stream.alpn() != Some(mux::ALPN) => {
                 dial.plain();
                 return Ok(stream.into());
             }

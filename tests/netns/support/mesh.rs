@@ -124,6 +124,17 @@ impl Mesh {
         Process::start(name, command)
     }
 
+    /// Waits until the proxy's last good snapshot on disk speaks of this: saving follows publication.
+    #[track_caller]
+    pub(crate) fn saved(&self, name: &str, words: &str) {
+        eventually(&format!("{words:?} in the last good snapshot of {name}"), LONG, || {
+            let entries = std::fs::read_dir(self.path(&format!("{name}.state"))).ok()?;
+            let mut files = entries.filter_map(Result::ok).map(|entry| entry.path());
+            let file = files.find(|path| path.to_string_lossy().ends_with(".snapshot.json"))?;
+            std::fs::read_to_string(file).ok()?.contains(words).then_some(())
+        })
+    }
+
     /// Arguments of `kuma-dp` that the resource and the token of this name make.
     pub(crate) fn run_arguments(&self, name: &str, yaml: &str) -> Vec<String> {
         let file = self.write(&format!("{name}.yaml"), yaml);

@@ -1,500 +1,296 @@
-//! A downstream HTTP/2 connection: each stream is decided and forwarded like an HTTP/1 request. Must not know sockets.
+//! A downstream HTTP/2 connection from its preface to its end: reads frames into its state, serves each stream that
+//! opens like an HTTP/1 request, writes what the streams have lined up, many at once. Must not know sockets.
 
-use super::super::forward::{Lease, lease};
-use super::super::framing::Framing;
-use super::super::headers as names;
-use super::super::mirror;
-use super::super::path::Spelling;
-use super::super::respond::Answer;
+use super::super::buffer::Buffer;
+use super::super::serve as one;
 use super::super::timer::Timer;
-use super::super::traffic::{Action, Context, Decision, End, Headers, Outcome, Plan, RequestView, Settings, Traffic};
-use super::endpoint::Leg;
-use super::headers::{self, Target};
-use super::shared::{self, Progress, Upload};
-use super::{
-    CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, LOCAL_RESETS_MAX, LocalExecutor, PENDING_RESETS_MAX, SEND_BUFFER_BYTES,
-    STREAM_WINDOW_BYTES,
-};
-use crate::error::{ConnError, Reason};
-use http::request::Parts;
-use http::{HeaderValue, Request, Response, StatusCode, Uri, header};
-use hyper::body::{Body, Bytes, Frame, Incoming};
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use snapshot::{Filters, Timeouts};
-use std::cell::Cell;
-use std::convert::Infallible;
+use super::super::traffic::{Context, End, Settings, Traffic};
+use super::conn::{Core, Shared};
+use super::frame::{Code, PREFACE};
+use super::stream::StreamIo;
+use super::{OUT_BYTES_KEPT, OUT_BYTES_MAX};
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context as Task, Poll};
+use std::task::{Context as Task, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+/// A client with open streams that is silent this long is asked for a sign of life,
 const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// and given up if it gives none.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// After GOAWAY for an error, the client's bytes are read away this long, so that it gets to see it.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES_MAX: usize = 1 << 20;
+/// Reads before the streams they opened get their turn.
+const READS_MAX: u32 = 4;
 
 /// Serves an HTTP/2 connection from its preface on.
-pub(in super::super) async fn serve<S, T>(io: S, context: Context<T>, mut drain: watch::Receiver<bool>) -> End
+pub(in super::super) async fn serve<S, T>(io: S, context: Context<T>, drain: watch::Receiver<bool>) -> End
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
     T: Traffic,
 {
     let settings = Arc::clone(&context.settings);
-    let seen = Rc::new(Cell::new(0u64));
-    let active = Rc::new(());
-    let (count, held) = (Rc::clone(&seen), Rc::clone(&active));
-    let service = service_fn(move |request| {
-        count.set(count.get() + 1);
-        let (context, held) = (context.clone(), Rc::clone(&held));
-        async move { Ok::<_, Infallible>(handle(context, request, held).await) }
-    });
-    let connection = builder(&settings).serve_connection(TokioIo::new(io), service);
-    let mut connection = pin!(connection);
+    let core = Rc::new(RefCell::new(Core::new(settings.streams_max)));
+    let mut told = drain.clone();
     let mut draining = pin!(async move {
-        if drain.wait_for(|drain| *drain).await.is_err() {
+        if told.wait_for(|drain| *drain).await.is_err() {
             std::future::pending::<()>().await;
         }
     });
-    let (mut told, mut last) = (false, 0);
-    loop {
-        tokio::select! {
-            ended = connection.as_mut() => return if ended.is_ok() { End::Closed } else { End::Broken },
-            () = draining.as_mut(), if !told => {
-                told = true;
-                connection.as_mut().graceful_shutdown();
-            }
-            () = tokio::time::sleep(settings.idle_timeout), if !told => {
-                // Two holders are this function and the service: no stream is alive, and none came meanwhile.
-                if Rc::strong_count(&active) <= 2 && seen.get() == last {
-                    told = true;
-                    connection.as_mut().graceful_shutdown();
-                }
-                last = seen.get();
-            }
-        }
-    }
-}
-
-fn builder(settings: &Settings) -> http2::Builder<LocalExecutor> {
-    let mut builder = http2::Builder::new(LocalExecutor);
-    builder
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(settings.streams_max)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_frame_size(FRAME_BYTES_MAX)
-        .max_header_list_size(super::super::head::HEAD_BYTES_MAX as u32)
-        .max_send_buf_size(SEND_BUFFER_BYTES)
-        .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
-        .max_local_error_reset_streams(LOCAL_RESETS_MAX)
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT)
-        .auto_date_header(false);
-    builder
-}
-
-/// One request under way: reported when it is dropped, so however it ends.
-struct Report<T: Traffic> {
-    context: Context<T>,
-    plan: Option<Plan<T::Target>>,
-    filters: Option<Arc<Filters>>,
-    endpoint: Option<T::Endpoint>,
-    _load: Option<T::Load>,
-    _held: Rc<()>,
-    method: http::Method,
-    host: String,
-    path: String,
-    began: Instant,
-    status: u16,
-    reason: Option<Reason>,
-    detail: String,
-    received: u64,
-    upload: Option<Rc<Progress>>,
-    sent: u64,
-    complete: bool,
-}
-
-impl<T: Traffic> Report<T> {
-    fn new(context: Context<T>, method: http::Method, held: Rc<()>) -> Self {
-        Self {
-            context,
-            plan: None,
-            filters: None,
-            endpoint: None,
-            _load: None,
-            _held: held,
-            method,
-            host: String::new(),
-            path: String::new(),
-            began: Instant::now(),
-            status: 0,
-            reason: None,
-            detail: String::new(),
-            received: 0,
-            upload: None,
-            sent: 0,
-            complete: false,
-        }
-    }
-
-    fn failed(&mut self, error: &ConnError) {
-        self.reason = Some(error.reason);
-        self.detail.clone_from(&error.detail);
-        self.complete = true;
-    }
-}
-
-impl<T: Traffic> Drop for Report<T> {
-    fn drop(&mut self) {
-        if !self.complete && self.reason.is_none() {
-            self.reason = Some(Reason::DownstreamReset);
-            "the client reset the stream or closed".clone_into(&mut self.detail);
-        }
-        let outcome = Outcome {
-            method: self.method.as_str(),
-            host: &self.host,
-            path: &self.path,
-            status: self.status,
-            reason: self.reason,
-            detail: &self.detail,
-            endpoint: self.endpoint.as_ref(),
-            received: self.upload.as_ref().map_or(self.received, |upload| upload.bytes.get()),
-            sent: self.sent,
-            elapsed: self.began.elapsed(),
-        };
-        self.context.traffic.finished(self.plan.as_ref(), &outcome);
-    }
-}
-
-async fn handle<T: Traffic>(context: Context<T>, request: Request<Incoming>, held: Rc<()>) -> Response<Download<T>> {
-    let (mut parts, body) = request.into_parts();
-    let mut report = Report::new(context, parts.method.clone(), held);
-    let target = match headers::check(&parts, &report.context.settings) {
-        Ok(target) => target,
-        Err(fault) => return answer(Answer::fault(fault), report),
+    let now = Instant::now();
+    let mut connection = Connection {
+        io,
+        input: Buffer::default(),
+        core: Rc::clone(&core),
+        settings,
+        timer: Timer::new(),
+        greeted: false,
+        pinged: None,
+        heard_at: now,
+        wrote_at: now,
+        idle_since: Some(now),
+        partial_since: None,
     };
-    report.host.clone_from(&target.host);
-    report.path.clone_from(&target.path);
-    if target.spelling == Spelling::Redirect {
-        let query = target.query.map(|query| format!("?{query}")).unwrap_or_default();
-        let location = Some(format!("{}{query}", target.path));
-        return answer(Answer { status: 307, location, ..Answer::default() }, report);
-    }
-    let Decision { action, filters } = report.context.traffic.decide(&RequestView {
-        method: parts.method.as_str(),
-        path: &target.path,
-        query: target.query.as_deref(),
-        host: &target.host,
-        authority: &target.authority,
-        headers: Headers::Two(&parts.headers),
-    });
-    report.filters = filters;
-    let mut plan = match action {
-        Action::Forward(plan) => plan,
-        Action::Redirect { status, location } => {
-            return answer(Answer { status, location: Some(location), ..Answer::default() }, report);
+    let mut told = false;
+    let ended = poll_fn(|cx| {
+        if !told && draining.as_mut().poll(cx).is_ready() {
+            told = true;
+            core.borrow_mut().tell_leaving();
         }
-        Action::Respond { status, body, reason } => {
-            return answer(Answer { status, body, reason, ..Answer::default() }, report);
+        let ended = connection.poll(cx);
+        let opened = std::mem::take(&mut core.borrow_mut().opened);
+        for stream in opened {
+            start(&core, stream, &context, &drain);
         }
-    };
-    let ops = report.filters.as_deref().map(|filters| &filters.request);
-    headers::for_endpoint(&mut parts.headers, ops, &report.context.settings, report.context.peer);
-    if let Some(mirror) = plan.mirror.take()
-        && body.is_end_stream()
-    {
-        copy(&report, (&parts, &target), (&plan, mirror));
-    }
-    let (h2, timeouts) = (plan.h2, plan.timeouts.clone());
-    report.plan = Some(plan);
-    let forwarded = match h2 {
-        true => forward_two(&mut report, (parts, target, body), &timeouts).await,
-        false => forward_one(&mut report, (parts, target, body), &timeouts).await,
-    };
-    match forwarded {
-        Ok((response, source)) => respond(response, source, report, &timeouts),
-        Err(error) => {
-            report.failed(&error);
-            let error = Answer::error(error, &report.context.settings);
-            answer(error, report)
-        }
-    }
-}
-
-/// A request without body, to a mirror.
-fn copy<T: Traffic>(
-    report: &Report<T>,
-    (parts, target): (&Parts, &Target),
-    (plan, mirror): (&Plan<T::Target>, T::Target),
-) {
-    let authority = names::authority(report.filters.as_deref(), None).unwrap_or(&target.authority);
-    let authority = String::from_utf8(mirror::authority(authority.as_bytes())).unwrap_or_default();
-    let path = plan.path.as_deref().unwrap_or(&target.path);
-    let mut out = Vec::with_capacity(512);
-    let line = (authority.as_str(), path, target.query.as_deref());
-    headers::write_one((&parts.method, &parts.headers), line, Framing::Empty, &mut out);
-    mirror::send(&report.context, mirror, out, parts.method == http::Method::HEAD);
-}
-
-type Forwarded<T> = Result<(Response<()>, Source<T>), ConnError>;
-
-/// To an HTTP/1 endpoint.
-async fn forward_one<T: Traffic>(
-    report: &mut Report<T>,
-    (parts, target, body): (Parts, Target, Incoming),
-    timeouts: &Timeouts,
-) -> Forwarded<T> {
-    let Some(plan) = &report.plan else { return Err(ConnError::new(Reason::NoRoute, "no plan")) };
-    let Lease { picked, io, reused } = lease(&report.context, &plan.target).await?;
-    report.endpoint = Some(picked.endpoint.clone());
-    report._load = Some(picked.load);
-    let filters = report.filters.as_deref();
-    let authority = names::authority(filters, picked.host.as_deref()).unwrap_or(&target.authority);
-    let path = plan.path.as_deref().unwrap_or(&target.path);
-    let framing = match content_length(&parts) {
-        _ if body.is_end_stream() => Framing::Empty,
-        Some(length) => Framing::Length(length),
-        None => Framing::Chunked,
-    };
-    let mut out = Vec::with_capacity(512);
-    let target = (authority, path, target.query.as_deref());
-    headers::write_one((&parts.method, &parts.headers), target, framing, &mut out);
-    let replayable = framing == Framing::Empty && parts.method.is_idempotent();
-    let mut leg = Box::new(Leg::new(io, out, (framing, body), parts.method == http::Method::HEAD));
-    let mut timer = Timer::new();
-    let mut head = wait_head(&mut leg, &mut timer, timeouts).await;
-    let stale = |head: &Result<_, ConnError>| head.as_ref().is_err_and(|error| error.reason == Reason::UpstreamReset);
-    if reused && replayable && !leg.answered && stale(&head) {
-        leg.restart(Box::pin(report.context.traffic.connect(&plan.target, &picked.endpoint)).await?);
-        head = wait_head(&mut leg, &mut timer, timeouts).await;
-    }
-    Ok((head?, Source::One(leg)))
-}
-
-async fn wait_head<Io: AsyncRead + AsyncWrite + Unpin>(
-    leg: &mut Leg<Io>,
-    timer: &mut Timer,
-    timeouts: &Timeouts,
-) -> Result<Response<()>, ConnError> {
-    poll_fn(|cx| {
-        if let Poll::Ready(head) = leg.poll_head(cx) {
-            return Poll::Ready(head);
-        }
-        match leg.sent_at.and_then(|sent| after(sent, timeouts.request_ms)) {
-            Some(at) => timer.poll(cx, at).map(|()| Err(late())),
-            None => Poll::Pending,
-        }
+        ended
     })
-    .await
-}
-
-/// To an HTTP/2 endpoint.
-async fn forward_two<T: Traffic>(
-    report: &mut Report<T>,
-    (mut parts, target, body): (Parts, Target, Incoming),
-    timeouts: &Timeouts,
-) -> Forwarded<T> {
-    let Some(plan) = &report.plan else { return Err(ConnError::new(Reason::NoRoute, "no plan")) };
-    let picked = report.context.traffic.pick(&plan.target, None)?;
-    let (mut sender, reused) = shared::sender(&report.context, &plan.target, &picked.endpoint).await?;
-    let authority = names::authority(report.filters.as_deref(), picked.host.as_deref()).unwrap_or(&target.authority);
-    let path = plan.path.as_deref().unwrap_or(&target.path);
-    parts.uri = uri(authority, path, target.query.as_deref(), &report.context.settings)?;
-    let (upload, progress) = Upload::new(body);
-    report.upload = Some(Rc::clone(&progress));
-    report.endpoint = Some(picked.endpoint.clone());
-    let mut timer = Timer::new();
-    let mut request = Request::from_parts(parts, upload);
-    let mut fresh = !reused;
-    let response = loop {
-        let mut sending = pin!(sender.try_send_request(request));
-        let sent = poll_fn(|cx| {
-            if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
-                return Poll::Ready(Ok(sent));
-            }
-            match progress.ended(cx).and_then(|at| after(at, timeouts.request_ms)) {
-                Some(at) => timer.poll(cx, at).map(|()| Err(late())),
-                None => Poll::Pending,
-            }
-        });
-        let mut error = match sent.await? {
-            Ok(response) => break response,
-            Err(error) => error,
-        };
-        match error.take_message() {
-            // Nothing of it was sent: the connection was just ending.
-            Some(unsent) if !fresh => (request, fresh) = (unsent, true),
-            _ => return Err(ConnError::new(Reason::UpstreamReset, format!("endpoint: {}", error.error()))),
+    .await;
+    match ended {
+        Ended::Orderly => End::Closed,
+        Ended::Gone => {
+            core.borrow_mut().abort();
+            End::Closed
         }
-        (sender, _) = shared::sender(&report.context, &plan.target, &picked.endpoint).await?;
-    };
-    report._load = Some(picked.load);
-    let (parts, body) = response.into_parts();
-    Ok((Response::from_parts(parts, ()), Source::Two(body)))
-}
-
-fn uri(authority: &str, path: &str, query: Option<&str>, settings: &Settings) -> Result<Uri, ConnError> {
-    let mut bytes = Vec::with_capacity(path.len() + 64);
-    names::push_visible(&mut bytes, path.as_bytes());
-    if let Some(query) = query {
-        bytes.push(b'?');
-        names::push_visible(&mut bytes, query.as_bytes());
-    }
-    let built = Uri::builder().scheme(names::scheme(settings)).authority(authority).path_and_query(bytes).build();
-    built.map_err(|error| ConnError::new(Reason::DownstreamProtocol, format!("the target can't be forwarded: {error}")))
-}
-
-fn content_length(parts: &Parts) -> Option<u64> {
-    parts.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-fn after(at: Instant, ms: u64) -> Option<Instant> {
-    (ms > 0).then(|| at.checked_add(Duration::from_millis(ms))).flatten()
-}
-
-fn late() -> ConnError {
-    ConnError::new(Reason::ResponseTimeout, "the endpoint didn't complete its answer in time")
-}
-
-fn respond<T: Traffic>(
-    response: Response<()>,
-    source: Source<T>,
-    mut report: Report<T>,
-    timeouts: &Timeouts,
-) -> Response<Download<T>> {
-    report.status = response.status().as_u16();
-    let (mut parts, ()) = response.into_parts();
-    parts.version = http::Version::HTTP_2;
-    let ops = report.filters.as_deref().map(|filters| &filters.response);
-    headers::for_client(&mut parts.headers, ops, &report.context.settings);
-    let deadline = after(Instant::now(), timeouts.request_ms);
-    let body = Download { source, report: Some(report), timer: Timer::new(), deadline };
-    Response::from_parts(parts, body)
-}
-
-fn answer<T: Traffic>(answer: Answer, mut report: Report<T>) -> Response<Download<T>> {
-    report.status = answer.status;
-    report.reason = report.reason.or(answer.reason);
-    report.complete = true;
-    if report.detail.is_empty() {
-        report.detail = answer.detail;
-    }
-    let body = Bytes::from(answer.body.into_owned());
-    report.sent = body.len() as u64;
-    let mut response = Response::new(());
-    *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let fields = response.headers_mut();
-    if !body.is_empty() {
-        fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-    }
-    if let Some(location) = &answer.location {
-        let mut bytes = Vec::new();
-        names::push_visible(&mut bytes, location.as_bytes());
-        if let Ok(location) = HeaderValue::from_bytes(&bytes) {
-            fields.insert(header::LOCATION, location);
+        Ended::Broken(code) => {
+            core.borrow_mut().break_off(code);
+            connection.linger().await;
+            End::Broken
         }
     }
-    respond(response, Source::Own(Some(body)), report, &Timeouts { request_ms: 0, stream_idle_ms: 0 })
 }
 
-/// Where a response's body comes from.
-enum Source<T: Traffic> {
-    Own(Option<Bytes>),
-    One(Box<Leg<T::Io>>),
-    Two(Incoming),
+/// Serves one stream in a task of its own.
+fn start<T: Traffic>(core: &Rc<RefCell<Core>>, stream: Shared, context: &Context<T>, drain: &watch::Receiver<bool>) {
+    let io = StreamIo::new(Rc::clone(core), stream);
+    let request = one::one(io, context.clone(), drain.clone());
+    tokio::task::spawn_local(request);
 }
 
-/// A response's body on its way to the client.
-struct Download<T: Traffic> {
-    source: Source<T>,
-    report: Option<Report<T>>,
+#[derive(Clone, Copy)]
+enum Ended {
+    Orderly,
+    /// The client closed, or can't be spoken to any more.
+    Gone,
+    Broken(Code),
+}
+
+struct Connection<S> {
+    io: S,
+    input: Buffer,
+    core: Rc<RefCell<Core>>,
+    settings: Arc<Settings>,
     timer: Timer,
-    deadline: Option<Instant>,
+    /// The preface has come.
+    greeted: bool,
+    /// When a sign of life was asked for.
+    pinged: Option<Instant>,
+    heard_at: Instant,
+    /// Since when what is lined up waits for the client.
+    wrote_at: Instant,
+    /// Since when there is no stream.
+    idle_since: Option<Instant>,
+    /// Since when the rest of a preface, frame or header block is waited for.
+    partial_since: Option<Instant>,
 }
 
-impl<T: Traffic> Unpin for Download<T> {}
-
-impl<T: Traffic> Download<T> {
-    fn poll_source(&mut self, cx: &mut Task<'_>) -> Poll<Option<Result<Frame<Bytes>, ConnError>>> {
-        let frame = match &mut self.source {
-            Source::Own(body) => {
-                Poll::Ready(body.take().filter(|body| !body.is_empty()).map(|body| Ok(Frame::data(body))))
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    fn poll(&mut self, cx: &mut Task<'_>) -> Poll<Ended> {
+        self.core.borrow_mut().listen(cx);
+        for turn in 0.. {
+            if let Poll::Ready(Err(_)) = self.poll_write(cx) {
+                return Poll::Ready(Ended::Gone);
             }
-            Source::One(leg) => leg.poll_frame(cx),
-            Source::Two(body) => Pin::new(body).poll_frame(cx).map(|frame| {
-                frame.map(|frame| {
-                    frame.map_err(|error| ConnError::new(Reason::UpstreamReset, format!("endpoint: {error}")))
-                })
-            }),
-        };
-        match (frame, self.deadline) {
-            (Poll::Pending, Some(at)) => self.timer.poll(cx, at).map(|()| Some(Err(late()))),
-            (frame, _) => frame,
+            if turn == READS_MAX {
+                cx.waker().wake_by_ref();
+                break;
+            }
+            match self.poll_frames(cx) {
+                Poll::Ready(Ok(true)) => {}
+                Poll::Ready(Ok(false)) => return Poll::Ready(Ended::Gone),
+                Poll::Ready(Err(code)) => return Poll::Ready(Ended::Broken(code)),
+                Poll::Pending => break,
+            }
+        }
+        let core = self.core.borrow();
+        let written = core.written == core.out.len();
+        if core.is_over() && written {
+            drop(core);
+            ready!(Pin::new(&mut self.io).poll_shutdown(cx)).unwrap_or_default();
+            return Poll::Ready(Ended::Orderly);
+        }
+        drop(core);
+        self.poll_deadlines(cx)
+    }
+
+    /// Reads once and handles what came: false at the end of the stream.
+    fn poll_frames(&mut self, cx: &mut Task<'_>) -> Poll<Result<bool, Code>> {
+        if self.core.borrow().out.len() - self.core.borrow().written >= OUT_BYTES_MAX * 2 {
+            // Whoever doesn't read the answers needn't ask for more. Writing goes on first.
+            return Poll::Pending;
+        }
+        self.handle()?;
+        match ready!(self.input.poll_fill(&mut self.io, cx)) {
+            Ok(0) | Err(_) => return Poll::Ready(Ok(false)),
+            Ok(_) => self.heard_at = Instant::now(),
+        }
+        self.pinged = None;
+        self.handle()?;
+        Poll::Ready(Ok(true))
+    }
+
+    fn handle(&mut self) -> Result<(), Code> {
+        if !self.greeted {
+            let data = self.input.data();
+            let due = PREFACE.len().min(data.len());
+            if data.get(..due) != PREFACE.get(..due) {
+                return Err(Code::Protocol);
+            }
+            if due < PREFACE.len() {
+                return Ok(());
+            }
+            self.input.consume(due);
+            self.greeted = true;
+        }
+        let taken = self.core.borrow_mut().receive(self.input.data())?;
+        self.input.consume(taken);
+        Ok(())
+    }
+
+    fn poll_write(&mut self, cx: &mut Task<'_>) -> Poll<io::Result<()>> {
+        let mut guard = self.core.borrow_mut();
+        let core = &mut *guard;
+        if core.written == core.out.len() {
+            return Poll::Ready(Ok(()));
+        }
+        while let Some(rest) = core.out.get(core.written..).filter(|rest| !rest.is_empty()) {
+            match Pin::new(&mut self.io).poll_write(cx, rest) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(count)) => core.written += count,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    if core.written >= OUT_BYTES_MAX {
+                        core.out.drain(..core.written);
+                        core.written = 0;
+                    }
+                    core.unblock();
+                    return Poll::Pending;
+                }
+            }
+            self.wrote_at = Instant::now();
+        }
+        core.out.clear();
+        core.written = 0;
+        if core.is_idle() {
+            core.out.shrink_to(OUT_BYTES_KEPT);
+        }
+        core.unblock();
+        drop(guard);
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_deadlines(&mut self, cx: &mut Task<'_>) -> Poll<Ended> {
+        loop {
+            let (due, what) = self.deadline();
+            ready!(self.timer.poll(cx, due));
+            let mut core = self.core.borrow_mut();
+            match what {
+                Due::Goodbye => {
+                    core.leave();
+                    drop(core);
+                    let _ = ready!(self.poll_write(cx));
+                    ready!(Pin::new(&mut self.io).poll_shutdown(cx)).unwrap_or_default();
+                    return Poll::Ready(Ended::Orderly);
+                }
+                Due::Ping => {
+                    core.ask_for_pong();
+                    drop(core);
+                    self.pinged = Some(Instant::now());
+                    if let Poll::Ready(Err(_)) = self.poll_write(cx) {
+                        return Poll::Ready(Ended::Gone);
+                    }
+                }
+                Due::GiveUp => return Poll::Ready(Ended::Gone),
+            }
         }
     }
 
-    /// Everything was passed on.
-    fn complete(&mut self) {
-        let Some(mut report) = self.report.take() else { return };
-        report.complete = true;
-        if let Source::One(leg) = std::mem::replace(&mut self.source, Source::Own(None)) {
-            report.received = leg.received;
-            if let (Some(endpoint), Some(io)) = (report.endpoint.clone(), leg.into_reusable()) {
-                report.context.pools.put(endpoint, io);
-            }
+    fn deadline(&mut self) -> (Instant, Due) {
+        let core = self.core.borrow();
+        let after = |at: Instant, wait: Duration| at.checked_add(wait).unwrap_or(at + Duration::from_secs(86_400));
+        // A body's frames may take their time: streams have their own clocks.
+        if core.in_block() || (core.is_idle() && !self.input.is_empty()) {
+            let since = *self.partial_since.get_or_insert_with(Instant::now);
+            return (after(since, self.settings.head_timeout), Due::GiveUp);
         }
+        self.partial_since = None;
+        if core.is_idle() {
+            let since = *self.idle_since.get_or_insert_with(Instant::now);
+            let wait = if core.is_leaving() { PING_TIMEOUT } else { self.settings.idle_timeout };
+            return (after(since, wait), Due::Goodbye);
+        }
+        self.idle_since = None;
+        if core.written < core.out.len() {
+            return (after(self.wrote_at, self.settings.body_timeout), Due::GiveUp);
+        }
+        match self.pinged {
+            Some(at) => (after(at, PING_TIMEOUT), Due::GiveUp),
+            None => (after(self.heard_at, PING_INTERVAL), Due::Ping),
+        }
+    }
+
+    /// Writes what is left, ends our side and reads the client's rest away.
+    async fn linger(&mut self) {
+        let due = Instant::now() + LINGER;
+        self.input.consume(usize::MAX);
+        let (mut shut, mut left) = (false, LINGER_BYTES_MAX);
+        poll_fn(|cx| {
+            if !shut && self.poll_write(cx).is_ready() {
+                shut = Pin::new(&mut self.io).poll_shutdown(cx).is_ready();
+            }
+            while let Poll::Ready(read) = self.input.poll_fill(&mut self.io, cx) {
+                let count = read.unwrap_or(0);
+                self.input.consume(count);
+                left = left.saturating_sub(count);
+                if count == 0 || left == 0 {
+                    return Poll::Ready(());
+                }
+            }
+            self.timer.poll(cx, due)
+        })
+        .await;
     }
 }
 
-impl<T: Traffic> Drop for Download<T> {
-    fn drop(&mut self) {
-        // A body whose end is known beforehand isn't polled to its end.
-        if self.is_end_stream() {
-            self.complete();
-        }
-    }
-}
-
-impl<T: Traffic> Body for Download<T> {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Task<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        let this = &mut *self;
-        match std::task::ready!(this.poll_source(cx)) {
-            None => {
-                this.complete();
-                Poll::Ready(None)
-            }
-            Some(Ok(frame)) => {
-                if let Some(report) = &mut this.report {
-                    report.sent += frame.data_ref().map_or(0, Bytes::len) as u64;
-                }
-                if frame.is_trailers() {
-                    this.complete();
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Some(Err(error)) => {
-                if let Some(mut report) = this.report.take() {
-                    report.failed(&error);
-                }
-                Poll::Ready(Some(Err(io::Error::other(error))))
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.source {
-            Source::Own(body) => body.as_ref().is_none_or(Bytes::is_empty),
-            Source::One(leg) => leg.is_end(),
-            Source::Two(body) => body.is_end_stream(),
-        }
-    }
+enum Due {
+    Goodbye,
+    Ping,
+    GiveUp,
 }

@@ -3,6 +3,7 @@
 mod body;
 mod edge;
 mod failure;
+mod frames;
 mod plain;
 mod sockets;
 mod two;

@@ -137,7 +137,7 @@ async fn one_to_two_is_bridged() {
         let head = head(&mut bench.client).await;
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
         assert!(head.contains("x-seen: POST http://a.example/p?q HTTP/2.0\r\n"), "{head}");
-        expect(&mut bench.client, "4\r\nping\r\n0\r\n\r\n").await;
+        expect(&mut bench.client, "4\r\nping\r\n0\r\ngrpc-status: 0\r\n\r\n").await;
     }
 }
 

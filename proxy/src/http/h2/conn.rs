@@ -1,0 +1,460 @@
+//! The state of a client's HTTP/2 connection: what its frames do to streams, windows and budgets, and the bytes that go
+//! back (RFC 9113). Without I/O: bytes come in through `receive`, and leave from `out`. Must not know requests' way on.
+
+mod send;
+
+use super::budget::Budget;
+use super::frame::{self, Code, FrameHead};
+use super::hpack;
+use super::request::Builder;
+use super::stream::Stream;
+use super::{CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, OUT_BYTES_MAX, STREAM_WINDOW_BYTES};
+use crate::http::head::HEAD_BYTES_MAX;
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::task::{Context, Waker};
+
+/// CONTINUATION frames of one header block.
+const CONTINUATIONS_MAX: u32 = 16;
+/// Streams that we ended while the client may still be sending.
+const RECENT_MAX: usize = 128;
+const WINDOW_MAX: i64 = 0x7fff_ffff;
+/// Marks the ping whose answer shows that the client knows we are leaving.
+const GOODBYE: [u8; 8] = *b"goodbye!";
+const STREAM_ID_MAX: u32 = 0x7fff_ffff;
+
+/// The connection is to end with this code.
+pub(super) type Broken = Code;
+
+pub(super) type Shared = Rc<RefCell<Stream>>;
+
+/// A header block whose end hasn't come.
+struct Block {
+    stream: u32,
+    ended: bool,
+    bytes: Vec<u8>,
+    continuations: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leaving {
+    No,
+    /// Streams that come are still served.
+    Told,
+    Final,
+}
+
+pub(super) struct Core {
+    /// Frames to be written.
+    pub(super) out: Vec<u8>,
+    pub(super) written: usize,
+    /// Woken when there is something to write.
+    waker: Option<Waker>,
+    /// Streams that wait for the connection's window or for room in `out`.
+    blocked: Vec<Waker>,
+    streams: HashMap<u32, Shared>,
+    /// Streams to be served; the owner takes them.
+    pub(super) opened: Vec<Shared>,
+    recent: VecDeque<u32>,
+    last: u32,
+    streams_max: usize,
+    send_window: i64,
+    recv_window: i64,
+    /// Received, used, and not yet given back to the client.
+    used: u32,
+    initial_window: i64,
+    pub(super) frame_max: usize,
+    decoder: hpack::Decoder,
+    builder: Builder,
+    block: Option<Block>,
+    greeted: bool,
+    leaving: Leaving,
+    pub(super) pong: bool,
+    budget: Budget,
+}
+
+impl Core {
+    pub(super) fn new(streams_max: u32) -> Self {
+        let mut out = Vec::new();
+        frame::push_settings(
+            &mut out,
+            &[
+                (frame::SET_STREAMS_MAX, streams_max),
+                (frame::SET_INITIAL_WINDOW, STREAM_WINDOW_BYTES),
+                (frame::SET_HEADER_LIST_MAX, HEAD_BYTES_MAX as u32),
+            ],
+        );
+        frame::push_window(&mut out, 0, CONNECTION_WINDOW_BYTES - 65_535);
+        Self {
+            out,
+            written: 0,
+            waker: None,
+            blocked: Vec::new(),
+            streams: HashMap::new(),
+            opened: Vec::new(),
+            recent: VecDeque::new(),
+            last: 0,
+            streams_max: streams_max as usize,
+            send_window: 65_535,
+            recv_window: i64::from(CONNECTION_WINDOW_BYTES),
+            used: 0,
+            initial_window: 65_535,
+            frame_max: FRAME_BYTES_MAX,
+            decoder: hpack::Decoder::new(),
+            builder: Builder::default(),
+            block: None,
+            greeted: false,
+            leaving: Leaving::No,
+            pong: false,
+            budget: Budget::new(),
+        }
+    }
+
+    /// Handles all whole frames at the start of `bytes`: how many bytes they were.
+    pub(super) fn receive(&mut self, bytes: &[u8]) -> Result<usize, Broken> {
+        let mut at = 0;
+        while let Some(rest) = bytes.get(at..)
+            && self.out.len() - self.written < OUT_BYTES_MAX * 2
+            && let Some(head) = FrameHead::read(rest)
+        {
+            if head.len > FRAME_BYTES_MAX {
+                return Err(Code::FrameSize);
+            }
+            let Some(payload) = rest.get(frame::HEAD_BYTES..frame::HEAD_BYTES + head.len) else { break };
+            self.frame(head, payload)?;
+            at += frame::HEAD_BYTES + head.len;
+        }
+        Ok(at)
+    }
+
+    fn frame(&mut self, head: FrameHead, payload: &[u8]) -> Result<(), Broken> {
+        if !self.greeted && (head.kind != frame::SETTINGS || head.is(frame::ACK)) {
+            return Err(Code::Protocol);
+        }
+        if let Some(block) = &self.block
+            && (head.kind != frame::CONTINUATION || head.stream != block.stream)
+        {
+            return Err(Code::Protocol);
+        }
+        match head.kind {
+            frame::DATA => self.data(head, payload),
+            frame::HEADERS => self.headers(head, payload),
+            frame::CONTINUATION => self.continuation(head, payload),
+            frame::RST_STREAM => self.reset_by_client(head, payload),
+            frame::SETTINGS => self.settings(head, payload),
+            frame::PING => self.ping(head, payload),
+            frame::WINDOW_UPDATE => self.window_update(head, payload),
+            frame::PRIORITY => self.priority(head, payload),
+            frame::GOAWAY if head.stream != 0 => Err(Code::Protocol),
+            frame::GOAWAY if head.len < 8 => Err(Code::FrameSize),
+            frame::PUSH_PROMISE => Err(Code::Protocol),
+            // The client won't open streams any more; it ends the connection when it likes. Unknown ones are skipped.
+            _ => self.budget.noise(),
+        }
+    }
+
+    fn data(&mut self, head: FrameHead, payload: &[u8]) -> Result<(), Broken> {
+        let data = frame::unpadded(head, payload).ok_or(Code::Protocol)?;
+        if head.stream == 0 || head.stream > self.last {
+            return Err(Code::Protocol);
+        }
+        let size = head.len as i64;
+        self.recv_window -= size;
+        if self.recv_window < 0 {
+            return Err(Code::FlowControl);
+        }
+        let ended = head.is(frame::END_STREAM);
+        if data.is_empty() && !ended {
+            self.budget.noise()?;
+        }
+        let stream = self.streams.get(&head.stream).cloned();
+        let Some(stream) = stream.filter(|stream| !stream.borrow().is_deaf()) else {
+            self.give_back(head.len as u32);
+            return self.unexpected(head.stream);
+        };
+        let mut stream = stream.borrow_mut();
+        if stream.client_ended {
+            drop(stream);
+            self.give_back(head.len as u32);
+            return self.fail(head.stream, Code::StreamClosed);
+        }
+        stream.recv_window -= size;
+        if stream.recv_window < 0 {
+            drop(stream);
+            self.give_back(head.len as u32);
+            return self.fail(head.stream, Code::FlowControl);
+        }
+        let fits = stream.take_data(data, ended);
+        // Padding is used as soon as it is here.
+        let padding = (head.len - data.len()) as u32;
+        stream.used += padding;
+        drop(stream);
+        self.give_back(padding);
+        if fits { Ok(()) } else { self.fail(head.stream, Code::Protocol) }
+    }
+
+    fn headers(&mut self, head: FrameHead, payload: &[u8]) -> Result<(), Broken> {
+        let mut block = frame::unpadded(head, payload).ok_or(Code::Protocol)?;
+        if head.stream.is_multiple_of(2) {
+            return Err(Code::Protocol);
+        }
+        if head.is(frame::WITH_PRIORITY) {
+            let (priority, rest) = block.split_at_checked(5).ok_or(Code::FrameSize)?;
+            if frame::number(priority).is_some_and(|on| on & STREAM_ID_MAX == head.stream) {
+                return Err(Code::Protocol);
+            }
+            block = rest;
+        }
+        let ended = head.is(frame::END_STREAM);
+        if head.is(frame::END_HEADERS) {
+            return self.whole_block(head.stream, ended, block);
+        }
+        self.block = Some(Block { stream: head.stream, ended, bytes: block.to_vec(), continuations: 0 });
+        Ok(())
+    }
+
+    fn continuation(&mut self, head: FrameHead, payload: &[u8]) -> Result<(), Broken> {
+        let mut block = self.block.take().ok_or(Code::Protocol)?;
+        block.continuations += 1;
+        if block.continuations > CONTINUATIONS_MAX || block.bytes.len() + payload.len() > HEAD_BYTES_MAX {
+            return Err(Code::EnhanceYourCalm);
+        }
+        block.bytes.extend_from_slice(payload);
+        if head.is(frame::END_HEADERS) {
+            return self.whole_block(block.stream, block.ended, &block.bytes);
+        }
+        self.block = Some(block);
+        Ok(())
+    }
+
+    /// Whether a header block's end is waited for.
+    pub(super) fn in_block(&self) -> bool {
+        self.block.is_some()
+    }
+
+    /// Decodes in any case: the table's state depends on it.
+    fn whole_block(&mut self, id: u32, ended: bool, block: &[u8]) -> Result<(), Broken> {
+        let new = id > self.last;
+        self.builder.start(!new);
+        let builder = &mut self.builder;
+        self.decoder.decode(block, |name, value| builder.field(name, value)).map_err(|_| Code::Compression)?;
+        if !new {
+            return self.trailers(id, ended);
+        }
+        if self.leaving == Leaving::Final {
+            return Ok(());
+        }
+        self.last = id;
+        if self.streams.len() >= self.streams_max {
+            return self.fail(id, Code::RefusedStream);
+        }
+        let Ok(request) = self.builder.request(ended) else { return self.fail(id, Code::Protocol) };
+        let windows = (self.initial_window, i64::from(STREAM_WINDOW_BYTES));
+        let stream = Rc::new(RefCell::new(Stream::new(id, request, ended, windows)));
+        self.streams.insert(id, Rc::clone(&stream));
+        self.opened.push(stream);
+        Ok(())
+    }
+
+    fn trailers(&mut self, id: u32, ended: bool) -> Result<(), Broken> {
+        let Some(stream) = self.streams.get(&id).cloned().filter(|stream| !stream.borrow().is_deaf()) else {
+            let known = self.recent.contains(&id) || self.streams.contains_key(&id);
+            return if known { self.budget.noise() } else { Err(Code::StreamClosed) };
+        };
+        let mut stream = stream.borrow_mut();
+        if stream.client_ended {
+            drop(stream);
+            return self.fail(id, Code::StreamClosed);
+        }
+        let fits = ended && self.builder.trailer_section().is_ok_and(|section| stream.take_trailers(section));
+        drop(stream);
+        if fits { Ok(()) } else { self.fail(id, Code::Protocol) }
+    }
+
+    /// A frame on a stream that is over.
+    fn unexpected(&mut self, id: u32) -> Result<(), Broken> {
+        if self.recent.contains(&id) || self.streams.contains_key(&id) {
+            return self.budget.noise();
+        }
+        self.fail(id, Code::StreamClosed)
+    }
+
+    /// Ends a stream for what the client did with it.
+    fn fail(&mut self, id: u32, code: Code) -> Result<(), Broken> {
+        self.budget.cancelled()?;
+        frame::push_reset(&mut self.out, id, code);
+        self.remember(id);
+        if let Some(stream) = self.streams.get(&id) {
+            stream.borrow_mut().abort();
+        }
+        Ok(())
+    }
+
+    fn remember(&mut self, id: u32) {
+        if self.recent.len() == RECENT_MAX {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(id);
+    }
+
+    fn reset_by_client(&mut self, head: FrameHead, payload: &[u8]) -> Result<(), Broken> {
+        if payload.len() != 4 {
+            return Err(Code::FrameSize);
+        }
+        if head.stream == 0 || head.stream > self.last {
+            return Err(Code::Protocol);
+        }
+        let Some(stream) = self.streams.get(&head.stream) else { return self.budget.noise() };
+        let mut stream = stream.borrow_mut();
+        let early = !stream.answered;
+        stream.abort();
+        drop(stream);
+        if early { self.budget.cancelled() } else { self.budget.noise() }
+    }
+
+    fn settings(&mut self, head: FrameHead, payload: &[u8]) -> Result<(), Broken> {
+        if head.stream != 0 {
+            return Err(Code::Protocol);
+        }
+        let (pairs, rest) = payload.as_chunks::<6>();
+        if !rest.is_empty() || (head.is(frame::ACK) && !payload.is_empty()) {
+            return Err(Code::FrameSize);
+        }
+        self.greeted = true;
+        if head.is(frame::ACK) {
+            return self.budget.noise();
+        }
+        for [k0, k1, value @ ..] in pairs {
+            self.setting(u16::from_be_bytes([*k0, *k1]), u32::from_be_bytes(*value))?;
+        }
+        frame::push(&mut self.out, (frame::SETTINGS, frame::ACK, 0), &[]);
+        self.budget.noise()
+    }
+
+    fn setting(&mut self, key: u16, value: u32) -> Result<(), Broken> {
+        match key {
+            frame::SET_PUSH if value > 1 => return Err(Code::Protocol),
+            frame::SET_FRAME_MAX if !(16_384..=0xff_ffff).contains(&value) => return Err(Code::Protocol),
+            frame::SET_INITIAL_WINDOW if i64::from(value) > WINDOW_MAX => return Err(Code::FlowControl),
+            // Larger ones would only let one stream hold up others.
+            frame::SET_FRAME_MAX => self.frame_max = (value as usize).min(FRAME_BYTES_MAX),
+            frame::SET_INITIAL_WINDOW => {
+                let change = i64::from(value) - self.initial_window;
+                self.initial_window = i64::from(value);
+                for stream in self.streams.values() {
+                    stream.borrow_mut().widen(change, WINDOW_MAX).ok_or(Code::FlowControl)?;
+                }
+            }
+            // A table for our encoder, which has none; streams of ours, which open none; unknown ones.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn ping(&mut self, head: FrameHead, payload: &[u8]) -> Result<(), Broken> {
+        if head.stream != 0 {
+            return Err(Code::Protocol);
+        }
+        if payload.len() != 8 {
+            return Err(Code::FrameSize);
+        }
+        if !head.is(frame::ACK) {
+            frame::push(&mut self.out, (frame::PING, frame::ACK, 0), payload);
+        } else if payload == GOODBYE {
+            self.leave();
+        } else {
+            self.pong = true;
+        }
+        self.budget.noise()
+    }
+
+    fn window_update(&mut self, head: FrameHead, payload: &[u8]) -> Result<(), Broken> {
+        if payload.len() != 4 {
+            return Err(Code::FrameSize);
+        }
+        let more = i64::from(frame::number(payload).unwrap_or(0) & STREAM_ID_MAX);
+        if head.stream == 0 {
+            self.send_window += more;
+            self.unblock();
+            return match (more, self.send_window) {
+                (0, _) => Err(Code::Protocol),
+                (_, window) if window > WINDOW_MAX => Err(Code::FlowControl),
+                _ => Ok(()),
+            };
+        }
+        if head.stream > self.last {
+            return Err(Code::Protocol);
+        }
+        let Some(stream) = self.streams.get(&head.stream) else { return self.budget.noise() };
+        if more == 0 {
+            return self.fail(head.stream, Code::Protocol);
+        }
+        let widened = stream.borrow_mut().widen(more, WINDOW_MAX);
+        if widened.is_some() { Ok(()) } else { self.fail(head.stream, Code::FlowControl) }
+    }
+
+    fn priority(&mut self, head: FrameHead, payload: &[u8]) -> Result<(), Broken> {
+        if head.stream == 0 {
+            return Err(Code::Protocol);
+        }
+        if payload.len() != 5 {
+            return Err(Code::FrameSize);
+        }
+        if frame::number(payload).is_some_and(|on| on & STREAM_ID_MAX == head.stream) {
+            return Err(Code::Protocol);
+        }
+        self.budget.noise()
+    }
+
+    /// Says goodbye: at first without refusing streams that are on their way.
+    pub(super) fn tell_leaving(&mut self) {
+        if self.leaving == Leaving::No {
+            self.leaving = Leaving::Told;
+            frame::push_goaway(&mut self.out, STREAM_ID_MAX, Code::NoError);
+            frame::push(&mut self.out, (frame::PING, 0, 0), &GOODBYE);
+        }
+    }
+
+    /// Serves no stream that comes from now on.
+    pub(super) fn leave(&mut self) {
+        if self.leaving != Leaving::Final {
+            self.leaving = Leaving::Final;
+            frame::push_goaway(&mut self.out, self.last, Code::NoError);
+        }
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving != Leaving::No
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.leaving == Leaving::Final && self.streams.is_empty()
+    }
+
+    pub(super) fn break_off(&mut self, code: Code) {
+        frame::push_goaway(&mut self.out, self.last, code);
+        self.abort();
+    }
+
+    /// The connection is gone: so are its streams.
+    pub(super) fn abort(&mut self) {
+        for stream in self.streams.values() {
+            stream.borrow_mut().abort();
+        }
+        self.unblock();
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.streams.is_empty()
+    }
+
+    pub(super) fn ask_for_pong(&mut self) {
+        self.pong = false;
+        frame::push(&mut self.out, (frame::PING, 0, 0), &[0; 8]);
+    }
+
+    pub(super) fn listen(&mut self, cx: &Context<'_>) {
+        self.waker = Some(cx.waker().clone());
+    }
+}

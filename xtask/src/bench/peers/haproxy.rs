@@ -1,0 +1,66 @@
+//! HAProxy's slot: one thread, no log. Knows HAProxy's configuration and nothing of a load.
+
+use super::Ports;
+use crate::bench::certs::Certificates;
+use std::fmt::Write;
+
+const HEAD: &str = "  log /dev/null local0\n  ssl-server-verify none\n  tune.ssl.default-dh-param 2048\n\
+     defaults\n  timeout connect 5s\n  timeout client 300s\n  timeout server 300s\n";
+
+fn head(connections: usize) -> String {
+    format!("global\n  nbthread 1\n  maxconn {connections}\n{HEAD}")
+}
+
+pub(crate) fn tcp(pairs: &[(u16, u16)]) -> String {
+    let splice = "option splice-auto";
+    let mut text = head(4000);
+    for (port, backend) in pairs {
+        let _ok = write!(
+            text,
+            "frontend f{port}\n  mode tcp\n  bind 127.0.0.1:{port}\n  {splice}\n  default_backend b{port}\n\
+             backend b{port}\n  mode tcp\n  {splice}\n  server s 127.0.0.1:{backend}\n"
+        );
+    }
+    text
+}
+
+/// `map` is the file that `sni_map` fills.
+pub(crate) fn sni(port: u16, backend: u16, names: usize, map: &str) -> String {
+    let mut text = head(9000);
+    let _ok = write!(
+        text,
+        "frontend f\n  mode tcp\n  bind 127.0.0.1:{port}\n  tcp-request inspect-delay 5s\n\
+         \x20 tcp-request content accept if {{ req.ssl_hello_type 1 }}\n\
+         \x20 use_backend %[req.ssl_sni,lower,map({map})]\n"
+    );
+    for name in 0..names {
+        let _ok = write!(text, "backend b{name}\n  mode tcp\n  server s 127.0.0.1:{backend}\n");
+    }
+    text
+}
+
+pub(crate) fn sni_map(names: usize) -> String {
+    (0..names).map(|name| format!("h{name}.mesh b{name}\n")).collect()
+}
+
+pub(crate) fn http(ports: Ports, backend: u16, certificates: &Certificates, map: &str) -> String {
+    let mut text = head(9_000);
+    let pem = certificates.file("web.pem");
+    let _ok = write!(
+        text,
+        "frontend one\n  mode http\n  bind 127.0.0.1:{}\n  bind 127.0.0.1:{}\n\
+         \x20 bind 127.0.0.1:{} ssl crt {pem} alpn h2,http/1.1 ssl-min-ver TLSv1.2\n  default_backend b\n\
+         backend b\n  mode http\n  http-reuse always\n  server s 127.0.0.1:{backend}\n\
+         frontend many\n  mode http\n  bind 127.0.0.1:{}\n  use_backend %[base,map_beg({map})]\n",
+        ports.http, ports.http2, ports.tls, ports.routes
+    );
+    for host in 0..super::HOSTS {
+        let _ok = write!(text, "backend b{host}\n  mode http\n  http-reuse always\n  server s 127.0.0.1:{backend}\n");
+    }
+    text
+}
+
+pub(crate) fn http_map() -> String {
+    let line = |host: usize| (0..super::PREFIXES).map(move |prefix| format!("h{host}.mesh/p{prefix} b{host}\n"));
+    (0..super::HOSTS).flat_map(line).collect()
+}
