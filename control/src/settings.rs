@@ -265,9 +265,12 @@ pub const KEYS: &[Key] = &[
         let wanted = all.into_iter().find(|aaaa| aaaa.text() == v.to_ascii_lowercase());
         wanted.map(|aaaa| s.aaaa = aaaa).ok_or_else(|| format!("`{v}` is none of native, mapped, off"))
     }),
-    key!("dnsServer.upstreams", "WEIR_DNS_SERVER_UPSTREAMS", "[DOMAIN=]ADDRESS[:PORT], …: who knows a domain", |s, v| {
-        upstreams(v).map(|v| s.dns_upstreams = v)
-    }),
+    key!(
+        "dnsServer.upstreams",
+        "WEIR_DNS_SERVER_UPSTREAMS",
+        "[DOMAIN=]ADDRESS[:PORT], …: who knows a domain",
+        |s, v| { upstreams(v).map(|v| s.dns_upstreams = v) }
+    ),
     key!("apiServer.http.interface", "KUMA_API_SERVER_HTTP_INTERFACE", "address of the REST API", |s, v| {
         address(v).map(|v| s.api.set_ip(v))
     }),
@@ -335,7 +338,8 @@ fn text(v: &str) -> Result<String, String> {
 /// A list of the file, or with commas between.
 fn upstreams(v: &str) -> Result<Vec<DnsUpstream>, String> {
     let listed = serde_json::from_str::<Vec<String>>(v).ok();
-    let listed = listed.unwrap_or_else(|| v.split(',').filter(|rule| !rule.trim().is_empty()).map(str::to_owned).collect());
+    let listed =
+        listed.unwrap_or_else(|| v.split(',').filter(|rule| !rule.trim().is_empty()).map(str::to_owned).collect());
     if listed.len() > DNS_UPSTREAMS_MAX {
         return Err(format!("{} rules are more than {DNS_UPSTREAMS_MAX}", listed.len()));
     }

@@ -279,8 +279,11 @@ impl Asking<'_> {
 
     /// Repeats the query to those that haven't ended. False: there are none.
     fn again(&self) -> bool {
-        let open = self.tries.iter().filter(|t| t.hearing.is_some());
-        open.map(|t| t.socket.try_send(&t.query)).count() > 0
+        let mut open = self.tries.iter().filter(|t| t.hearing.is_some()).peekable();
+        let any = open.peek().is_some();
+        // What can't be sent now may be answered yet.
+        open.for_each(|t| drop(t.socket.try_send(&t.query)));
+        any
     }
 
     /// The answer, if there is one within `one_try` or before all have ended; with `more` servers to come, one that has
@@ -308,7 +311,9 @@ impl Asking<'_> {
                     match judge(&attempt.query, &reply) {
                         _ if self.whole && wire::is_truncated(&reply) => {}
                         Verdict::Final => return Poll::Ready(Some(reply)),
-                        _ => drop(self.second_best.get_or_insert(reply)),
+                        _ => {
+                            self.second_best.get_or_insert(reply);
+                        }
                     }
                 }
                 Err(error) => {

@@ -38,7 +38,7 @@ fn only_replies_to_the_query_are_believed() {
 #[tokio::test]
 async fn a_query_that_comes_back_to_us_is_not_relayed_again() {
     let resolver = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let config = crate::Config::default();
+    let config = Config::default();
     let rule = snapshot::DnsUpstream { domain: String::new(), server: resolver.local_addr().unwrap() };
     let resolvers = Resolvers::new(vec![rule], ("".into(), 53), vec![], &config.times);
     let (_publisher, reader) = snapshot::cell();

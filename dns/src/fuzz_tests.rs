@@ -2,8 +2,8 @@
 //! `WEIR_FUZZ_SECONDS=600 cargo test -p dns fuzz` goes on for so long and adds what behaved in a new way to the corpus.
 
 use crate::answer::ANSWER_BYTES_MAX;
-use crate::server::{Outcome, Rules, respond};
 use crate::forward::{Verdict, judge};
+use crate::server::{Outcome, Rules, respond};
 use crate::{resolv, tcp, wire};
 use bytes::BytesMut;
 use hickory_proto::op::Message;
@@ -130,7 +130,10 @@ fn fuzzed_questions_get_well_formed_replies_or_none() {
                 treated.extend([1, reply[2], reply[3], reply[7], reply[9], reply[11], read.answers.len() as u8]);
             } else {
                 treated.push(if outcome == Outcome::Relay { 2 } else { 3 });
-                assert!(message.len() < 12 || message[2] & 0x80 == 0 || outcome == Outcome::Silent, "a reply to a reply");
+                assert!(
+                    message.len() < 12 || message[2] & 0x80 == 0 || outcome == Outcome::Silent,
+                    "a reply to a reply"
+                );
             }
         }
         (treated, wire::question_type(message).map(|kind| kind.min(64)), message.len() / 64)

@@ -30,8 +30,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// Queries that wait for resolvers at the same time; the next is refused at once.
-pub const RELAYS_MAX: usize = 1024;
+/// Default of [`Config::relays_max`].
+const RELAYS_MAX: usize = 1024;
 /// Ports tried when any will do: UDP and TCP must get the same one.
 const PORT_TRIES: usize = 16;
 /// How often it is looked whether the first snapshot is there.
@@ -49,7 +49,7 @@ pub struct Config {
     pub upstreams: Vec<DnsUpstream>,
     /// Every AAAA question is answered NODATA, for machines without IPv6 whose programs don't notice.
     pub no_aaaa: bool,
-    /// See [`RELAYS_MAX`].
+    /// Queries that wait for resolvers at the same time; the next is refused at once.
     pub relays_max: usize,
     /// Names below it are SERVFAIL until the first snapshot is in force; after that the snapshot decides.
     pub domain: String,

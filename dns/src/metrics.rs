@@ -41,7 +41,8 @@ impl Histogram {
             let _ = writeln!(out, "{name}_bucket{labels} {total}");
         }
         let labels = whose.with("");
-        let _ = writeln!(out, "{name}_sum{labels} {}\n{name}_count{labels} {total}", seconds(self.sum_us.load(Relaxed)));
+        let _ =
+            writeln!(out, "{name}_sum{labels} {}\n{name}_count{labels} {total}", seconds(self.sum_us.load(Relaxed)));
     }
 }
 

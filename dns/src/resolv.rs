@@ -103,7 +103,9 @@ impl Resolvers {
             let due = plan.servers.iter().find(|server| silent.get(server).is_some_and(|at| *at <= now));
             plan.probe = due.copied();
             // One query probes, not all that begin before it knows more.
-            plan.probe.and_then(|server| silent.insert(server, now + self.silent_for));
+            if let Some(server) = plan.probe {
+                silent.insert(server, now + self.silent_for);
+            }
         }
         plan
     }

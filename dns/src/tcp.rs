@@ -72,10 +72,20 @@ async fn connection(core: &Arc<Core>, stream: TcpStream, client: SocketAddr) -> 
                     core.metrics.replied(bytes, Source::Local, start.elapsed());
                 }
                 Outcome::Silent => return Ok(()),
-                Outcome::Relay => {
-                    let core = core.clone();
-                    pending.spawn(async move { (server::relay(&core, &message, client, Transport::Tcp).await, start) });
-                }
+                Outcome::Relay => match core.forwarder.place() {
+                    Some(place) => {
+                        let core = core.clone();
+                        pending.spawn(async move {
+                            let _place = place;
+                            (server::relay(&core, &message, client, Transport::Tcp).await, start)
+                        });
+                    }
+                    None => {
+                        let bytes = server::refusal(&message, Why::Busy);
+                        write(&mut output, &bytes).await?;
+                        core.metrics.replied(&bytes, Source::Local, start.elapsed());
+                    }
+                },
             }
         }
         tokio::select! {

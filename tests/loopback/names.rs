@@ -46,16 +46,17 @@ fn a_name_never_resolves_before_there_is_a_way_to_it() {
     let mesh = Mesh::ready(Process::start("up", command));
     let server = mesh.dns.unwrap();
     assert_eq!(dns(server, "outside.example", 1).code, 3, "the control plane's upstream answers");
-    let tried = AtomicUsize::new(0);
+    let tried = &AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for n in 0..NAMES {
-            let hammer = || {
+            let hammer = move || {
                 loop {
                     tried.fetch_add(1, Ordering::Relaxed);
                     let answer = dns(server, &format!("late-{n}.mesh"), 1);
                     let Some((_, ip)) = answer.records.first() else { continue };
                     let address = SocketAddr::new(*ip, PORT);
-                    let mut connection = Connection::open(address).unwrap_or_else(|e| panic!("late-{n} at {address}: {e}"));
+                    let mut connection =
+                        Connection::open(address).unwrap_or_else(|e| panic!("late-{n} at {address}: {e}"));
                     return connection.get("late", "/").unwrap().body;
                 }
             };

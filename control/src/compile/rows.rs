@@ -6,8 +6,8 @@ use super::external::{self, Aside};
 use super::sni::{self, MESH, service};
 use super::world::{MeshIndex, World};
 use super::{Compiled, Problem, permissions};
-use crate::settings::Aaaa;
 use crate::resource::{Dataplane, Tags};
+use crate::settings::Aaaa;
 use snapshot::{
     Backend, Balance, DnsSettings, Endpoint, Forward, Handler, HostPattern, ListenerRow, Match, NameRow, Origin,
     PermissionRow, Protocol, ProxyKind, ProxyRow, RouteAction, RouteRow, ServiceRow, SniRow, Tables, Timeouts,

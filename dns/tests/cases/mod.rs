@@ -53,7 +53,7 @@ async fn k53_a_name_of_the_table_is_answered_with_its_ttl_and_nobody_else_is_ask
     let (upstream, asked) = nobody().await;
     let server = serve(names(&[("example.com", Some("240.0.0.1"), Some("::2"))], 123, 1), upstream).await;
     let v6 = "::2".parse::<std::net::Ipv6Addr>().unwrap().octets();
-    for (kind, data) in [(A, &[240, 0, 0, 1][..]), (AAAA, &v6)] {
+    for (kind, data) in [(A, &[240, 0, 0, 1][..]), (AAAA, &v6[..])] {
         let answer = ask(server.address, &typed("example.com", kind)).await;
         assert_eq!(summary(&answer), (0, 1, 0, true));
         assert!(answer.ends_with(&[&[0, 0, 0, 123, 0, data.len() as u8], data].concat()), "{answer:?}");
@@ -133,7 +133,8 @@ async fn n13_a_deleted_services_name_goes_upstream_from_the_next_snapshot_on() {
 
 #[tokio::test]
 async fn n14_tcp_gives_the_same_bytes_as_udp() {
-    let snapshot = names(&[("backend.mesh", Some("240.0.0.1"), None), ("both.mesh", Some("240.0.0.2"), Some("fd00::2"))], 60, 1);
+    let snapshot =
+        names(&[("backend.mesh", Some("240.0.0.1"), None), ("both.mesh", Some("240.0.0.2"), Some("fd00::2"))], 60, 1);
     let server = serve(snapshot, resolver(|query| vec![reply(query, 3)]).await).await;
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     for name in ["backend.mesh", "Both.Mesh", "2.0.0.240.in-addr.arpa"] {

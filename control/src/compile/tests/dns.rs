@@ -29,8 +29,7 @@ fn names() -> BTreeMap<String, MeshNames> {
         tags: tags(&format!("service={service}")),
         origin: Origin::default(),
     };
-    let outbounds =
-        vec![outbound("backend_test-ns_svc_8080", row(ROWS[0])), outbound("httpbin", row(ROWS[2]))];
+    let outbounds = vec![outbound("backend_test-ns_svc_8080", row(ROWS[0])), outbound("httpbin", row(ROWS[2]))];
     BTreeMap::from([("default".to_owned(), MeshNames { names: ROWS.map(row).into(), outbounds })])
 }
 
