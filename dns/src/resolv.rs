@@ -86,7 +86,10 @@ impl Resolvers {
         times: &super::Times,
     ) -> Self {
         let (check_every, settle, silent_for) = (times.resolv_conf_check, times.resolv_conf_settle, times.silent);
-        Self { rules, file, check_every, settle, silent_for, own, state: Mutex::default() }
+        let resolvers = Self { rules, file, check_every, settle, silent_for, own, state: Mutex::default() };
+        // Before anybody can ask: a file that is rewritten later has something to fall back on.
+        resolvers.conf(&mut resolvers.lock(), Instant::now());
+        resolvers
     }
 
     /// Whom to ask about `name` (`None`: the message is about no name). `mesh`: the control plane's rules.
@@ -135,7 +138,8 @@ impl Resolvers {
     }
 
     fn conf(&self, state: &mut State, now: Instant) -> Plan {
-        if state.checked.is_none_or(|at| now.saturating_duration_since(at) >= self.check_every) {
+        let is_due = |at| now.saturating_duration_since(at) >= self.check_every;
+        if state.conf.servers.is_empty() || state.checked.is_none_or(is_due) {
             let first = state.checked.replace(now).is_none();
             self.refresh(state, first, now);
         }

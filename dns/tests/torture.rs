@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const LOOKUPS: u16 = 60;
 const CLIENTS: u8 = 8;
 /// Longer than one try: the answer comes when others have been asked as well.
-const SLOW: Duration = Duration::from_millis(400);
+const SLOW: Duration = Duration::from_millis(600);
 const TOO_LONG: usize = 400;
 
 /// What is wrong with a resolver.
@@ -123,10 +123,11 @@ async fn start(resolv_conf: &Path, port: u16) -> SocketAddr {
     let snapshot = Snapshot::build(Tables::default(), Generation { epoch: 1, sequence: 1 }).unwrap();
     publisher.publish(Arc::new(snapshot)).unwrap();
     let times = Times {
-        one_try: Duration::from_millis(250),
+        one_try: Duration::from_millis(500),
         one_try_tcp: Duration::from_secs(1),
         resolv_conf_check: Duration::ZERO,
-        resolv_conf_settle: Duration::from_millis(200),
+        // Longer than the writer may be kept from its next write.
+        resolv_conf_settle: PATIENCE,
         silent: Duration::from_millis(500),
         ..Times::default()
     };
