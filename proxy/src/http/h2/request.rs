@@ -101,7 +101,7 @@ impl Builder {
             Known::Host if !self.trailers => return self.host(value),
             // HTTP/2 may send it in pieces; HTTP/1 allows one field only (RFC 9113 §8.2.3).
             Known::Other if name == b"cookie" => {
-                if !self.cookie.is_empty() {
+                if !self.cookie.is_empty() && !value.is_empty() {
                     self.cookie.extend_from_slice(b"; ");
                 }
                 self.cookie.extend_from_slice(value);
