@@ -30,7 +30,8 @@ fn get(more: &[(&'static str, &'static str)]) -> Vec<(&'static [u8], &'static [u
 
 #[test]
 fn a_header_block_reads_as_an_http_1_head() {
-    let request = built(&get(&[("cookie", "a=1"), ("accept", "*/*"), ("cookie", ""), ("cookie", "b=2")]), true).unwrap();
+    let request =
+        built(&get(&[("cookie", "a=1"), ("accept", "*/*"), ("cookie", ""), ("cookie", "b=2")]), true).unwrap();
     assert_eq!(text(&request), "GET /p?q HTTP/1.1\r\nhost: a.example\r\naccept: */*\r\ncookie: a=1; b=2\r\n\r\n");
     let request = built(&get(&[("content-length", "007"), ("content-length", "7")]), false).unwrap();
     assert_eq!(text(&request), "GET /p?q HTTP/1.1\r\nhost: a.example\r\ncontent-length: 7\r\n\r\n");
