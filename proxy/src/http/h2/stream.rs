@@ -76,8 +76,7 @@ impl Stream {
         builder.request(ended, &mut self.request)?;
         self.id = id;
         self.chunked = !ended && self.request.length.is_none();
-        self.left = self.request.length;
-        self.client_ended = ended;
+        (self.left, self.client_ended) = (self.request.length, ended);
         (self.send_window, self.recv_window, self.used) = (send_window, recv_window, 0);
         (self.aborted, self.answered, self.ended) = (false, false, false);
         self.stage = Stage::Open;
@@ -88,13 +87,10 @@ impl Stream {
     /// Its exchange is over: nothing of it may reach the next one.
     fn close(&mut self) {
         self.request.clear();
-        self.head_read = 0;
         self.body.clear();
         self.body.shrink_to(BODY_BYTES_KEPT);
-        self.body_read = 0;
         self.tail = Vec::new();
-        self.tail_read = 0;
-        self.wanted = 0;
+        (self.head_read, self.body_read, self.tail_read, self.wanted) = (0, 0, 0, 0);
         (self.reader, self.writer) = (None, None);
         self.stage = Stage::Waiting;
     }
