@@ -63,7 +63,11 @@ pub(super) fn refuse_while_pending() -> Result<(), InstallError> {
 
 /// Tells the process that waits that all is well.
 pub(super) fn keep() -> Result<(), InstallError> {
-    let none = |_| InstallError::machine("no installation waits for confirmation: nothing was installed with --confirm, or its time is over");
+    let none = |_| {
+        InstallError::machine(
+            "no installation waits for confirmation: nothing was installed with --confirm, or its time is over",
+        )
+    };
     let mut stream = UnixStream::connect_addr(&address()?).map_err(none)?;
     let mut answer = String::new();
     let asked = stream.write_all(KEEP).and_then(|()| stream.read_to_string(&mut answer));
@@ -82,7 +86,9 @@ pub(super) struct Armed {
 
 /// Before the rules change: without somebody to undo them they don't.
 pub(super) fn arm(Wait(wait): Wait) -> Result<Armed, InstallError> {
-    let failed = |error: io::Error| InstallError::machine(format!("cannot start the process that rolls back: {error}; nothing was changed"));
+    let failed = |error: io::Error| {
+        InstallError::machine(format!("cannot start the process that rolls back: {error}; nothing was changed"))
+    };
     let program = std::env::current_exe().map_err(failed)?;
     let seconds = format!("{}s", wait.as_secs());
     let mut child = Command::new(program)
@@ -118,12 +124,15 @@ impl Armed {
         }
         let prompt = format!(
             "Transparent proxy set up for {seconds} s. See from elsewhere that you still get in; then press Enter to keep it, \
-             or run {command} there: "
+             or run {command} there.\n"
         );
         say(&mut io::stderr(), &prompt);
         while let Some(left) = self.deadline.checked_duration_since(Instant::now()) {
             let stdin = io::stdin();
-            let mut ready = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN), PollFd::new(self.says.get_ref().as_fd(), PollFlags::POLLIN)];
+            let mut ready = [
+                PollFd::new(stdin.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.says.get_ref().as_fd(), PollFlags::POLLIN),
+            ];
             let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
             let polled = poll(&mut ready, timeout);
             let [entered, said] = ready.map(|fd| fd.any().unwrap_or(false));
@@ -145,10 +154,8 @@ impl Armed {
                 say(&mut io::stdout(), "Transparent proxy kept\n");
                 Ok(())
             }
-            Some(ROLLED_BACK) => {
-                Err(InstallError::machine("\nnot confirmed in time: the machine is as it was before"))
-            }
-            other => Err(InstallError::machine(format!("\nrolling back: {}", other.unwrap_or("the process ended")))),
+            Some(ROLLED_BACK) => Err(InstallError::machine("not confirmed in time: the machine is as it was before")),
+            other => Err(InstallError::machine(format!("rolling back: {}", other.unwrap_or("the process ended")))),
         }
     }
 }

@@ -11,6 +11,8 @@ mod settings;
 #[cfg(test)]
 mod tests;
 mod walk;
+#[cfg(test)]
+mod walk_tests;
 
 use std::fmt;
 use std::io::{self, Write};
@@ -191,10 +193,14 @@ fn install(plan: &Plan, source: &Source, verbose: bool) -> Result<(), InstallErr
         say(&mut io::stdout(), &text);
     }
     tool("nft", &["-f", "-"], &text)?;
-    if source.needed && !source.present
+    if source.needed
+        && !source.present
         && let Err(error) = tool("ip", &["-6", "addr", "add", PROXY_SOURCE_V6, "dev", "lo"], "")
     {
-        say(&mut io::stderr(), &format!("# [WARNING] applications get no IPv6 connections from their proxy: {error}\n"));
+        say(
+            &mut io::stderr(),
+            &format!("# [WARNING] applications get no IPv6 connections from their proxy: {error}\n"),
+        );
     }
     Ok(())
 }
@@ -303,4 +309,3 @@ fn say(to: &mut impl Write, text: &str) {
     let _ = to.write_all(text.as_bytes());
     let _ = to.flush();
 }
-

@@ -49,7 +49,11 @@ pub(super) struct Rule {
 #[derive(Clone, Debug)]
 pub(super) enum Match {
     Protocol(Vec<Protocol>),
-    Port { protocols: Vec<Protocol>, ports: Vec<PortRange>, not: bool },
+    Port {
+        protocols: Vec<Protocol>,
+        ports: Vec<PortRange>,
+        not: bool,
+    },
     SourcePort(Protocol, u16),
     Ipv6,
     /// Any but the first packet of a TCP connection.
@@ -57,8 +61,15 @@ pub(super) enum Match {
     In(String),
     Out(String),
     Source(Block),
-    Destination { block: Block, not: bool },
-    User { first: u32, last: u32, not: bool },
+    Destination {
+        block: Block,
+        not: bool,
+    },
+    User {
+        first: u32,
+        last: u32,
+        not: bool,
+    },
     Untrackable,
 }
 
@@ -72,7 +83,10 @@ pub(super) enum Verdict {
     Zone(u16),
     Drop,
     /// Then on to the next rule.
-    Log { prefix: &'static str, level: &'static str },
+    Log {
+        prefix: &'static str,
+        level: &'static str,
+    },
 }
 
 /// What decides about the first packet of a connection, or about a datagram.

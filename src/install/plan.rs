@@ -120,7 +120,8 @@ fn warn_of_lock_out(plan: &Plan, machine: &Machine, warnings: &mut Vec<String>) 
     let inbound = &plan.inbound;
     let is_in = |ranges: &[super::ports::PortRange], port| ranges.iter().any(|range| range.contains(port));
     let captured = |port: &u16| {
-        let wanted = if inbound.include.is_empty() { !is_in(&inbound.exclude, *port) } else { is_in(&inbound.include, *port) };
+        let wanted =
+            if inbound.include.is_empty() { !is_in(&inbound.exclude, *port) } else { is_in(&inbound.include, *port) };
         inbound.enabled && wanted
     };
     if let Some(port) = machine.ssh_port.filter(captured) {

@@ -192,4 +192,3 @@ fn range<N: FromStr + PartialOrd + Copy>(text: &str, what: &str) -> Result<(N, N
     }
     Ok((first, last))
 }
-

@@ -10,9 +10,7 @@ use clap::Parser;
 use proxy::error::Reason;
 use proxy::socket::{Acceptor, BindOptions, ConnectOptions, Mode, connect, listen_tcp, original_destination};
 
-use super::model::{Packet, Point};
 use super::plan::PROXY_UID;
-use super::walk::{Addresses, Outcome, scenarios, walk};
 use super::*;
 
 const APP_UID: u32 = 1000;
@@ -24,7 +22,7 @@ struct Line {
     args: InstallArgs,
 }
 
-fn args(line: &str) -> InstallArgs {
+pub(super) fn args(line: &str) -> InstallArgs {
     try_args(line).unwrap()
 }
 
@@ -32,7 +30,7 @@ fn try_args(line: &str) -> Result<InstallArgs, clap::Error> {
     Line::try_parse_from(std::iter::once("install").chain(line.split_whitespace())).map(|line| line.args)
 }
 
-fn machine() -> Machine {
+pub(super) fn machine() -> Machine {
     let resolvers = vec!["10.0.0.53".parse().unwrap(), "fd00::53".parse().unwrap()];
     Machine { resolvers, ipv6: true, proxy_uid: Some(PROXY_UID), ssh_port: None, loose: true }
 }
@@ -42,7 +40,7 @@ fn settings(line: &str) -> Result<Settings, Vec<String>> {
     Settings::load(&[], &|_| None, &try_args(line).map_err(|error| vec![error.to_string()])?.flags)
 }
 
-fn planned(line: &str, machine: &Machine) -> (Plan, Vec<String>) {
+pub(super) fn planned(line: &str, machine: &Machine) -> (Plan, Vec<String>) {
     plan(settings(line).unwrap(), machine).unwrap()
 }
 
@@ -193,8 +191,14 @@ fn rules_say_why_they_are_there_and_stay_within_what_the_kernel_keeps() {
 #[test]
 fn files_yield_to_variables_and_variables_to_flags() {
     let files = [
-        ("a.yaml", "redirect: {inbound: {port: 1001, excludePorts: [22, '80-90']}, outbound: {port: 1002}, dns: {enabled: true}}"),
-        ("b.json", r#"{"kumaDPUser": 7, "redirect": {"outbound": {"port": "1003", "excludePortsForUIDs": ["tcp:1,2:5"]}}, "dryRun": true}"#),
+        (
+            "a.yaml",
+            "redirect: {inbound: {port: 1001, excludePorts: [22, '80-90']}, outbound: {port: 1002}, dns: {enabled: true}}",
+        ),
+        (
+            "b.json",
+            r#"{"kumaDPUser": 7, "redirect": {"outbound": {"port": "1003", "excludePortsForUIDs": ["tcp:1,2:5"]}}, "dryRun": true}"#,
+        ),
     ];
     let files = files.map(|(name, text)| (name.to_owned(), control::resource::yaml_to_json(text).unwrap()));
     let variable = |name: &str| match name {
@@ -233,14 +237,17 @@ fn unknown_users_are_refused_with_the_way_out() {
     let error = plan(settings("").unwrap(), &Machine { proxy_uid: None, ..machine() }).unwrap_err();
     assert_eq!(error.exit_code, 1);
     assert!(error.to_string().contains("useradd"), "{error}");
-    for wrong in ["--exclude-inbound-ips x", "--vnet x\"y:10.0.0.0/8", "--ip-family-mode ipv6", "--exclude-inbound-ports 5-3"] {
+    for wrong in
+        ["--exclude-inbound-ips x", "--vnet x\"y:10.0.0.0/8", "--ip-family-mode ipv6", "--exclude-inbound-ports 5-3"]
+    {
         assert!(settings(wrong).is_err(), "{wrong}");
     }
 }
 
 #[test]
 fn flags_about_iptables_are_taken_with_a_warning() {
-    let (_, warnings) = planned("--wait 5 --store-firewalld --iptables-executables iptables:/x,iptables-save:/y", &machine());
+    let (_, warnings) =
+        planned("--wait 5 --store-firewalld --iptables-executables iptables:/x,iptables-save:/y", &machine());
     assert!(warnings[0].starts_with("storeFirewalld has no effect: firewalld leaves"), "{warnings:?}");
     assert!(warnings[1].starts_with("iptablesExecutables, wait: no effect"), "{warnings:?}");
 }
@@ -275,12 +282,34 @@ fn machine_up() {
     harness::command("ip", &["-6", "route", "add", "default", "via", "fd09::2"]);
 }
 
+/// All that installing may change, in every tool's words.
 fn ruleset() -> String {
-    harness::command("nft", &["list", "ruleset"])
+    let rules = harness::command("nft", &["list", "ruleset"]);
+    // iptables-save dates its output.
+    let saved = ["iptables-save", "ip6tables-save"].map(|tool| harness::command(tool, &[]));
+    let undated = saved.iter().flat_map(|text| text.lines()).filter(|line| !line.starts_with('#'));
+    let addresses = harness::command("ip", &["-o", "addr", "show", "dev", "lo"]);
+    [rules, undated.collect::<Vec<_>>().join("\n"), addresses].concat()
+}
+
+/// Rules of others, in the tables that ours might meet.
+fn rules_of_others() {
+    harness::command("nft", &["add table ip other; add chain ip other c { type nat hook output priority -100 ; }"]);
+    harness::command("nft", &["add rule ip other c tcp dport 81 redirect to :82"]);
+    harness::command(
+        "nft",
+        &["add table inet filter; add chain inet filter input { type filter hook input priority 0 ; }"],
+    );
+    harness::command(
+        "iptables",
+        &["-t", "nat", "-A", "OUTPUT", "-p", "tcp", "--dport", "83", "-j", "REDIRECT", "--to-ports", "84"],
+    );
+    harness::command("ip6tables", &["-t", "raw", "-A", "PREROUTING", "-p", "udp", "--dport", "85", "-j", "NOTRACK"]);
 }
 
 fn install(line: &str) {
-    run_install(&args(&format!("--kuma-dp-user 0 {line}"))).unwrap();
+    let user = if line.contains("--kuma-dp-user") { "" } else { "--kuma-dp-user 0" };
+    run_install(&args(&format!("{user} {line}"))).unwrap();
 }
 
 /// The application: a shell of its own uid.
@@ -311,8 +340,7 @@ fn captured(listener: &str, dial: impl FnOnce()) -> Result<SocketAddr, Reason> {
 harness::isolated_tests! {
     fn installing_twice_and_uninstalling_leaves_the_machine_as_it_was() {
         machine_up();
-        harness::command("nft", &["add table ip other; add chain ip other c { type nat hook output priority -100 ; }"]);
-        harness::command("nft", &["add rule ip other c tcp dport 81 redirect to :82"]);
+        rules_of_others();
         let before = ruleset();
         let everything = "--redirect-all-dns-traffic --drop-invalid-packets --iptables-logs --vnet eth9:10.8.0.0/16 \
             --exclude-outbound-ports-for-uids tcp:1900,1902,1000-2000:106-108 --exclude-outbound-ips 10.1.0.0/16,fd01::/16 \
@@ -326,7 +354,68 @@ harness::isolated_tests! {
         run_uninstall(&UninstallArgs::default()).unwrap();
         assert_eq!(ruleset(), before);
         run_uninstall(&UninstallArgs::default()).unwrap();
-        assert!(!harness::command("ip", &["-6", "addr"]).contains("::6/128"));
+        assert_eq!(ruleset(), before);
+    }
+
+    fn an_address_that_was_there_before_stays() {
+        machine_up();
+        harness::command("ip", &["-6", "addr", "add", PROXY_SOURCE_V6, "dev", "lo"]);
+        let before = ruleset();
+        install("");
+        install("--ip-family-mode ipv4");
+        run_uninstall(&UninstallArgs::default()).unwrap();
+        assert_eq!(ruleset(), before);
+    }
+
+    fn an_installation_that_broke_off_is_undone_or_completed() {
+        machine_up();
+        rules_of_others();
+        let before = ruleset();
+        let plan = planned("", &machine()).0;
+        let source = Source { needed: true, present: false, added: true };
+        let text = rules_text(&plan, &source);
+        // The rules come whole or not at all.
+        let error = tool("nft", &["-f", "-"], &format!("{text}table inet weir {{ chain output {{ jump nowhere }} }}\n"));
+        assert!(error.unwrap_err().to_string().contains("nothing was changed"));
+        assert_eq!(ruleset(), before);
+        // Killed between the rules and the address.
+        tool("nft", &["-f", "-"], &text).unwrap();
+        run_uninstall(&UninstallArgs::default()).unwrap();
+        assert_eq!(ruleset(), before);
+        tool("nft", &["-f", "-"], &text).unwrap();
+        install("");
+        assert!(ruleset().contains("::6/128"));
+        run_uninstall(&UninstallArgs::default()).unwrap();
+        assert_eq!(ruleset(), before);
+    }
+
+    fn connections_that_were_open_before_go_on_through_installation_and_its_undoing() {
+        let mut network = harness::Network::new();
+        let (server, other) = (network.node("server"), network.node("other"));
+        let mut sessions = Vec::new();
+        for (own, peer) in server.addresses().into_iter().zip(other.addresses()) {
+            // Someone's SSH session, one of the application's own connections, and one within the machine.
+            for (from, to, address) in [(&other, &server, own), (&server, &other, peer), (&server, &server, own)] {
+                let echo = to.enter(|| harness::echo_server(SocketAddr::new(address, 0)));
+                sessions.push(from.enter(|| std::net::TcpStream::connect_timeout(&echo, LONG)).unwrap());
+            }
+        }
+        let mut speak = |when: &str| {
+            for (index, session) in sessions.iter_mut().enumerate() {
+                session.set_read_timeout(Some(LONG)).unwrap();
+                session.write_all(when.as_bytes()).unwrap();
+                let mut answer = vec![0; when.len()];
+                io::Read::read_exact(session, &mut answer).unwrap_or_else(|e| panic!("session {index} {when}: {e}"));
+                assert_eq!(answer, when.as_bytes());
+            }
+        };
+        speak("before anything was tracked");
+        server.enter(|| install("--kuma-dp-user 5678 --redirect-all-dns-traffic --drop-invalid-packets"));
+        speak("with the rules");
+        server.enter(|| install("--redirect-outbound-insert-instead-of-append"));
+        speak("with other rules");
+        server.enter(|| run_uninstall(&UninstallArgs::default()).unwrap());
+        speak("without them");
     }
 
     fn dry_run_changes_nothing() {

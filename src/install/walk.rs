@@ -182,7 +182,10 @@ pub(super) fn scenarios(plan: &Plan, port: u16, addresses: Addresses) -> Vec<(St
     };
     let mut scenarios = vec![
         (format!("In: {other} connects to this machine, {own}:{port}"), incoming),
-        (format!("Out: the application (uid {application}) connects to {other}:{port}"), tcp((application, own), other)),
+        (
+            format!("Out: the application (uid {application}) connects to {other}:{port}"),
+            tcp((application, own), other),
+        ),
     ];
     if proxy != ROOT {
         scenarios.push((format!("Out: root connects to {other}:{port}"), tcp((ROOT, own), other)));
