@@ -81,7 +81,7 @@ fn k58_v6_to_v12_a_gateway_has_no_inbounds_and_speaks_tcp() {
 fn v13_to_v15_and_v17_ports_and_addresses_of_inbounds_are_in_range() {
     let port = format!("networking.inbound[0].port: {RANGE}");
     for bad in ["0", "65536", "-1"] {
-        assert_eq!(inbound(&format!("port: {bad}, {TAGS}")), [port.clone()], "{bad}");
+        assert_eq!(inbound(&format!("port: {bad}, {TAGS}")), std::slice::from_ref(&port), "{bad}");
     }
     assert_eq!(inbound(TAGS), [port]);
     assert_eq!(
