@@ -216,9 +216,10 @@ fn bounded_text(name: &str, args: &[Value]) -> gotmpl::Result<Value> {
         return bounded_text(name, &[printed]);
     }
     if let (true, Some(Value::String(format))) = (name == "printf", args.first())
-        && has_rare_verb(format)
+        && has_rare_verb(format, args.iter().any(|arg| matches!(arg, Value::Float(_))))
     {
-        return Err(TemplateError::Exec("printf: %T, %# and a space flag aren't supported".into()));
+        let why = "printf: %T, %#, a space flag and fractions as whole numbers aren't supported";
+        return Err(TemplateError::Exec(why.into()));
     }
     let mut size = Bounded(String::new());
     args.iter().try_for_each(|arg| write!(size, "{arg}")).map_err(|_| too_long())?;
@@ -233,10 +234,10 @@ fn bounded_text(name: &str, args: &[Value]) -> gotmpl::Result<Value> {
 }
 
 /// What the engine prints otherwise than Go: better no name than another one.
-fn has_rare_verb(format: &str) -> bool {
+fn has_rare_verb(format: &str, with_fractions: bool) -> bool {
     format.split('%').skip(1).any(|verb| {
         let flags = verb.trim_start_matches(|c: char| "+-0123456789.*[]".contains(c));
-        flags.starts_with(['T', '#', ' '])
+        flags.starts_with(['T', '#', ' ']) || (with_fractions && flags.starts_with(['d', 'x', 'X', 'o', 'b', 'c', 'U']))
     })
 }
 
