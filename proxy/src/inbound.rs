@@ -8,6 +8,7 @@ use crate::outbound::{self, CONNECT_TIMEOUT};
 use crate::sni::{self, Hello};
 use crate::socket::Mode;
 use crate::stream::Stream;
+use crate::tls::TlsStream;
 use crate::traffic::HttpTraffic;
 use crate::{mux, socket, tls};
 use snapshot::{InboundTls, ListenerRow, Protocol, Role, lookup};
@@ -21,6 +22,11 @@ const SOURCE_V6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
 
 /// A tunnel without streams is closed after so long: its peer would have, were it alive.
 const TUNNEL_IDLE_MINUTES: u32 = 10;
+/// A tunnel takes no new streams after this long, well after its peer would have stopped opening any: its certificate was
+/// judged when the tunnel began.
+const TUNNEL_AGE_MINUTES: u32 = 120;
+/// Between asking for no more streams and refusing them.
+const TUNNEL_NOTICE_MINUTES: u32 = 2;
 
 /// The parts of an inbound row.
 struct Inbound<'a> {
@@ -70,7 +76,7 @@ pub(crate) async fn serve(serving: &Serving, stream: TcpStream, row: &ListenerRo
     match accepted {
         Ok((stream, peers)) if stream.alpn() == Some(mux::ALPN) => {
             // Boxed, as few connections are tunnels.
-            Box::pin(tunnel(serving, stream.into(), &inbound, peers)).await;
+            Box::pin(tunnel(serving, stream, &inbound, peers)).await;
         }
         Ok((stream, peers)) => to_app(serving, Stream::from(stream), &inbound, Some(peers)).await,
         Err(failure) => ended(serving, &inbound, Ended::default(), Some(&failure)),
@@ -78,7 +84,7 @@ pub(crate) async fn serve(serving: &Serving, stream: TcpStream, row: &ListenerRo
 }
 
 /// Many connections in one: each stream is served as a connection of its own, by the row then in force.
-async fn tunnel(serving: &Serving, mut stream: Stream, inbound: &Inbound<'_>, peers: Vec<String>) {
+async fn tunnel(serving: &Serving, mut stream: TlsStream<TcpStream>, inbound: &Inbound<'_>, peers: Vec<String>) {
     let worker = &serving.worker;
     let tunnel = mux::Tunnel::new(false);
     let mut told = worker.shared.draining.clone();
@@ -113,23 +119,31 @@ async fn tunnel(serving: &Serving, mut stream: Stream, inbound: &Inbound<'_>, pe
         }
         std::future::pending::<()>().await;
     };
-    let idle = async {
-        let mut ticks = 0;
-        while ticks < TUNNEL_IDLE_MINUTES {
-            tokio::time::sleep(Duration::from_secs(60)).await;
-            ticks = if tunnel.is_idle() { ticks + 1 } else { 0 };
-        }
-    };
     let outcome = tokio::select! {
         biased;
         outcome = mux::run(&mut stream, &tunnel) => outcome,
         () = accept => Ok(()),
         () = drain => Ok(()),
-        () = idle => Ok(()),
+        () = aged(&tunnel) => Ok(()),
     };
     if let Err(why) = outcome {
-        stream.reset_on_drop();
+        socket::reset_on_drop(stream.get_ref());
         ended(serving, inbound, Ended::default(), Some(&ConnError::new(Reason::DownstreamReset, why)));
+    }
+}
+
+/// Ends when the tunnel has been idle for too long; an old one takes no new streams.
+async fn aged(tunnel: &mux::Tunnel) {
+    let (mut age, mut idle) = (0, 0);
+    while idle < TUNNEL_IDLE_MINUTES {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        age += 1;
+        idle = if tunnel.is_idle() { idle + 1 } else { 0 };
+        match age {
+            TUNNEL_AGE_MINUTES => tunnel.close(),
+            _ if age >= TUNNEL_AGE_MINUTES + TUNNEL_NOTICE_MINUTES => tunnel.refuse(),
+            _ => {}
+        }
     }
 }
 

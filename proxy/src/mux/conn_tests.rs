@@ -1,6 +1,7 @@
 //! Two ends of a tunnel over a pipe, and ends that misbehave.
 
 use super::super::driver::{Tunnel, run};
+use super::super::slot;
 use super::super::stream::MuxStream;
 use super::*;
 use crate::upstream::balance::Rng;
@@ -79,7 +80,7 @@ async fn a_reader_that_stands_still_stops_its_own_stream_alone() {
             other.read_exact(&mut [0; 4]).await.unwrap();
         }
         assert!(!writer.is_finished());
-        let held = accepted.conn.borrow().slots.values().map(|slot| slot.arrived.len()).sum::<usize>();
+        let held = accepted.conn.borrow().slots.values().map(|slot| slot.arrived.unread().len()).sum::<usize>();
         assert!(held <= WINDOW_BYTES as usize, "{held} bytes are held for a reader that reads nothing");
         let mut all = vec![0; 1 << 20];
         unread.read_exact(&mut all).await.unwrap();
@@ -141,16 +142,27 @@ async fn a_draining_side_ends_when_the_last_stream_has() {
     LocalSet::new().run_until(run).await;
 }
 
+impl Conn {
+    fn receive_all(&mut self, bytes: &[u8]) -> Result<(), String> {
+        for piece in bytes.chunks(slot::CHUNK_BYTES) {
+            let mut chunk = slot::chunk();
+            chunk[..piece.len()].copy_from_slice(piece);
+            self.receive(&mut chunk, piece.len())?;
+        }
+        Ok(())
+    }
+}
+
 fn frames(frames: &[Frame<'_>]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    frames.iter().for_each(|frame| frame::encode(*frame, &mut bytes));
-    bytes
+    let mut out = Out::default();
+    frames.iter().for_each(|frame| out.put(*frame));
+    out.bytes().to_vec()
 }
 
 #[test]
 fn who_breaks_the_protocol_is_told_how() {
     let open = Frame::Open { id: 1, bytes: b"", fin: false };
-    let data = Frame::Data { id: 1, bytes: &[0; PAYLOAD_BYTES_MAX], fin: false };
+    let data = Frame::Data { id: 1, bytes: &[0; 30_000], fin: false };
     let fin = Frame::Data { id: 1, bytes: b"", fin: true };
     let credit = Frame::Credit { id: 1, bytes: u32::MAX };
     for (sent, why) in [
@@ -160,10 +172,10 @@ fn who_breaks_the_protocol_is_told_how() {
         (vec![open, fin, fin], "after its end"),
         (vec![open, credit], "credit"),
     ] {
-        let said = Conn::new(Side::Accepted).receive(&frames(&sent)).unwrap_err();
+        let said = Conn::new(Side::Accepted).receive_all(&frames(&sent)).unwrap_err();
         assert!(said.contains(why), "{said}");
     }
-    let said = Conn::new(Side::Dialled).receive(&frames(&[open])).unwrap_err();
+    let said = Conn::new(Side::Dialled).receive_all(&frames(&[open])).unwrap_err();
     assert!(said.contains("dialled"), "{said}");
 }
 
@@ -171,17 +183,30 @@ fn who_breaks_the_protocol_is_told_how() {
 fn streams_beyond_the_limit_are_refused_and_a_flood_of_pings_is_cut_off() {
     let mut conn = Conn::new(Side::Accepted);
     for id in 1..=STREAMS_MAX as u32 + 5 {
-        conn.receive(&frames(&[Frame::Open { id, bytes: b"", fin: false }])).unwrap();
+        conn.receive_all(&frames(&[Frame::Open { id, bytes: b"", fin: false }])).unwrap();
     }
     assert_eq!(conn.len(), STREAMS_MAX);
     assert_eq!(
-        conn.out,
+        conn.out.bytes(),
         frames(
             &(0..5).map(|i| Frame::Reset { id: STREAMS_MAX as u32 + 1 + i, code: Code::Refused }).collect::<Vec<_>>()
         )
     );
-    let flood = frames(&vec![Frame::Ping([0; 8]); OUT_BYTES_ABUSE / 16 + 1]);
-    assert!(conn.receive(&flood).unwrap_err().contains("reads nothing"));
+    let flood = [0, 0, 0, 0, 5, 0, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8].repeat(OUT_BYTES_ABUSE / 16 + 1);
+    assert!(conn.receive_all(&flood).unwrap_err().contains("reads nothing"));
+}
+
+#[test]
+fn a_tunnel_that_refuses_keeps_the_streams_it_has_and_takes_no_other() {
+    let mut conn = Conn::new(Side::Accepted);
+    let open = |id| Frame::Open { id, bytes: b"", fin: false };
+    conn.receive_all(&frames(&[open(1)])).unwrap();
+    conn.close();
+    conn.receive_all(&frames(&[open(2)])).unwrap();
+    conn.refuse();
+    conn.receive_all(&frames(&[open(3), Frame::Data { id: 3, bytes: b"early", fin: true }])).unwrap();
+    assert_eq!(conn.len(), 2, "one was on its way when the peer heard of the close");
+    assert_eq!(conn.out.bytes(), frames(&[Frame::GoAway, Frame::Reset { id: 3, code: Code::Refused }]));
 }
 
 #[test]
@@ -201,16 +226,16 @@ fn random_frames_never_panic_nor_hold_more_than_was_granted() {
                 5 => Frame::Credit { id, bytes: rng.below(1 << 20) as u32 },
                 _ => Frame::GoAway,
             };
-            if conn.receive(&frames(&[frame])).is_err() {
+            if conn.receive_all(&frames(&[frame])).is_err() {
                 break;
             }
             match rng.below(5) {
-                0 => conn.consume(id, 100.min(conn.slots.get(&id).map_or(0, |slot| slot.arrived.len() - slot.start))),
+                0 => conn.consume(id, 100.min(conn.slots.get(&id).map_or(0, |slot| slot.arrived.unread().len()))),
                 1 => conn.leave(id, fin),
                 2 => drop(conn.finish(id)),
                 _ => {}
             }
         }
-        assert!(conn.slots.values().all(|slot| slot.arrived.len() - slot.start <= 256 << 10));
+        assert!(conn.slots.values().all(|slot| slot.arrived.unread().len() <= 256 << 10));
     }
 }

@@ -2,6 +2,8 @@
 //! takes what all streams that were ready have written. Must not know what TLS is.
 
 use super::conn::{Conn, Side};
+use super::frame::Out;
+use super::slot;
 use super::stream::MuxStream;
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -11,17 +13,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Read at a time; holds several frames.
-const READ_BYTES: usize = 64 << 10;
 /// Read before streams get their turn.
 const TURN_BYTES: usize = 256 << 10;
-/// Larger buffers for writing aren't kept.
-const SPENT_BYTES_MAX: usize = 512 << 10;
-
-thread_local! {
-    /// Lent to the tunnel that reads; a worker reads one at a time.
-    static SPARE: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
-}
 
 /// A live tunnel, shared by its streams and its driver.
 pub(crate) struct Tunnel {
@@ -56,6 +49,11 @@ impl Tunnel {
     pub(crate) fn close(&self) {
         self.conn.borrow_mut().close();
     }
+
+    /// Streams that the peer opens from now on are refused.
+    pub(crate) fn refuse(&self) {
+        self.conn.borrow_mut().refuse();
+    }
 }
 
 /// Ends the streams with the tunnel, also when the driver is dropped.
@@ -70,7 +68,7 @@ impl Drop for Dying<'_> {
 /// Serves the tunnel until it ends; says why, if not in peace.
 pub(crate) async fn run<Io: AsyncRead + AsyncWrite + Unpin>(io: &mut Io, tunnel: &Tunnel) -> Result<(), String> {
     let dying = Dying(tunnel);
-    let mut driver = Driver { io, tunnel, read: Vec::new(), filled: 0, out: Vec::new(), written: 0, unflushed: false };
+    let mut driver = Driver { io, tunnel, out: Out::default(), written: 0, unflushed: false };
     let outcome = poll_fn(|cx| driver.poll(cx)).await;
     let why = match &outcome {
         Ok(()) => "the tunnel was closed".to_owned(),
@@ -84,10 +82,7 @@ pub(crate) async fn run<Io: AsyncRead + AsyncWrite + Unpin>(io: &mut Io, tunnel:
 struct Driver<'a, Io> {
     io: &'a mut Io,
     tunnel: &'a Tunnel,
-    /// Empty unless part of a frame is in it.
-    read: Vec<u8>,
-    filled: usize,
-    out: Vec<u8>,
+    out: Out,
     written: usize,
     unflushed: bool,
 }
@@ -119,41 +114,38 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<'_, Io> {
 
     /// True at the end of the socket.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Result<bool, String> {
-        if self.read.is_empty() {
-            let spare = SPARE.with_borrow_mut(Option::take);
-            self.read = spare.unwrap_or_else(|| vec![0; READ_BYTES]);
-            self.filled = 0;
-        }
+        let mut chunk = slot::chunk();
+        let filled = self.poll_chunks(cx, &mut chunk);
+        slot::release(chunk);
+        filled
+    }
+
+    fn poll_chunks(&mut self, cx: &mut Context<'_>, chunk: &mut Vec<u8>) -> Result<bool, String> {
         let mut turn = 0;
-        let ended = loop {
-            let mut buffer = ReadBuf::new(self.read.get_mut(self.filled..).unwrap_or_default());
+        while turn < TURN_BYTES {
+            let mut buffer = ReadBuf::new(chunk);
             match Pin::new(&mut *self.io).poll_read(cx, &mut buffer) {
-                Poll::Pending => break false,
+                Poll::Pending => return Ok(false),
                 Poll::Ready(Err(error)) => return Err(error.to_string()),
-                Poll::Ready(Ok(())) if buffer.filled().is_empty() => break true,
                 Poll::Ready(Ok(())) => {}
             }
-            turn += buffer.filled().len();
-            self.filled += buffer.filled().len();
-            let done = self.tunnel.conn.borrow_mut().receive(self.read.get(..self.filled).unwrap_or_default())?;
-            self.read.copy_within(done..self.filled, 0);
-            self.filled -= done;
-            if turn >= TURN_BYTES {
-                cx.waker().wake_by_ref();
-                break false;
+            let count = buffer.filled().len();
+            if count == 0 {
+                return Ok(true);
             }
-        };
-        if self.filled == 0 {
-            let read = std::mem::take(&mut self.read);
-            SPARE.with_borrow_mut(|spare| *spare = Some(read));
+            turn += count;
+            if self.tunnel.conn.borrow_mut().receive(chunk, count)? {
+                break;
+            }
         }
-        Ok(ended)
+        cx.waker().wake_by_ref();
+        Ok(false)
     }
 
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             while self.written < self.out.len() {
-                let rest = self.out.get(self.written..).unwrap_or_default();
+                let rest = self.out.bytes().get(self.written..).unwrap_or_default();
                 let count = ready!(Pin::new(&mut *self.io).poll_write(cx, rest))?;
                 if count == 0 {
                     return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
@@ -163,9 +155,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<'_, Io> {
             }
             self.written = 0;
             self.out.clear();
-            self.out.shrink_to(SPENT_BYTES_MAX);
             let mut conn = self.tunnel.conn.borrow_mut();
-            self.out = conn.take_out(cx, std::mem::take(&mut self.out));
+            self.out = conn.take_out(cx);
             if self.out.is_empty() {
                 drop(conn);
                 if self.unflushed {

@@ -11,7 +11,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::mux::MuxStream;
+use crate::mux::{Failed, MuxStream};
 use crate::socket::settle;
 use crate::stream::Stream;
 use crate::tls::TlsStream;
@@ -109,6 +109,15 @@ impl<'a> Leg<'a> {
     pub(super) fn settle(&mut self) {
         if let Self::Plain(plain) = self {
             plain.settle();
+        }
+    }
+
+    /// Moves bytes on without memory in between, where one of the two is a tunnel's stream and the other a socket.
+    pub(super) fn poll_pass(&mut self, cx: &mut Context<'_>, to: &mut Leg<'_>) -> Option<Poll<Result<usize, Failed>>> {
+        match (self, to) {
+            (Self::Mux(from), Leg::Plain(to)) => Some(from.poll_pass(cx, |cx, bytes| to.poll_write(cx, bytes))),
+            (Self::Plain(from), Leg::Mux(to)) => Some(to.poll_fill(cx, |cx, space| from.poll_read(cx, space))),
+            _ => None,
         }
     }
 
