@@ -183,7 +183,6 @@ async fn opaque(serving: &Serving, stream: TcpStream, inbound: &Inbound<'_>) {
 async fn to_app(serving: &Serving, stream: Stream, inbound: &Inbound<'_>, peers: Option<Vec<String>>) {
     let snapshot = serving.worker.snapshot();
     let allowed = peers.as_ref().is_none_or(|p| lookup::authorize(snapshot.access(inbound.permission), p));
-    let decided_by = snapshot.permission(inbound.permission).map(|p| p.origin.to_string()).unwrap_or_default();
     drop(snapshot);
     if inbound.protocol.is_http() {
         let source = source(inbound.captured, inbound.app);
@@ -193,17 +192,25 @@ async fn to_app(serving: &Serving, stream: Stream, inbound: &Inbound<'_>, peers:
         return Box::pin(outbound::http_connection(serving, stream, traffic, settings)).await;
     }
     if !allowed {
-        let who = peers.unwrap_or_default().join(" ");
-        let detail = format!("{who} isn't admitted to {} by {decided_by}", inbound.service);
-        let end = Ended { origin: decided_by, ..Ended::default() };
-        let mut stream = stream;
-        // The client sees an orderly end without data.
-        let _ = tokio::io::AsyncWriteExt::shutdown(&mut stream).await;
-        return ended(serving, inbound, end, Some(&ConnError::new(Reason::Denied, detail)));
+        return deny(serving, stream, inbound, &peers.unwrap_or_default()).await;
     }
     let mut end = Ended::default();
+    let counted = serving.worker.shared.metrics.handle(Direction::Inbound, inbound.service, "").connection();
     let failure = copy(serving, stream, inbound, peers, &mut end).await;
-    ended(serving, inbound, end, failure.as_ref());
+    let origin = || inbound.row.origin.to_string();
+    let way = (Direction::Inbound, &counted);
+    connection::finish_counted(serving, way, inbound.service, (origin, end), failure.as_ref());
+}
+
+/// The client sees an orderly end without data.
+async fn deny(serving: &Serving, mut stream: Stream, inbound: &Inbound<'_>, peers: &[String]) {
+    let snapshot = serving.worker.snapshot();
+    let by = snapshot.permission(inbound.permission).map(|p| p.origin.to_string()).unwrap_or_default();
+    drop(snapshot);
+    let detail = format!("{} isn't admitted to {} by {by}", peers.join(" "), inbound.service);
+    let _ = tokio::io::AsyncWriteExt::shutdown(&mut stream).await;
+    let end = Ended { origin: by, ..Ended::default() };
+    ended(serving, inbound, end, Some(&ConnError::new(Reason::Denied, detail)));
 }
 
 async fn copy(
@@ -215,7 +222,6 @@ async fn copy(
 ) -> Option<ConnError> {
     let source = source(inbound.captured, inbound.app);
     let options = socket::ConnectOptions { source, unsettled: true, ..socket::ConnectOptions::default() };
-    let _counted = serving.worker.shared.metrics.handle(Direction::Inbound, inbound.service, "").connection();
     match socket::connect(inbound.app, &options, CONNECT_TIMEOUT).await {
         Err(failure) => {
             stream.reset_on_drop();

@@ -8,11 +8,14 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::task::{Context, Poll, Waker, ready};
 
-/// What a stream gets beyond that once its reader has shown that it reads, for throughput.
-const WIDER_BYTES: u32 = 192 << 10;
+/// A stream's window grows fourfold up to this while its reader keeps up: one connection of TCP would, and over a long way it
+/// decides how much is on it.
+const WINDOW_BYTES_MAX: u32 = 4 << 20;
 /// All streams of a tunnel together are given this much beyond their first window: with it a tunnel holds
-/// [`STREAMS_MAX`] × [`WINDOW_BYTES`] + this at most (24 MiB), however slow its readers are, and none has to wait for another.
-const WIDER_BYTES_MAX: u32 = 8 << 20;
+/// [`STREAMS_MAX`] × [`WINDOW_BYTES`] + this at most (32 MiB), however slow its readers are, and none has to wait for another.
+const WIDER_BYTES_MAX: u32 = 16 << 20;
+/// The reader of a wide window tells what it read at least this often.
+const OWED_BYTES_MAX: u32 = 64 << 10;
 /// Streams at a time.
 pub(crate) const STREAMS_MAX: usize = 256;
 /// Writers wait while this much waits to be taken by the driver, so that it is sealed while the cache has it.
@@ -239,14 +242,18 @@ impl Conn {
         let Some(slot) = self.slots.get_mut(&id).filter(|_| count > 0) else { return };
         slot.arrived.consume(count);
         slot.owed = slot.owed.saturating_add(count as u32);
-        let due = if slot.widened { WINDOW_BYTES } else { WINDOW_BYTES / 4 };
-        if slot.ended || slot.owed < due {
+        slot.read = slot.read.saturating_add(count as u32);
+        if slot.ended || slot.owed < (slot.window / 4).min(OWED_BYTES_MAX) {
             return;
         }
-        if !slot.widened && self.wider + WIDER_BYTES <= WIDER_BYTES_MAX {
-            slot.widened = true;
-            self.wider += WIDER_BYTES;
-            slot.owed += WIDER_BYTES;
+        // The first time soon, then after it has read several windows full.
+        let proven = slot.read >= slot.window.saturating_mul(4) || slot.window == WINDOW_BYTES;
+        let more = slot.window * 3;
+        if proven && slot.window < WINDOW_BYTES_MAX && self.wider + more <= WIDER_BYTES_MAX {
+            self.wider += more;
+            slot.window += more;
+            slot.owed += more;
+            slot.read = 0;
         }
         let bytes = std::mem::take(&mut slot.owed);
         slot.granted += bytes;
@@ -357,9 +364,7 @@ impl Conn {
 
     fn remove(&mut self, id: u32) -> Option<Slot> {
         let slot = self.slots.remove(&id)?;
-        if slot.widened {
-            self.wider -= WIDER_BYTES;
-        }
+        self.wider -= slot.window - WINDOW_BYTES;
         Some(slot)
     }
 

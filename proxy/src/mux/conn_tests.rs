@@ -197,6 +197,30 @@ fn streams_beyond_the_limit_are_refused_and_a_flood_of_pings_is_cut_off() {
 }
 
 #[test]
+fn a_window_grows_while_its_reader_keeps_up_and_all_growth_is_bounded() {
+    let mut conn = Conn::new(Side::Accepted);
+    let streams = 8;
+    for id in 1..=streams {
+        conn.receive_all(&frames(&[Frame::Open { id, bytes: b"", fin: false }])).unwrap();
+    }
+    let piece = vec![0; 16 << 10];
+    for _ in 0..2000 {
+        for id in 1..=streams {
+            conn.receive_all(&frames(&[Frame::Data { id, bytes: &piece, fin: false }])).unwrap();
+            conn.consume(id, piece.len());
+            conn.out.clear();
+        }
+    }
+    let windows: Vec<u32> = (1..=streams).map(|id| conn.slots[&id].window).collect();
+    assert!(windows.iter().all(|window| (256 << 10..=WINDOW_BYTES_MAX).contains(window)), "{windows:?}");
+    assert!(windows.contains(&WINDOW_BYTES_MAX), "{windows:?}");
+    assert!(conn.wider <= WIDER_BYTES_MAX);
+    assert!(conn.slots.values().all(|slot| slot.granted + slot.owed == slot.window), "no credit is lost or made up");
+    (1..=streams).for_each(|id| conn.leave(id, false));
+    assert_eq!(conn.wider, 0);
+}
+
+#[test]
 fn a_tunnel_that_refuses_keeps_the_streams_it_has_and_takes_no_other() {
     let mut conn = Conn::new(Side::Accepted);
     let open = |id| Frame::Open { id, bytes: b"", fin: false };

@@ -10,7 +10,7 @@ use std::task::{Context, Waker};
 pub(crate) const WINDOW_BYTES: u32 = 64 << 10;
 /// What the driver reads at a time: four full TLS records.
 pub(super) const CHUNK_BYTES: usize = 66 << 10;
-/// Read bytes are moved off the front of a buffer once there are so many.
+/// Read bytes are moved off the front of a buffer once there are so many, and no fewer than unread ones.
 const COMPACT_BYTES: usize = 64 << 10;
 const BUFFER_BYTES_MIN: usize = 2 << 10;
 /// What a worker keeps for streams to come: chunks; smaller buffers; and the bytes of the latter together.
@@ -78,7 +78,7 @@ impl Arrived {
                 buffer
             });
         }
-        if self.start >= COMPACT_BYTES {
+        if self.start >= COMPACT_BYTES.max(self.end - self.start) {
             self.bytes.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
         }
@@ -132,8 +132,10 @@ pub(super) struct Slot {
     pub(super) granted: u32,
     /// Read, and not told to the peer yet.
     pub(super) owed: u32,
-    /// It has more than its first window.
-    pub(super) widened: bool,
+    /// What the peer may have sent beyond what is read and told.
+    pub(super) window: u32,
+    /// Read since the window grew.
+    pub(super) read: u32,
     pub(super) reader: Option<Waker>,
     pub(super) writer: Option<Waker>,
     pub(super) watcher: Option<Waker>,
@@ -141,7 +143,7 @@ pub(super) struct Slot {
 
 impl Slot {
     pub(super) fn new() -> Self {
-        Self { credit: WINDOW_BYTES, granted: WINDOW_BYTES, ..Self::default() }
+        Self { credit: WINDOW_BYTES, granted: WINDOW_BYTES, window: WINDOW_BYTES, ..Self::default() }
     }
 
     pub(super) fn wake(&mut self) {
