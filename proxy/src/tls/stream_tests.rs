@@ -318,17 +318,22 @@ async fn a_large_read_takes_several_records_at_once_and_stops_where_keys_change(
     for versions in [TLS13, TLS12] {
         let (mut ours, mut theirs) = pair(&configs(versions, None), true, 1 << 20).await;
         let bytes = noise(3 * PLAIN_BYTES_MAX + 100);
-        theirs.write_all(&bytes).await.unwrap();
-        if let (tokio_rustls::TlsStream::Client(theirs), TLS13) = (&mut theirs, versions) {
-            theirs.get_mut().1.refresh_traffic_keys().unwrap();
-        }
-        theirs.write_all(&bytes).await.unwrap();
-        theirs.shutdown().await.unwrap();
+        let say = async {
+            theirs.write_all(&bytes).await.unwrap();
+            if let (tokio_rustls::TlsStream::Client(theirs), TLS13) = (&mut theirs, versions) {
+                theirs.get_mut().1.refresh_traffic_keys().unwrap();
+            }
+            theirs.write_all(&bytes).await.unwrap();
+            theirs.shutdown().await.unwrap();
+        };
         let (mut all, mut space, mut largest) = (Vec::new(), vec![0; 1 << 17], 0);
-        while let count @ 1.. = ours.read(&mut space).await.unwrap() {
-            all.extend_from_slice(&space[..count]);
-            largest = largest.max(count);
-        }
+        let hear = async {
+            while let count @ 1.. = ours.read(&mut space).await.unwrap() {
+                all.extend_from_slice(&space[..count]);
+                largest = largest.max(count);
+            }
+        };
+        tokio::join!(say, hear);
         assert!(all == [bytes.as_slice(), &bytes].concat(), "bytes differ");
         assert!(largest > PLAIN_BYTES_MAX, "{largest} bytes at most");
     }
