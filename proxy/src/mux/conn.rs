@@ -2,9 +2,9 @@
 //! `receive`, bytes to write go out by `out`. Must not know sockets, TLS, or what streams carry.
 
 use super::frame::{Code, Decoder, Event, Frame, Out, PAYLOAD_BYTES_MAX};
-use super::slot::{Slot, WINDOW_BYTES, set, wake};
+use super::slot::{IdHasher, Slot, WINDOW_BYTES, set, wake};
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 use std::io;
 use std::task::{Context, Poll, Waker, ready};
 
@@ -25,24 +25,10 @@ const OUT_BYTES_MAX: usize = 32 << 10;
 const CREDIT_BYTES_MIN: u32 = 4 << 10;
 /// A peer that doesn't read while it makes us answer (PONG, CREDIT, RESET) is cut off here.
 const OUT_BYTES_ABUSE: usize = 2 << 20;
+/// Most of a TLS record: there is more of the stream's to come.
+const LARGE_BYTES_MIN: usize = 12 << 10;
 /// From here on bytes are handed to a stream in the memory they were read into.
 const GIVEN_BYTES_MIN: usize = 32 << 10;
-
-/// Ids rise by one: any spread is good enough, and it is looked up for each frame.
-#[derive(Default)]
-pub(crate) struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.write_u32(u32::from(*byte)));
-    }
-    fn write_u32(&mut self, id: u32) {
-        self.0 = (self.0 ^ u64::from(id)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
-    }
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
@@ -368,12 +354,26 @@ impl Conn {
         Some(slot)
     }
 
-    /// Takes in what the peer has sent: `count` bytes at the front of `chunk`. True when a stream got the chunk itself, and
-    /// had better read before more comes.
+    /// Takes in what the peer has sent. True when the end of it was much of one stream's.
     ///
     /// # Errors
     /// The peer breaks the protocol: how. The tunnel must end.
-    pub(crate) fn receive(&mut self, chunk: &mut Vec<u8>, count: usize) -> Result<bool, String> {
+    pub(crate) fn receive(&mut self, mut input: &[u8]) -> Result<bool, String> {
+        let mut large = false;
+        while let Some(event) = self.decoder.next(&mut input)? {
+            large = matches!(event, Event::Data { bytes, .. } if bytes.len() >= LARGE_BYTES_MIN);
+            self.take(event)?;
+        }
+        self.check_flood()?;
+        Ok(large)
+    }
+
+    /// The same for `count` bytes at the front of `chunk`. True when a stream got the chunk itself, and had better read before
+    /// more comes.
+    ///
+    /// # Errors
+    /// As [`Self::receive`].
+    pub(crate) fn receive_chunk(&mut self, chunk: &mut Vec<u8>, count: usize) -> Result<bool, String> {
         let mut input = chunk.get(..count).unwrap_or_default();
         while let Some(event) = self.decoder.next(&mut input)? {
             match event {
@@ -386,10 +386,8 @@ impl Conn {
                 }
                 event => self.take(event)?,
             }
-            if self.out.len() > OUT_BYTES_ABUSE {
-                return Err(format!("it reads nothing while {OUT_BYTES_ABUSE} bytes wait for it"));
-            }
         }
+        self.check_flood()?;
         Ok(false)
     }
 
@@ -431,6 +429,14 @@ impl Conn {
                 self.closing = true;
                 Ok(())
             }
+        }
+    }
+
+    /// What frames of the peer's make us answer must be read some time.
+    fn check_flood(&self) -> Result<(), String> {
+        match self.out.len() > OUT_BYTES_ABUSE {
+            true => Err(format!("it reads nothing while {OUT_BYTES_ABUSE} bytes wait for it")),
+            false => Ok(()),
         }
     }
 

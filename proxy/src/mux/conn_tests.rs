@@ -6,12 +6,13 @@ use super::super::stream::MuxStream;
 use super::*;
 use crate::upstream::balance::Rng;
 use std::rc::Rc;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::task::LocalSet;
 
 /// Both ends of a live tunnel; `pipe` is what the way between holds.
 async fn tunnel(pipe: usize) -> (Rc<Tunnel>, Rc<Tunnel>, [tokio::task::JoinHandle<Result<(), String>>; 2]) {
-    let (mut a, mut b) = tokio::io::duplex(pipe);
+    let (a, b) = tokio::io::duplex(pipe);
+    let (mut a, mut b) = (BufReader::new(a), BufReader::new(b));
     let (dialled, accepted) = (Tunnel::new(true), Tunnel::new(false));
     let (one, other) = (dialled.clone(), accepted.clone());
     let left = tokio::task::spawn_local(async move { run(&mut a, &one).await });
@@ -143,11 +144,16 @@ async fn a_draining_side_ends_when_the_last_stream_has() {
 }
 
 impl Conn {
+    /// In slices and in chunks by turns.
     fn receive_all(&mut self, bytes: &[u8]) -> Result<(), String> {
-        for piece in bytes.chunks(slot::CHUNK_BYTES) {
+        for (piece, by_slice) in bytes.chunks(slot::CHUNK_BYTES).zip([true, false].into_iter().cycle()) {
+            if by_slice {
+                self.receive(piece)?;
+                continue;
+            }
             let mut chunk = slot::chunk();
             chunk[..piece.len()].copy_from_slice(piece);
-            self.receive(&mut chunk, piece.len())?;
+            self.receive_chunk(&mut chunk, piece.len())?;
         }
         Ok(())
     }

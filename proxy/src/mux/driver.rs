@@ -11,7 +11,7 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncWrite, ReadBuf};
 
 /// Read before streams get their turn.
 const TURN_BYTES: usize = 256 << 10;
@@ -66,9 +66,9 @@ impl Drop for Dying<'_> {
 }
 
 /// Serves the tunnel until it ends; says why, if not in peace.
-pub(crate) async fn run<Io: AsyncRead + AsyncWrite + Unpin>(io: &mut Io, tunnel: &Tunnel) -> Result<(), String> {
+pub(crate) async fn run<Io: AsyncBufRead + AsyncWrite + Unpin>(io: &mut Io, tunnel: &Tunnel) -> Result<(), String> {
     let dying = Dying(tunnel);
-    let mut driver = Driver { io, tunnel, out: Out::default(), written: 0, unflushed: false };
+    let mut driver = Driver { io, tunnel, bulk: false, out: Out::default(), written: 0, unflushed: false };
     let outcome = poll_fn(|cx| driver.poll(cx)).await;
     let why = match &outcome {
         Ok(()) => "the tunnel was closed".to_owned(),
@@ -82,12 +82,14 @@ pub(crate) async fn run<Io: AsyncRead + AsyncWrite + Unpin>(io: &mut Io, tunnel:
 struct Driver<'a, Io> {
     io: &'a mut Io,
     tunnel: &'a Tunnel,
+    /// The last bytes read were mostly one stream's.
+    bulk: bool,
     out: Out,
     written: usize,
     unflushed: bool,
 }
 
-impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<'_, Io> {
+impl<Io: AsyncBufRead + AsyncWrite + Unpin> Driver<'_, Io> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
         let ended = self.poll_fill(cx)?;
         if let Poll::Ready(Err(error)) = self.poll_drain(cx) {
@@ -114,32 +116,47 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<'_, Io> {
 
     /// True at the end of the socket.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Result<bool, String> {
-        let mut chunk = slot::chunk();
-        let filled = self.poll_chunks(cx, &mut chunk);
-        slot::release(chunk);
-        filled
-    }
-
-    fn poll_chunks(&mut self, cx: &mut Context<'_>, chunk: &mut Vec<u8>) -> Result<bool, String> {
         let mut turn = 0;
         while turn < TURN_BYTES {
-            let mut buffer = ReadBuf::new(chunk);
-            match Pin::new(&mut *self.io).poll_read(cx, &mut buffer) {
+            let (count, large) = match if self.bulk { self.poll_chunk(cx) } else { self.poll_slice(cx) } {
                 Poll::Pending => return Ok(false),
-                Poll::Ready(Err(error)) => return Err(error.to_string()),
-                Poll::Ready(Ok(())) => {}
-            }
-            let count = buffer.filled().len();
+                Poll::Ready(read) => read?,
+            };
             if count == 0 {
                 return Ok(true);
             }
-            turn += count;
-            if self.tunnel.conn.borrow_mut().receive(chunk, count)? {
+            let given = large && self.bulk;
+            self.bulk = large;
+            if given {
                 break;
             }
+            turn += count;
         }
         cx.waker().wake_by_ref();
         Ok(false)
+    }
+
+    /// Takes frames where TLS has them. Bytes read, and whether most of them were one stream's.
+    fn poll_slice(&mut self, cx: &mut Context<'_>) -> Poll<Result<(usize, bool), String>> {
+        let bytes = ready!(Pin::new(&mut *self.io).poll_fill_buf(cx)).map_err(|error| error.to_string())?;
+        let count = bytes.len();
+        let large = self.tunnel.conn.borrow_mut().receive(bytes)?;
+        Pin::new(&mut *self.io).consume(count);
+        Poll::Ready(Ok((count, large)))
+    }
+
+    /// Has them opened in memory that the stream can keep, should it be one stream's: bulk isn't copied then.
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<(usize, bool), String>> {
+        let mut chunk = slot::chunk();
+        let mut buffer = ReadBuf::new(&mut chunk);
+        let read = Pin::new(&mut *self.io).poll_read(cx, &mut buffer);
+        let count = buffer.filled().len();
+        let taken = read.map(|read| {
+            read.map_err(|error| error.to_string())?;
+            Ok((count, self.tunnel.conn.borrow_mut().receive_chunk(&mut chunk, count)?))
+        });
+        slot::release(chunk);
+        taken
     }
 
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

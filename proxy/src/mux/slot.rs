@@ -3,6 +3,7 @@
 
 use super::frame::Code;
 use std::cell::RefCell;
+use std::hash::Hasher;
 use std::ops::Range;
 use std::task::{Context, Waker};
 
@@ -150,6 +151,22 @@ impl Slot {
         for waker in [&mut self.reader, &mut self.writer, &mut self.watcher] {
             wake(waker);
         }
+    }
+}
+
+/// Ids rise by one: any spread is good enough, and it is looked up for each frame.
+#[derive(Default)]
+pub(crate) struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u32(u32::from(*byte)));
+    }
+    fn write_u32(&mut self, id: u32) {
+        self.0 = (self.0 ^ u64::from(id)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::mux::{self, Tunnel};
+use tokio::io::BufReader;
 use tokio::task::LocalSet;
 
 /// What the way between both proxies holds: frames come in pieces.
@@ -11,7 +12,8 @@ const WAY_BYTES: usize = 100_000;
 fn tunnel() -> (Rc<Tunnel>, Rc<Tunnel>) {
     let (dialled, accepted) = (Tunnel::new(true), Tunnel::new(false));
     let (a, b) = tokio::io::duplex(WAY_BYTES);
-    for (mut io, tunnel) in [(a, dialled.clone()), (b, accepted.clone())] {
+    for (io, tunnel) in [(a, dialled.clone()), (b, accepted.clone())] {
+        let mut io = BufReader::with_capacity(16 << 10, io);
         tokio::task::spawn_local(async move { mux::run(&mut io, &tunnel).await });
     }
     (dialled, accepted)

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 
 use rustls::pki_types::CertificateDer;
 use rustls::{AlertDescription, ContentType, Error, HandshakeKind, ProtocolVersion};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 
 use super::block::{CONTROL_BYTES, Incoming, Outgoing};
 use super::handshake::{Handshake, Session, broken};
@@ -361,6 +361,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
         outcome
     }
 
+    fn check(&self) -> io::Result<()> {
+        match self.reading {
+            Reading::Failed => Err(io::Error::new(io::ErrorKind::InvalidData, "the TLS connection failed before")),
+            Reading::Open | Reading::Closed => Ok(()),
+        }
+    }
+
     /// Reads more; an end without a goodbye is an error.
     fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.input.poll_read(cx, Pin::new(&mut self.io)) {
@@ -416,15 +423,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
                 return Poll::Ready(Ok(()));
             }
             taken.map_err(broken)?;
-            match this.reading {
-                Reading::Open => ready!(this.poll_input(cx))?,
-                Reading::Closed => return Poll::Ready(Ok(())),
-                Reading::Failed => {
-                    let why = "the TLS connection failed before";
-                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, why)));
+            this.check()?;
+            if this.reading == Reading::Closed {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(this.poll_input(cx))?;
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncBufRead for TlsStream<S> {
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        let this = self.get_mut();
+        while this.plain().is_empty() && this.reading != Reading::Closed {
+            this.check()?;
+            match this.open() {
+                Ok(false) => {}
+                Ok(true) => ready!(this.poll_input(cx))?,
+                Err(error) => {
+                    let _ = this.poll_drain(cx);
+                    return Poll::Ready(Err(broken(error)));
                 }
             }
         }
+        Poll::Ready(Ok(this.plain()))
+    }
+
+    fn consume(self: Pin<&mut Self>, count: usize) {
+        self.get_mut().used(count);
     }
 }
 
