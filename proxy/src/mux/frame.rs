@@ -137,6 +137,8 @@ impl Out {
         if let Poll::Ready(Ok(count @ 1..)) = filled {
             *head = header(id, 2, false, count);
             self.filled += HEADER_BYTES + count;
+        } else if self.filled == 0 {
+            self.clear();
         }
         filled
     }
@@ -392,7 +394,7 @@ mod tests {
         let mut out = Out::default();
         assert_eq!(out.put_filled(5, 100, |_| Poll::<Result<usize, ()>>::Pending), Poll::Pending);
         assert_eq!(out.put_filled(5, 100, |_| Poll::<Result<usize, ()>>::Ready(Ok(0))), Poll::Ready(Ok(0)));
-        assert!(out.is_empty());
+        assert!(out.is_empty() && out.bytes.is_empty(), "it holds memory for nothing");
         let filled = out.put_filled(5, 100, |space| {
             space[..3].copy_from_slice(b"abc");
             Poll::<Result<usize, ()>>::Ready(Ok(3))
