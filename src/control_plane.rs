@@ -92,6 +92,7 @@ pub(crate) async fn start(settings: &Settings, signing_keys: bool) -> Result<Con
     let address = api.local_addr().map_err(|e| e.to_string())?;
     let mut tasks = JoinSet::new();
     tasks.spawn(publishing.run());
+    tasks.spawn(control::generate::Generator::new(core.clone()).run());
     let (ready, is_ready) = watch::channel(false);
     let (stop, stopped) = watch::channel(false);
     let rest = Api::new(core.clone(), options(settings, &subscription), is_ready);
@@ -160,7 +161,7 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
 
 /// The API's view of the settings and of what proxies execute.
 fn options(settings: &Settings, subscription: &Subscription) -> Options {
-    let subscription = subscription.clone();
+    let (subscription, published) = (subscription.clone(), subscription.clone());
     let snapshots = move |mesh: &str, name: &str, json: bool| {
         let published = subscription.borrow().clone();
         published.resource("Dataplane", mesh, name)?;
@@ -171,6 +172,7 @@ fn options(settings: &Settings, subscription: &Subscription) -> Options {
         localhost_is_admin: settings.localhost_is_admin,
         config: settings.to_json(),
         snapshots: Some(Box::new(snapshots)),
+        published: Some(published),
         ..Options::default()
     }
 }

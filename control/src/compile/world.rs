@@ -7,7 +7,7 @@ use super::{Problem, gateway};
 use crate::names::MeshNames;
 use crate::resource::{
     Dataplane, ExternalService, GatewayType, Inbound, InboundState, Mesh, MeshGateway, MeshGatewayRoute, Meta,
-    Resource, Secret, Spec, Tags, TrafficPermission, ZoneEgress, ZoneIngress, ZoneNetworking,
+    Resource, Secret, ServiceKind, Spec, Tags, TrafficPermission, ZoneEgress, ZoneIngress, ZoneNetworking,
 };
 use crate::select;
 use snapshot::Origin;
@@ -42,6 +42,8 @@ pub(super) struct Instance {
     pub tags: Tags,
     pub address: IpAddr,
     pub port: u16,
+    /// The inbound's name, which is its port where it has none.
+    pub inbound: String,
     pub zone: String,
     pub ready: bool,
     pub origin: Origin,
@@ -129,6 +131,16 @@ impl MeshIndex {
 
     pub(super) fn secret(&self, name: &str) -> Option<&Secret> {
         self.secrets().find(|(meta, _)| meta.name == name).map(|(_, secret)| secret)
+    }
+
+    /// MeshServices and their kin, sorted by name.
+    pub(super) fn backends(&self, kind: ServiceKind) -> impl Iterator<Item = &Arc<Resource>> {
+        self.resources.get(kind.name()).into_iter().flatten()
+    }
+
+    pub(super) fn backend(&self, kind: ServiceKind, name: &str) -> Option<&Arc<Resource>> {
+        let list = self.resources.get(kind.name())?;
+        list.binary_search_by(|r| r.meta.name.as_str().cmp(name)).ok().and_then(|at| list.get(at))
     }
 
     pub(super) fn has_mtls(&self) -> bool {
@@ -247,7 +259,14 @@ impl World {
                 Spec::ExternalService(_) => "ExternalService",
                 Spec::TrafficPermission(_) => "TrafficPermission",
                 Spec::Secret(_) => "Secret",
-                Spec::VirtualOutbound(_) | Spec::GlobalSecret(_) | Spec::Zone(_) | Spec::Opaque(_) => continue,
+                Spec::MeshService(_) => "MeshService",
+                Spec::MeshExternalService(_) => "MeshExternalService",
+                Spec::MeshMultiZoneService(_) => "MeshMultiZoneService",
+                Spec::VirtualOutbound(_)
+                | Spec::GlobalSecret(_)
+                | Spec::Zone(_)
+                | Spec::HostnameGenerator(_)
+                | Spec::Opaque(_) => continue,
             };
             if kind.starts_with("Zone") {
                 self.zone_proxies.insert((kind, resource.meta.name.clone()), resource);
@@ -321,7 +340,9 @@ impl World {
                 tags.insert(ZONE.into(), zone.clone());
             }
             let ready = inbound.is_ready();
-            list.push(Instance { tags, address, port: inbound.port, zone, ready, origin: origin.clone() });
+            let name = if inbound.name.is_empty() { inbound.port.to_string() } else { inbound.name.clone() };
+            let origin = origin.clone();
+            list.push(Instance { tags, address, port: inbound.port, inbound: name, zone, ready, origin });
         }
         Ok(list)
     }
@@ -345,8 +366,8 @@ impl World {
             .map(|listener| {
                 let mut tags = gateway::effective_tags(&own_tags, gateway, listener);
                 tags.insert(MESH.into(), index.name.clone());
-                let port = listener.port;
-                Instance { tags, address, port, zone: zone.clone(), ready: true, origin: origin.clone() }
+                let (port, inbound) = (listener.port, String::new());
+                Instance { tags, address, port, inbound, zone: zone.clone(), ready: true, origin: origin.clone() }
             })
             .collect()
     }
