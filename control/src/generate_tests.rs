@@ -82,7 +82,8 @@ fn services_that_cannot_be_hostnames_and_differing_ports_are_told() {
             Arc::make_mut(resource).meta.created_ms = at;
         }
     };
-    (set(&mut all, "a", 2), set(&mut all, "b", 1));
+    set(&mut all, "a", 2);
+    set(&mut all, "b", 1);
     let made = plan(&all, 0);
     assert_eq!(show(&made), ["web 81>81/http"]);
     assert!(made.problems.iter().next().unwrap().contains("Dataplanes of service web have different ports"));

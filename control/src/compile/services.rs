@@ -193,6 +193,9 @@ fn search(from: From<'_>, target: Target<'_>) -> ServiceGroup {
             peers.insert(if is_tag { spiffe_id(&mesh.name, &identity.value) } else { identity.value.clone() });
         }
     }
+    if peers.is_empty() {
+        peers.insert(spiffe_id(&mesh.name, target.name));
+    }
     let hint = match (endpoints.is_empty(), via_egress && !far.is_empty()) {
         (false, _) => String::new(),
         (true, true) => endpoints::no_egress(&mesh.name, zone),

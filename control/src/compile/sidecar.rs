@@ -129,7 +129,7 @@ impl Sidecar<'_> {
             let origin = self.input.origin();
             if let Some(written) = &outbound.backend_ref {
                 let target = Reference::read(written).and_then(|r| r.target(self.input.world, self.input.mesh));
-                if target.is_none_or(|target| !self.to_service((address, false), target, origin.clone())) {
+                if target.is_none_or(|target| !self.lead_to((address, false), target, origin.clone())) {
                     let text =
                         format!("outbound {address}: no resource is what its backendRef {written} says: left out");
                     self.rows.note(origin, text);
@@ -182,7 +182,7 @@ impl Sidecar<'_> {
             let v6 = outbound.v6.filter(|_| self.has_ipv6).map(IpAddr::V6);
             for ip in outbound.v4.map(IpAddr::V4).into_iter().chain(v6) {
                 served.insert(ip);
-                self.to_service((SocketAddr::new(ip, outbound.port), true), target, origin.clone());
+                self.lead_to((SocketAddr::new(ip, outbound.port), true), target, origin.clone());
             }
         }
         for row in &mesh.names.services.names {
@@ -195,7 +195,7 @@ impl Sidecar<'_> {
     }
 
     /// Says whether there is such a service and port.
-    fn to_service(&mut self, (address, vip): (SocketAddr, bool), target: Target<'_>, origin: Origin) -> bool {
+    fn lead_to(&mut self, (address, vip): (SocketAddr, bool), target: Target<'_>, origin: Origin) -> bool {
         let Input { world, mesh, dataplane, .. } = self.input;
         let zone = world.zone_of(dataplane);
         let from = services::From { world, mesh, zone: &zone };
