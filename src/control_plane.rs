@@ -85,7 +85,11 @@ pub(crate) async fn start(settings: &Settings, signing_keys: bool) -> Result<Con
         StoreKind::Memory => Store::memory(clock.clone()),
         StoreKind::Sqlite => Store::open(&settings.data_dir, clock.clone()).map_err(|e| cannot_open(&e))?,
     };
-    let defaults = Defaults { mesh: !settings.skip_mesh_creation, signing_keys };
+    let defaults = Defaults {
+        mesh: !settings.skip_mesh_creation,
+        hostname_generators: !settings.skip_hostname_generators,
+        signing_keys,
+    };
     let core = Core::start(store, clock, defaults).await.map_err(|e| e.to_string())?;
     let (publishing, subscription) = Loop::start(core.clone(), settings.clone()).await.map_err(|e| e.to_string())?;
     let api = bind(settings.api, "REST API", if signing_keys { "KUMA_API_SERVER_HTTP_PORT" } else { "--api" }).await?;

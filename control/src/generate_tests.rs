@@ -117,7 +117,7 @@ fn a_service_that_is_gone_keeps_its_mesh_service_for_a_grace_period() {
 #[tokio::test]
 async fn the_store_gets_them_by_itself() {
     let clock = Clock::system();
-    let defaults = Defaults { mesh: false, signing_keys: false };
+    let defaults = Defaults { mesh: false, hostname_generators: false, signing_keys: false };
     let core = Core::start(Store::memory(clock.clone()), clock, defaults).await.unwrap();
     tokio::spawn(Generator::new(core.clone()).run());
     let yaml = mesh("Everywhere") + &dataplane("a", &inbound(80, "web", ""));

@@ -3,6 +3,7 @@
 
 mod outside;
 mod services;
+mod tables;
 #[cfg(test)]
 mod tests;
 
@@ -262,7 +263,7 @@ impl Loop {
         self.passes.failed += 1;
         let what: Vec<String> = failed.iter().map(|(mesh, _)| format!("error during update, mesh = {mesh}")).collect();
         let why = failed.iter().map(|(_, error)| error.to_string()).next().unwrap_or_default();
-        problems.push(format!("{}: the store doesn't take the allocated addresses: {why}", what.join("; ")));
+        problems.push(format!("{} (the store doesn't take the allocated addresses: {why})", what.join("; ")));
     }
 
     fn names_of(
@@ -287,7 +288,10 @@ impl Loop {
         for skipped in &view.skipped {
             tracing::debug!(mesh, "{skipped}");
         }
-        let changed = (table != before).then(|| Change::Blob { name: blob, bytes: serde_json::to_vec(&table).ok() });
+        let mut changed = Vec::new();
+        if table != before {
+            changed = tables::changes(self.core.store(), &blob, &table);
+        }
         let report = MeshNaming {
             entries: view.entries.len(),
             conflicts: view.conflicts,
@@ -296,12 +300,11 @@ impl Loop {
             warnings: warnings.iter().map(ToString::to_string).collect(),
         };
         naming.meshes.insert(mesh.to_owned(), report);
-        (changed.into_iter().collect(), published)
+        (changed, published)
     }
 
     fn load_vips(&self, blob: &str, problems: &mut Vec<String>) -> VipTable {
-        let Some(bytes) = self.core.store().blob(blob) else { return VipTable::default() };
-        serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+        tables::load(self.core.store(), blob).unwrap_or_else(|error| {
             problems.push(format!("{blob}: the stored addresses can't be read ({error}); they are allocated anew"));
             VipTable::default()
         })

@@ -27,6 +27,7 @@ pub struct Settings {
     pub tls_cert: Option<PathBuf>,
     pub tls_key: Option<PathBuf>,
     pub skip_mesh_creation: bool,
+    pub skip_hostname_generators: bool,
     pub localhost_is_admin: bool,
     pub dp_auth: Auth,
     pub zone_auth: Auth,
@@ -119,6 +120,7 @@ impl Settings {
             tls_cert: None,
             tls_key: None,
             skip_mesh_creation: false,
+            skip_hostname_generators: false,
             localhost_is_admin: true,
             dp_auth: Auth::Token,
             zone_auth: Auth::Token,
@@ -332,6 +334,12 @@ pub const KEYS: &[Key] = &[
     key!("defaults.skipMeshCreation", "KUMA_DEFAULTS_SKIP_MESH_CREATION", "don't create mesh default", |s, v| {
         boolean(v).map(|v| s.skip_mesh_creation = v)
     }),
+    key!(
+        "defaults.skipHostnameGenerators",
+        "KUMA_DEFAULTS_SKIP_HOSTNAME_GENERATORS",
+        "don't create Kuma's HostnameGenerators",
+        |s, v| { boolean(v).map(|v| s.skip_hostname_generators = v) }
+    ),
 ];
 
 fn text(v: &str) -> Result<String, String> {

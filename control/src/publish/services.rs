@@ -1,6 +1,6 @@
 //! Names and addresses of MeshServices and their kin, beside those of tags: allocated over all meshes, a table a kind.
 
-use super::Loop;
+use super::{Loop, tables};
 use crate::names::{self, MeshNames, Naming};
 use crate::resource::{MeshServicesMode, Resource, ServiceKind, Spec};
 use crate::settings::Cidr;
@@ -30,7 +30,7 @@ impl Loop {
             problems.extend(trouble.iter().map(|p| format!("{}: {p}", kind.name())));
             naming.services.extend(trouble.into_iter().map(|p| (kind.name(), p)));
             if table != before {
-                changes.push(Change::Blob { name: blob, bytes: serde_json::to_vec(&table).ok() });
+                changes.extend(tables::changes(self.core.store(), &blob, &table));
             }
             tables.insert(kind, table);
         }
