@@ -1,6 +1,7 @@
 //! Mutated input for what users write: templates and YAML documents. The committed corpus is replayed by every test run;
 //! `WEIR_FUZZ_SECS=600 cargo test -p control --test fuzz -- --nocapture` mutates it for that long and prints what it
 //! found. It must not know how a template or document is read.
+#![expect(clippy::unwrap_used, reason = "a test that can't read its corpus fails")]
 
 use control::resource::{read, to_yaml};
 use control::template::{Compiled, HostnameTemplate, OUTPUT_BYTES_MAX};
