@@ -154,6 +154,8 @@ impl Loop {
             dns_ttl_s: self.settings.dns_ttl_s,
             zone: self.settings.zone.clone(),
             has_ipv6: self.settings.cidr_v6.is_some(),
+            aaaa: self.settings.aaaa,
+            dns_upstreams: self.settings.dns_upstreams.clone(),
             vip_ranges: [Some(self.settings.cidr), self.settings.cidr_v6]
                 .iter()
                 .flatten()
