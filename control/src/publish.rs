@@ -165,6 +165,8 @@ impl Loop {
             dns_ttl_s: self.settings.dns_ttl_s,
             zone: self.settings.zone.clone(),
             has_ipv6: self.settings.cidr_v6.is_some(),
+            aaaa: self.settings.aaaa,
+            dns_upstreams: self.settings.dns_upstreams.clone(),
             vip_ranges: self.settings.vip_ranges(),
             resolved: self.outside.resolved(),
             files: self.outside.files(),

@@ -8,6 +8,7 @@ use super::sni::{PROTOCOL, SERVICE, ZONE};
 use super::{Compiled, Options, protocol, services};
 use crate::names::NamedOutbound;
 use crate::resource::{Inbound, Tags};
+use crate::settings::Aaaa;
 use snapshot::{Handler, InboundTls, Interception, ListenerRow, NameRow, Origin, ProxyKind, Role, limits};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -24,7 +25,8 @@ pub(super) fn compile(input: Input<'_>, options: Options) -> Compiled {
         };
     }
     let is_transparent = proxy.interception.outbound_port != 0 || proxy.interception.inbound_port != 0;
-    let has_ipv6 = input.world.settings.has_ipv6 && !proxy.interception.ipv4_only;
+    let aaaa = input.world.settings.aaaa;
+    let has_ipv6 = input.world.settings.has_ipv6 && aaaa == Aaaa::Native && !proxy.interception.ipv4_only;
     if !has_ipv6 {
         proxy.dns.vip_ranges.retain(|range| !range.contains(':'));
     }
@@ -34,6 +36,7 @@ pub(super) fn compile(input: Input<'_>, options: Options) -> Compiled {
         upstreams: Upstreams::new(input),
         captured: proxy.interception.inbound_port != 0,
         has_ipv6,
+        is_mapped: aaaa == Aaaa::Mapped && !proxy.interception.ipv4_only,
     };
     if net.transparent_proxying.as_ref().is_some_and(|tp| !tp.direct_access_services.is_empty()) {
         let text = "directAccessServices isn't supported yet: use the services' names";
@@ -57,6 +60,8 @@ struct Sidecar<'a> {
     upstreams: Upstreams<'a>,
     captured: bool,
     has_ipv6: bool,
+    /// AAAA answers are the IPv4 addresses in IPv6 form: sockets of both families reach the IPv4 listener.
+    is_mapped: bool,
 }
 
 impl Sidecar<'_> {
@@ -164,7 +169,8 @@ impl Sidecar<'_> {
         for row in &self.input.mesh.names.names {
             let remains = row.v4.is_some_and(|ip| v4.contains(&ip)) || row.v6.is_some_and(|ip| v6.contains(&ip));
             if remains {
-                let v6 = row.v6.filter(|_| self.has_ipv6);
+                let mapped = row.v4.filter(|_| self.is_mapped).map(|v4| v4.to_ipv6_mapped());
+                let v6 = row.v6.filter(|_| self.has_ipv6).or(mapped);
                 self.rows.names.insert(row.name.clone(), NameRow { v6, ..row.clone() });
             }
         }

@@ -10,7 +10,8 @@ use crate::resource::{
     Resource, Secret, ServiceKind, Spec, Tags, TrafficPermission, ZoneEgress, ZoneIngress, ZoneNetworking,
 };
 use crate::select;
-use snapshot::Origin;
+use crate::settings::Aaaa;
+use snapshot::{DnsUpstream, Origin};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
@@ -25,6 +26,10 @@ pub struct Settings {
     pub zone: String,
     /// Whether proxies serve IPv6 VIPs and AAAA records.
     pub has_ipv6: bool,
+    /// What AAAA questions are answered.
+    pub aaaa: Aaaa,
+    /// Which servers know certain domains.
+    pub dns_upstreams: Vec<DnsUpstream>,
     /// Ranges of virtual IPs, for the routes that proxies need.
     pub vip_ranges: Vec<String>,
     /// DNS names in `address` and `advertisedAddress` fields, resolved.
