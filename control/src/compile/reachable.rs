@@ -40,7 +40,7 @@ impl Reference {
 
     /// What a written outbound leads to; the oldest of several with the labels.
     pub(super) fn target<'a>(&self, world: &World, mesh: &'a MeshIndex) -> Option<Target<'a>> {
-        let found = mesh.backends(self.kind).filter(|resource| self.is(world, resource));
+        let found = mesh.backends(self.kind).iter().filter(|resource| self.is(world, resource));
         let oldest = found.min_by_key(|resource| (resource.meta.created_ms, &resource.meta.name))?;
         let port = match &oldest.spec {
             crate::resource::Spec::MeshExternalService(spec) => spec.r#match.port,

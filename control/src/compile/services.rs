@@ -6,7 +6,7 @@ use super::rows::{Reached, Rows, handler_for, service_row};
 use super::sni::{self, Named, service};
 use super::world::{Instance, MeshIndex, PublicIngress, World, carries};
 use super::{Problem, SecretMaterial, external, material, protocol};
-use crate::names::ZONE_LABEL;
+use crate::names::{MeshNames, ZONE_LABEL};
 use crate::resource::{
     MeshExternalService, MeshExternalTls, MeshMultiZoneService, MeshService, Meta, Resource, ServiceKind, ServicePort,
     Spec, TargetPort,
@@ -105,7 +105,7 @@ fn selected<'a>(
     mesh: &'a MeshIndex,
     all: &'a MeshMultiZoneService,
 ) -> impl Iterator<Item = (&'a Meta, &'a MeshService)> {
-    mesh.backends(ServiceKind::MeshService).filter_map(|r| match &r.spec {
+    mesh.backends(ServiceKind::MeshService).iter().filter_map(|r| match &r.spec {
         Spec::MeshService(service) => {
             let labels = crate::names::labels(r, &world.settings.zone);
             all.selector.mesh_service.matches(&labels).then_some((&r.meta, &**service))
@@ -418,7 +418,23 @@ pub struct ServiceMembers {
     pub services: Vec<String>,
 }
 
+impl MeshIndex {
+    /// MeshServices and their kin, sorted by name.
+    pub(super) fn backends(&self, kind: ServiceKind) -> &[Arc<Resource>] {
+        self.resources.get(kind.name()).map_or(&[], Vec::as_slice)
+    }
+
+    pub(super) fn backend(&self, kind: ServiceKind, name: &str) -> Option<&Arc<Resource>> {
+        let list = self.backends(kind);
+        list.get(list.binary_search_by(|r| r.meta.name.as_str().cmp(name)).ok()?)
+    }
+}
+
 impl World {
+    pub fn names(&self, mesh: &str) -> Option<&MeshNames> {
+        self.meshes.get(mesh).map(|index| &index.names)
+    }
+
     pub fn service_members(&self, mesh: &str, kind: ServiceKind, name: &str) -> ServiceMembers {
         let mut found = ServiceMembers::default();
         let Some(mesh) = self.meshes.get(mesh) else { return found };

@@ -7,7 +7,7 @@ use super::{Problem, gateway};
 use crate::names::MeshNames;
 use crate::resource::{
     Dataplane, ExternalService, GatewayType, Inbound, InboundState, Mesh, MeshGateway, MeshGatewayRoute, Meta,
-    Resource, Secret, ServiceKind, Spec, Tags, TrafficPermission, ZoneEgress, ZoneIngress, ZoneNetworking,
+    Resource, Secret, Spec, Tags, TrafficPermission, ZoneEgress, ZoneIngress, ZoneNetworking,
 };
 use crate::select;
 use crate::settings::Aaaa;
@@ -95,7 +95,7 @@ pub(super) struct MeshIndex {
     pub gateway_instances: BTreeMap<String, Vec<Instance>>,
     /// Tag sets that clients ask for beyond the plain service, by service.
     pub asked: BTreeMap<String, BTreeSet<Tags>>,
-    resources: BTreeMap<&'static str, Vec<Arc<Resource>>>,
+    pub(super) resources: BTreeMap<&'static str, Vec<Arc<Resource>>>,
     external: BTreeMap<String, Vec<Arc<Resource>>>,
 }
 
@@ -136,16 +136,6 @@ impl MeshIndex {
 
     pub(super) fn secret(&self, name: &str) -> Option<&Secret> {
         self.secrets().find(|(meta, _)| meta.name == name).map(|(_, secret)| secret)
-    }
-
-    /// MeshServices and their kin, sorted by name.
-    pub(super) fn backends(&self, kind: ServiceKind) -> impl Iterator<Item = &Arc<Resource>> {
-        self.resources.get(kind.name()).into_iter().flatten()
-    }
-
-    pub(super) fn backend(&self, kind: ServiceKind, name: &str) -> Option<&Arc<Resource>> {
-        let list = self.resources.get(kind.name())?;
-        list.binary_search_by(|r| r.meta.name.as_str().cmp(name)).ok().and_then(|at| list.get(at))
     }
 
     pub(super) fn has_mtls(&self) -> bool {
@@ -192,10 +182,6 @@ impl World {
     /// What is wrong for everybody: an endpoint without an address, a mesh that isn't defined.
     pub fn problems(&self) -> &[Problem] {
         &self.problems
-    }
-
-    pub fn names(&self, mesh: &str) -> Option<&MeshNames> {
-        self.meshes.get(mesh).map(|index| &index.names)
     }
 
     /// Keys of all proxies that can be compiled, sorted.
@@ -264,14 +250,10 @@ impl World {
                 Spec::ExternalService(_) => "ExternalService",
                 Spec::TrafficPermission(_) => "TrafficPermission",
                 Spec::Secret(_) => "Secret",
-                Spec::MeshService(_) => "MeshService",
-                Spec::MeshExternalService(_) => "MeshExternalService",
-                Spec::MeshMultiZoneService(_) => "MeshMultiZoneService",
-                Spec::VirtualOutbound(_)
-                | Spec::GlobalSecret(_)
-                | Spec::Zone(_)
-                | Spec::HostnameGenerator(_)
-                | Spec::Opaque(_) => continue,
+                other => match crate::names::kind_of(other) {
+                    Some(kind) => kind.name(),
+                    None => continue,
+                },
             };
             if kind.starts_with("Zone") {
                 self.zone_proxies.insert((kind, resource.meta.name.clone()), resource);

@@ -30,7 +30,10 @@ fn names() -> BTreeMap<String, MeshNames> {
         origin: Origin::default(),
     };
     let outbounds = vec![outbound("backend_test-ns_svc_8080", row(ROWS[0])), outbound("httpbin", row(ROWS[2]))];
-    BTreeMap::from([("default".to_owned(), MeshNames { names: ROWS.map(row).into(), outbounds })])
+    BTreeMap::from([(
+        "default".to_owned(),
+        MeshNames { names: ROWS.map(row).into(), outbounds, ..MeshNames::default() },
+    )])
 }
 
 fn client(family: &'static str, reachable: &[&str]) -> crate::resource::Resource {
