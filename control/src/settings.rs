@@ -18,6 +18,7 @@ pub struct Settings {
     pub cidr: Cidr,
     /// None = AAAA answers NODATA.
     pub cidr_v6: Option<Cidr>,
+    pub ipam: Ipam,
     pub service_vip_enabled: bool,
     pub service_vip_port: u16,
     pub dns_ttl_s: u32,
@@ -30,11 +31,24 @@ pub struct Settings {
     pub tls_cert: Option<PathBuf>,
     pub tls_key: Option<PathBuf>,
     pub skip_mesh_creation: bool,
+    pub skip_hostname_generators: bool,
     pub localhost_is_admin: bool,
     pub dp_auth: Auth,
     pub zone_auth: Auth,
     /// Others stop sending to a dataplane whose channel was lost for this long; zero = never.
     pub offline_grace: Duration,
+}
+
+/// Ranges of the newer kinds of services, over all meshes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ipam {
+    pub mesh_service: Cidr,
+    pub external: Cidr,
+    pub multi_zone: Cidr,
+}
+
+fn eight(first: u8) -> Cidr {
+    Cidr { network: IpAddr::V4(Ipv4Addr::new(first, 0, 0, 0)), prefix: 8 }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +136,7 @@ impl Settings {
             domain: "mesh".into(),
             cidr: Cidr { network: IpAddr::V4(Ipv4Addr::new(240, 0, 0, 0)), prefix: 4 },
             cidr_v6: Cidr::parse("fd00:fd00::/64"),
+            ipam: Ipam { mesh_service: eight(241), external: eight(242), multi_zone: eight(243) },
             service_vip_enabled: true,
             service_vip_port: 80,
             dns_ttl_s: snapshot::limits::DNS_TTL_S,
@@ -133,11 +148,25 @@ impl Settings {
             tls_cert: None,
             tls_key: None,
             skip_mesh_creation: false,
+            skip_hostname_generators: false,
             localhost_is_admin: true,
             dp_auth: Auth::Token,
             zone_auth: Auth::Token,
             offline_grace: Duration::from_secs(300),
         }
+    }
+
+    /// What proxies need routes for; a range within another is no range of its own.
+    pub fn vip_ranges(&self) -> Vec<String> {
+        let Ipam { mesh_service, external, multi_zone } = self.ipam;
+        let mut ranges = vec![self.cidr];
+        for range in [mesh_service, external, multi_zone].into_iter().chain(self.cidr_v6) {
+            let is_within = |wider: &Cidr| wider.prefix <= range.prefix && wider.contains(range.network);
+            if !ranges.iter().any(is_within) {
+                ranges.push(range);
+            }
+        }
+        ranges.iter().map(ToString::to_string).collect()
     }
 
     /// The settings in force, for people; there is no secret among them.
@@ -157,6 +186,11 @@ impl Settings {
                 "ttl": self.dns_ttl_s,
                 "AAAA": self.aaaa.text(),
                 "upstreams": self.dns_upstreams.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            },
+            "ipam": {
+                "meshService": {"cidr": self.ipam.mesh_service.to_string()},
+                "meshExternalService": {"cidr": self.ipam.external.to_string()},
+                "meshMultiZoneService": {"cidr": self.ipam.multi_zone.to_string()},
             },
             "apiServer": {"http": {"interface": self.api.ip(), "port": self.api.port()}},
             "dpServer": {"port": self.channel.port(), "offlineGrace": format!("{}s", self.offline_grace.as_secs())},
@@ -271,6 +305,18 @@ pub const KEYS: &[Key] = &[
         "[DOMAIN=]ADDRESS[:PORT], …: who knows a domain",
         |s, v| { upstreams(v).map(|v| s.dns_upstreams = v) }
     ),
+    key!("ipam.meshService.cidr", "KUMA_IPAM_MESH_SERVICE_CIDR", "range of MeshServices", |s, v| {
+        Cidr::parse(v).map(|v| s.ipam.mesh_service = v).ok_or("CIDR must be valid".into())
+    }),
+    key!("ipam.meshExternalService.cidr", "KUMA_IPAM_MESH_EXTERNAL_SERVICE_CIDR", "of MeshExternalServices", |s, v| {
+        Cidr::parse(v).map(|v| s.ipam.external = v).ok_or("CIDR must be valid".into())
+    }),
+    key!(
+        "ipam.meshMultiZoneService.cidr",
+        "KUMA_IPAM_MESH_MULTI_ZONE_SERVICE_CIDR",
+        "of MeshMultiZoneServices",
+        |s, v| { Cidr::parse(v).map(|v| s.ipam.multi_zone = v).ok_or("CIDR must be valid".into()) }
+    ),
     key!("apiServer.http.interface", "KUMA_API_SERVER_HTTP_INTERFACE", "address of the REST API", |s, v| {
         address(v).map(|v| s.api.set_ip(v))
     }),
@@ -329,6 +375,12 @@ pub const KEYS: &[Key] = &[
     key!("defaults.skipMeshCreation", "KUMA_DEFAULTS_SKIP_MESH_CREATION", "don't create mesh default", |s, v| {
         boolean(v).map(|v| s.skip_mesh_creation = v)
     }),
+    key!(
+        "defaults.skipHostnameGenerators",
+        "KUMA_DEFAULTS_SKIP_HOSTNAME_GENERATORS",
+        "don't create Kuma's HostnameGenerators",
+        |s, v| { boolean(v).map(|v| s.skip_hostname_generators = v) }
+    ),
 ];
 
 fn text(v: &str) -> Result<String, String> {

@@ -81,7 +81,7 @@ async fn serve(kind: Kind, udp: UdpSocket, tcp: TcpListener) {
                 match kind {
                     Kind::Dead => return,
                     Kind::Good => {}
-                    // sleep: its slowness is what is tested
+                    // sleep: the peer is slow
                     Kind::Slow => sleep(SLOW).await,
                     Kind::Truncating => answer[2] |= 0x02,
                     Kind::Refusing => answer[3] = 0x85,
@@ -243,7 +243,7 @@ async fn rewriting_resolv_conf_under_load_loses_no_lookup() {
             while !ended.load(Relaxed) {
                 round += 1;
                 rewrite(&file, &addresses, round);
-                // sleep: how often it is rewritten, nothing waits for it
+                // sleep: a file that is rewritten all the time, and not only that
                 std::thread::sleep(Duration::from_millis(3));
             }
             round
