@@ -10,9 +10,9 @@ pub(crate) use connect::{Picked, no_endpoint};
 
 use crate::socket::ConnectOptions;
 use balance::{Rng, State};
+use hashbrown::HashMap;
 use resolve::Resolver;
 use std::cell::RefCell;
-use std::collections::HashMap;
 
 /// One worker's upstream state.
 #[derive(Debug)]

@@ -347,6 +347,8 @@ fn reset() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, "the stream was reset or its connection closed")
 }
 
+impl crate::stream::Wired for StreamIo {}
+
 impl AsyncRead for StreamIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut stream = self.stream.borrow_mut();
