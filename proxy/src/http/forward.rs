@@ -106,14 +106,14 @@ where
     T: Traffic,
 {
     let leased = match plan.h2 {
-        true => lease_bridge(&session.context, &plan.target).await,
+        true => Box::pin(lease_bridge(&session.context, &plan.target)).await,
         false => lease(&session.context, &plan.target, facts.began).await.map(Lease::own),
     };
     let mut lease = match leased {
         Ok(lease) => lease,
         Err(error) => {
             let answer = Answer::error(error, &session.context.settings);
-            return session.answer(answer, facts, filters, scratch).await;
+            return Box::pin(session.answer(answer, facts, filters, scratch)).await;
         }
     };
     compose(session, facts, (plan, filters), (&mut *scratch, lease.picked.host.as_deref()));
@@ -168,7 +168,10 @@ where
     {
         session.context.pools.put(lease.picked.endpoint.clone(), io, session.last.into_std());
     }
-    finish(session, facts, (plan, filters), (done, ended, &lease.picked.endpoint), scratch).await
+    match finish(session, facts, plan, (done, ended, &lease.picked.endpoint), scratch) {
+        Ok(next) => next,
+        Err(answer) => Box::pin(session.late_answer(&answer, facts, filters)).await,
+    }
 }
 
 struct Ended {
@@ -255,14 +258,14 @@ fn write_head<S, T: Traffic>(
     head.write(out);
 }
 
-/// Reports the outcome, and answers for an endpoint that didn't.
-async fn finish<S, T>(
-    session: &mut Session<S, T>,
+/// Reports the outcome, and says what becomes of the connection, or what is to be answered for an endpoint that didn't.
+fn finish<S, T>(
+    session: &Session<S, T>,
     facts: &Facts,
-    (plan, filters): (&Plan<T::Target>, Option<&Filters>),
+    plan: &Plan<T::Target>,
     (done, ended, endpoint): (Result<(), Failure>, Ended, &T::Endpoint),
     scratch: &Scratch,
-) -> Next
+) -> Result<Next, Answer>
 where
     S: Wired,
     T: Traffic,
@@ -294,14 +297,12 @@ where
         elapsed: session.last.saturating_duration_since(facts.began),
     };
     session.context.traffic.finished(Some(plan), &outcome);
-    match answer {
+    Ok(match answer {
         None if ended.tunnel => Next::Close,
         None if ended.keep => Next::Keep,
         None => Next::Linger,
-        Some(answer) if answer.status != 0 && ended.status == 0 && !ended.torn => {
-            session.late_answer(&answer, facts, filters).await
-        }
+        Some(answer) if answer.status != 0 && ended.status == 0 && !ended.torn => return Err(answer),
         Some(answer) if answer.reason == Some(Reason::DownstreamReset) => Next::Close,
         Some(_) => Next::Broken,
-    }
+    })
 }

@@ -153,7 +153,7 @@ where
             Next::Keep if *session.drain.borrow() => break,
             Next::Keep => {}
             Next::Linger => {
-                session.linger().await;
+                Box::pin(session.linger()).await;
                 return (End::Closed, session.io);
             }
             Next::Close => return (End::Closed, session.io),
@@ -221,7 +221,8 @@ where
         match self.read_head(&mut scratch.head, began).await {
             Ok(()) => {}
             Err(NoHead::Gone) => return Next::Close,
-            Err(NoHead::Fault(fault)) => return self.refuse(Answer::fault(fault), began).await,
+            // Boxed, like all that is rare: an idle connection has room for what it may come to.
+            Err(NoHead::Fault(fault)) => return Box::pin(self.refuse(Answer::fault(fault), began)).await,
             Err(NoHead::Timeout) => {
                 let answer = Answer {
                     status: 408,
@@ -230,17 +231,17 @@ where
                     detail: "the client didn't finish its request head in time".to_owned(),
                     location: None,
                 };
-                return self.refuse(answer, began).await;
+                return Box::pin(self.refuse(answer, began)).await;
             }
         }
         let facts = match assess(scratch, self.input.data(), &self.context.settings, began) {
             Ok(facts) => facts,
-            Err(fault) => return self.refuse(Answer::fault(fault), began).await,
+            Err(fault) => return Box::pin(self.refuse(Answer::fault(fault), began)).await,
         };
         if facts.spelling == Spelling::Redirect {
             let location = redirect_location(&facts, scratch, self.input.data());
             let answer = Answer { status: 307, location: Some(location), ..Answer::default() };
-            return self.answer(answer, &facts, None, scratch).await;
+            return Box::pin(self.answer(answer, &facts, None, scratch)).await;
         }
         let Decision { action, filters } = self.decide(&facts, scratch);
         let filters = filters.as_deref();
@@ -254,7 +255,7 @@ where
             Action::Redirect { status, location } => Answer { status, location: Some(location), ..Answer::default() },
             Action::Respond { status, body, reason } => Answer { status, body, reason, ..Answer::default() },
         };
-        self.answer(answer, &facts, filters, scratch).await
+        Box::pin(self.answer(answer, &facts, filters, scratch)).await
     }
 
     fn decide(&self, facts: &Facts, scratch: &mut Scratch) -> Decision<T::Target> {
