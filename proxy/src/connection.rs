@@ -46,8 +46,8 @@ pub(crate) struct Serving {
     /// Where the client meant to go: the key of its row.
     pub destination: SocketAddr,
     pub begun: Instant,
-    /// In the counts of the process and the listener, until it ends.
-    pub places: [Counted; 2],
+    /// In the counts of the process and the listener, until it ends; a tunnel's stream is only in the first.
+    pub places: [Option<Counted>; 2],
 }
 
 pub(crate) async fn serve(worker: Rc<Worker>, arrival: Arrival) {
@@ -61,7 +61,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, arrival: Arrival) {
             return finish(&worker, direction, &Ended::default(), (peer, begun, Some(&failure)));
         }
     };
-    let serving = Serving { worker, peer, destination, begun, places: arrival.places };
+    let serving = Serving { worker, peer, destination, begun, places: arrival.places.map(Some) };
     dispatch(serving, arrival.stream, arrival.purpose).await;
 }
 

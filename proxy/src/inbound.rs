@@ -98,10 +98,10 @@ async fn tunnel(serving: &Serving, mut stream: Stream, inbound: &Inbound<'_>, pe
                         peer: *peer,
                         destination: *destination,
                         begun: Instant::now(),
+                        places: [Some(place), None],
                     };
                     let peers = peers.clone();
                     worker.spawn(async move {
-                        let _place = place;
                         of_tunnel(&one, Stream::Mux(stream), peers).await;
                     });
                 }

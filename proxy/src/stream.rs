@@ -76,7 +76,7 @@ impl Wired for Stream {
         match self {
             Self::Plain(tcp) => Some(tcp),
             Self::Replayed(replayed) if replayed.prefix.is_empty() => Some(&replayed.tcp),
-            Self::Replayed(_) | Self::Tls(_) => None,
+            Self::Replayed(_) | Self::Tls(_) | Self::Mux(_) => None,
         }
     }
 }

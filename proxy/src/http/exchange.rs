@@ -55,9 +55,6 @@ pub(super) struct Exchange<'a, S, U> {
     state: State,
 }
 
-static YIELD: std::sync::LazyLock<u8> =
-    std::sync::LazyLock::new(|| std::env::var("X_YIELD").ok().and_then(|t| t.parse().ok()).unwrap_or(0));
-
 struct State {
     phase: Phase,
     request: Request,
@@ -71,7 +68,6 @@ struct State {
     /// So does the endpoint.
     reuse: bool,
     client_ended: bool,
-    turn: u8,
     /// Time has passed since this was made.
     waited: bool,
     progress_at: Instant,
@@ -116,7 +112,6 @@ where
             reuse: false,
             client_ended: false,
             waited: false,
-            turn: 0,
             progress_at: now,
             request_over_at: now,
         };
@@ -179,11 +174,6 @@ where
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        if self.state.turn == 0 && *YIELD & 1 != 0 {
-            self.state.turn = 1;
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
         if self.state.request == Request::Moving {
             self.poll_request(cx)?;
         }
@@ -192,11 +182,6 @@ where
             if self.state.phase == Phase::Tunnel {
                 self.poll_request(cx)?;
             }
-        }
-        if self.state.turn < 2 && *YIELD & 2 != 0 {
-            self.state.turn = 2;
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
         }
         ready!(self.response.poll(cx, self.upstream, self.client)).map_err(|broken| self.response_broken(broken))?;
         // A tunnel also waits for its other half.
