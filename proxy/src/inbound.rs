@@ -98,10 +98,10 @@ async fn tunnel(serving: &Serving, mut stream: Stream, inbound: &Inbound<'_>, pe
                         peer: *peer,
                         destination: *destination,
                         begun: Instant::now(),
+                        places: [Some(place), None],
                     };
                     let peers = peers.clone();
                     worker.spawn(async move {
-                        let _place = place;
                         of_tunnel(&one, Stream::Mux(stream), peers).await;
                     });
                 }
@@ -176,7 +176,7 @@ async fn to_app(serving: &Serving, stream: Stream, inbound: &Inbound<'_>, peers:
         let traffic =
             HttpTraffic::inbound(serving, inbound.service, (inbound.app, source), inbound.protocol).for_peer(peers);
         let settings = serving.worker.http.inbound.clone();
-        return Box::pin(outbound::http_connection(serving, stream, traffic, settings)).await;
+        return Box::pin(outbound::http_connection(&serving.worker, serving.peer, stream, (traffic, settings))).await;
     }
     if !allowed {
         let who = peers.unwrap_or_default().join(" ");

@@ -64,7 +64,7 @@ fn forward_to<'a>(
         return Decided::Respond { status: 500, body: "no backend of this route has a weight above 0\n" };
     };
     let path = forward.filters.path.as_ref().map(|rewrite| rewritten(rewrite, &row.matches.path, seen.path));
-    let filters = Some(&forward.filters).filter(|f| **f != Filters::default());
+    let filters = Some(&forward.filters).filter(|filters| !filters.is_empty());
     Decided::Forward { service, path, filters, timeouts: forward.timeouts.clone(), route: row }
 }
 

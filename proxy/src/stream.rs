@@ -63,6 +63,28 @@ impl Stream {
     }
 }
 
+/// A byte stream that may be a bare socket below: then it can be asked and moved without our memory.
+pub trait Wired: AsyncRead + AsyncWrite + Unpin {
+    /// The socket, if reading and writing it is all that reading and writing this does.
+    fn socket(&self) -> Option<&TcpStream> {
+        None
+    }
+}
+
+impl Wired for Stream {
+    fn socket(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(tcp) => Some(tcp),
+            Self::Replayed(replayed) if replayed.prefix.is_empty() => Some(&replayed.tcp),
+            Self::Replayed(_) | Self::Tls(_) | Self::Mux(_) => None,
+        }
+    }
+}
+
+impl Wired for tokio::io::DuplexStream {}
+
+impl Wired for tokio::io::Empty {}
+
 impl From<TcpStream> for Stream {
     fn from(tcp: TcpStream) -> Self {
         Self::Plain(tcp)

@@ -295,9 +295,10 @@ impl Traffic for HttpTraffic {
             }
             Target::Service(row) => row,
         };
-        let is_tried = |e: &snapshot::Endpoint| tried.is_some_and(|t| t.address == e.address && t.port == e.port);
-        let tried: Vec<usize> = row.endpoints.iter().enumerate().filter(|(_, e)| is_tried(e)).map(|(i, _)| i).collect();
-        let picked = self.worker.upstreams.pick(row, &tried).ok_or_else(|| no_endpoint(row))?;
+        let place =
+            |tried: &EndpointKey| row.endpoints.iter().position(|e| tried.address == e.address && tried.port == e.port);
+        let tried = tried.and_then(place);
+        let picked = self.worker.upstreams.pick(row, tried.as_slice()).ok_or_else(|| no_endpoint(row))?;
         let endpoint = picked.endpoint().ok_or_else(|| no_endpoint(row))?;
         let Counted { service, metrics } = self.counted(&row.name);
         let key = EndpointKey {

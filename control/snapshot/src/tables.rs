@@ -258,11 +258,26 @@ pub struct Filters {
     pub mirror: Option<Mirror>,
 }
 
+impl Filters {
+    /// Whether they change nothing; asked at every request.
+    pub fn is_empty(&self) -> bool {
+        let Self { request, response, host, host_of_endpoint, path, mirror } = self;
+        let plain = host.is_none() && !host_of_endpoint && path.is_none() && mirror.is_none();
+        plain && request.is_empty() && response.is_empty()
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeaderOps {
     pub remove: Vec<String>,
     pub set: Vec<(String, String)>,
     pub add: Vec<(String, String)>,
+}
+
+impl HeaderOps {
+    fn is_empty(&self) -> bool {
+        self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,8 +11,9 @@ use super::serve::{Facts, Next, Scratch, Session};
 use super::traffic::{Context, Outcome, Picked, Plan, Traffic};
 use super::{buffer::Buffer, framing::Framing, h2::Upstream};
 use crate::error::{ConnError, Reason};
+use crate::stream::Wired;
 use snapshot::Filters;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 
 /// Endpoints that are tried for one request while none could be connected to.
 const CONNECTS_MAX: usize = 3;
@@ -28,10 +29,14 @@ pub(super) struct Lease<E, L, Io> {
 type LeaseOf<T> = Lease<<T as Traffic>::Endpoint, <T as Traffic>::Load, <T as Traffic>::Io>;
 
 /// An idle connection to the endpoint picked, or a new one; other endpoints while connecting fails.
-pub(super) async fn lease<T: Traffic>(context: &Context<T>, target: &T::Target) -> Result<LeaseOf<T>, ConnError> {
+pub(super) async fn lease<T: Traffic>(
+    context: &Context<T>,
+    target: &T::Target,
+    now: Instant,
+) -> Result<LeaseOf<T>, ConnError> {
     let mut picked = context.traffic.pick(target, None)?;
     for attempt in 1.. {
-        if let Some(io) = context.pools.take(&picked.endpoint) {
+        if let Some(io) = context.pools.take(&picked.endpoint, now.into_std()) {
             return Ok(Lease { picked, io, reused: true });
         }
         // Boxed: a connection's future is large and rarely needed.
@@ -97,18 +102,18 @@ pub(super) async fn forward<S, T>(
     scratch: &mut Scratch,
 ) -> Next
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Wired,
     T: Traffic,
 {
     let leased = match plan.h2 {
-        true => lease_bridge(&session.context, &plan.target).await,
-        false => lease(&session.context, &plan.target).await.map(Lease::own),
+        true => Box::pin(lease_bridge(&session.context, &plan.target)).await,
+        false => lease(&session.context, &plan.target, facts.began).await.map(Lease::own),
     };
     let mut lease = match leased {
         Ok(lease) => lease,
         Err(error) => {
             let answer = Answer::error(error, &session.context.settings);
-            return session.answer(answer, facts, filters, scratch).await;
+            return Box::pin(session.answer(answer, facts, filters, scratch)).await;
         }
     };
     compose(session, facts, (plan, filters), (&mut *scratch, lease.picked.host.as_deref()));
@@ -127,7 +132,9 @@ where
         drain: &session.drain,
     };
     let io = (&mut session.io, &mut lease.io);
-    let mut exchange = Exchange::new(io, terms, &mut scratch.response, (request, response));
+    // Only connecting takes time.
+    let now = if lease.reused { facts.began } else { Instant::now() };
+    let mut exchange = Exchange::new(io, terms, &mut scratch.response, (request, response), now);
     let mut done = exchange.run(&mut session.timer).await;
     let replayable = facts.idempotent && facts.framing == Framing::Empty;
     if lease.reused && replayable && is_stale(&done) && exchange.is_unanswered() {
@@ -152,15 +159,19 @@ where
         sent: exchange.response.moved,
     };
     let Exchange { request, response, .. } = exchange;
+    session.last = Instant::now();
     (session.input, scratch.up) = (request.input, request.out);
     scratch.down = response.out;
     if let Upstream::Own(io) = lease.io
         && done.is_ok()
         && ended.reuse
     {
-        session.context.pools.put(lease.picked.endpoint.clone(), io);
+        session.context.pools.put(lease.picked.endpoint.clone(), io, session.last.into_std());
     }
-    finish(session, facts, (plan, filters), (done, ended, &lease.picked.endpoint), scratch).await
+    match finish(session, facts, plan, (done, ended, &lease.picked.endpoint), scratch) {
+        Ok(next) => next,
+        Err(answer) => Box::pin(session.late_answer(&answer, facts, filters)).await,
+    }
 }
 
 struct Ended {
@@ -247,16 +258,16 @@ fn write_head<S, T: Traffic>(
     head.write(out);
 }
 
-/// Reports the outcome, and answers for an endpoint that didn't.
-async fn finish<S, T>(
-    session: &mut Session<S, T>,
+/// Reports the outcome, and says what becomes of the connection, or what is to be answered for an endpoint that didn't.
+fn finish<S, T>(
+    session: &Session<S, T>,
     facts: &Facts,
-    (plan, filters): (&Plan<T::Target>, Option<&Filters>),
+    plan: &Plan<T::Target>,
     (done, ended, endpoint): (Result<(), Failure>, Ended, &T::Endpoint),
     scratch: &Scratch,
-) -> Next
+) -> Result<Next, Answer>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Wired,
     T: Traffic,
 {
     let answer = match done {
@@ -283,17 +294,15 @@ where
         endpoint: Some(endpoint),
         received: ended.received,
         sent: ended.sent,
-        elapsed: facts.began.elapsed(),
+        elapsed: session.last.saturating_duration_since(facts.began),
     };
     session.context.traffic.finished(Some(plan), &outcome);
-    match answer {
+    Ok(match answer {
         None if ended.tunnel => Next::Close,
         None if ended.keep => Next::Keep,
         None => Next::Linger,
-        Some(answer) if answer.status != 0 && ended.status == 0 && !ended.torn => {
-            session.late_answer(&answer, facts, filters).await
-        }
+        Some(answer) if answer.status != 0 && ended.status == 0 && !ended.torn => return Err(answer),
         Some(answer) if answer.reason == Some(Reason::DownstreamReset) => Next::Close,
         Some(_) => Next::Broken,
-    }
+    })
 }

@@ -61,11 +61,12 @@ pub fn announced_length(head: &Head, buffer: &[u8]) -> Option<u64> {
     head.values(buffer, Known::ContentLength).next().and_then(length)
 }
 
-fn length(value: &[u8]) -> Option<u64> {
+pub(super) fn length(value: &[u8]) -> Option<u64> {
     if value.is_empty() || value.len() > 19 || !value.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    std::str::from_utf8(value).ok()?.parse().ok()
+    // 19 digits fit.
+    Some(value.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
 }
 
 /// Takes a body out of its framing, piece by piece.
@@ -139,6 +140,22 @@ impl Decoder {
             }
         }
         Ok(Step { skip, data: 0, done: self.is_done() })
+    }
+
+    /// How much of a body of known length is still to come.
+    pub(super) fn length_left(&self) -> Option<u64> {
+        match self.state {
+            State::Length(left) => Some(left),
+            _ => None,
+        }
+    }
+
+    /// Counts bytes of a body of known length that went another way.
+    pub(super) fn pass(&mut self, count: u64) {
+        if let State::Length(left) = self.state {
+            let left = left.saturating_sub(count);
+            self.state = if left == 0 { State::Done } else { State::Length(left) };
+        }
     }
 
     /// The peer closed: whether the body may end here.

@@ -247,7 +247,7 @@ impl Head {
         self.phrase = Span::default();
         if cursor.peek() == Some(b' ') {
             cursor.at += 1;
-            self.phrase = cursor.while_class(VALUE);
+            self.phrase = cursor.value();
         }
         cursor.expect(b"\r\n", Fault::StatusLine)
     }
@@ -280,7 +280,7 @@ pub(super) fn parse_fields(cursor: &mut Cursor<'_>, fields: &mut Vec<Field>) -> 
         while let Some(b' ' | b'\t') = cursor.peek() {
             cursor.at += 1;
         }
-        let value = cursor.while_class(VALUE);
+        let value = cursor.value();
         let kept = value.of(cursor.head).trim_ascii_end().len();
         let start = value.start as usize;
         match cursor.peek() {
@@ -295,10 +295,18 @@ pub(super) fn parse_fields(cursor: &mut Cursor<'_>, fields: &mut Vec<Field>) -> 
     }
 }
 
+const ONES: u64 = 0x0101_0101_0101_0101;
+const HIGH: u64 = 0x8080_8080_8080_8080;
+
+/// Whether none of a word's bytes is a control character, tab among them. It may say no to one that is plain.
+fn is_plain(word: u64) -> bool {
+    let delete = word ^ (ONES * 0x7f);
+    let low = word.wrapping_sub(ONES * 0x20) & !word;
+    (low | (delete.wrapping_sub(ONES) & !delete)) & HIGH == 0
+}
+
 /// Position of the next line feed in `buffer[from..to]`, eight bytes at a step.
 pub(super) fn find_line_feed(buffer: &[u8], from: usize, to: usize) -> Option<usize> {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGH: u64 = 0x8080_8080_8080_8080;
     let part = buffer.get(from..to)?;
     let (words, rest) = part.as_chunks::<8>();
     for (index, word) in words.iter().enumerate() {
@@ -316,8 +324,10 @@ const TOKEN: u8 = 1;
 const TARGET: u8 = 2;
 const VALUE: u8 = 4;
 const DIGIT: u8 = 8;
+const HOST: u8 = 16;
 
-/// Byte classes: token characters (RFC 9110 §5.6.2), visible ASCII without `#` for targets, field content, digits.
+/// Byte classes: token characters (RFC 9110 §5.6.2), visible ASCII without `#` for targets, field content, digits, what
+/// a host's name consists of.
 static CLASS: [u8; 256] = classes();
 
 const fn classes() -> [u8; 256] {
@@ -342,6 +352,9 @@ const fn classes() -> [u8; 256] {
         if b.is_ascii_digit() {
             class |= DIGIT;
         }
+        if b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~') {
+            class |= HOST;
+        }
         table[byte] = class;
         byte += 1;
     }
@@ -356,6 +369,11 @@ pub fn is_token(name: &[u8]) -> bool {
 /// Whether `value` can be a header's value: no CR, LF, NUL or other control character.
 pub fn is_field_value(value: &[u8]) -> bool {
     value.iter().all(|byte| in_class(*byte, VALUE))
+}
+
+/// Whether `name` consists of what a host's name may.
+pub(super) fn is_host(name: &[u8]) -> bool {
+    name.iter().all(|byte| in_class(*byte, HOST))
 }
 
 #[inline]
@@ -379,6 +397,16 @@ impl Cursor<'_> {
         let span = Span::new(self.at, self.at + len);
         self.at += len;
         span
+    }
+
+    /// Field content, eight bytes at a step as long as all of them are ordinary.
+    fn value(&mut self) -> Span {
+        let start = self.at;
+        let rest = self.head.get(start..).unwrap_or_default();
+        let (words, _) = rest.as_chunks::<8>();
+        self.at += 8 * words.iter().take_while(|word| is_plain(u64::from_le_bytes(**word))).count();
+        self.while_class(VALUE);
+        Span::new(start, self.at)
     }
 
     fn expect(&mut self, bytes: &[u8], fault: Fault) -> Result<(), Fault> {

@@ -10,6 +10,7 @@ use super::timer::Timer;
 use super::traffic::{Context, Traffic};
 use snapshot::Timeouts;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// Mirrored requests under way on a worker's thread; more aren't copied.
 const MIRRORED_MAX: u32 = 256;
@@ -45,7 +46,7 @@ pub(super) fn send<T: Traffic>(context: &Context<T>, target: T::Target, request:
     let context = context.clone();
     tokio::task::spawn_local(async move {
         let _slot = slot;
-        let Ok(Lease { picked, mut io, .. }) = lease(&context, &target).await else { return };
+        let Ok(Lease { picked, mut io, .. }) = lease(&context, &target, Instant::now()).await else { return };
         let (_drain, drain) = watch::channel(false);
         let (mut nobody, mut head, timeouts) = (tokio::io::empty(), Head::default(), Timeouts::default());
         let terms = Terms {
@@ -59,10 +60,10 @@ pub(super) fn send<T: Traffic>(context: &Context<T>, target: T::Target, request:
             drain: &drain,
         };
         let pipes = (Pipe::new(Buffer::default(), request), Pipe::new(Buffer::default(), Vec::new()));
-        let mut exchange = Exchange::new((&mut nobody, &mut io), terms, &mut head, pipes);
+        let mut exchange = Exchange::new((&mut nobody, &mut io), terms, &mut head, pipes, Instant::now());
         let done = exchange.run(&mut Timer::new()).await;
         if done.is_ok() && exchange.keeps_upstream() {
-            context.pools.put(picked.endpoint, io);
+            context.pools.put(picked.endpoint, io, Instant::now().into_std());
         }
     });
 }

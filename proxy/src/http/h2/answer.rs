@@ -3,7 +3,7 @@
 
 use super::frame::HEAD_BYTES;
 use super::hpack;
-use crate::http::framing::Framing;
+use crate::http::framing::{self, Framing};
 use crate::http::head::{Known, find_line_feed};
 use std::io;
 
@@ -61,8 +61,7 @@ fn try_push(bytes: &[u8], to_head: bool, out: &mut Vec<u8>) -> io::Result<Option
         let value = value.get(2..).unwrap_or_default();
         match Known::of(name) {
             Known::ContentLength => {
-                let length = std::str::from_utf8(value).ok().and_then(|value| value.parse().ok());
-                framing = Framing::Length(length.ok_or_else(|| unsound("a length that is no number"))?);
+                framing = Framing::Length(framing::length(value).ok_or_else(|| unsound("a length that is no number"))?);
             }
             Known::TransferEncoding => {
                 framing = Framing::Chunked;

@@ -8,6 +8,7 @@ use super::super::headers::push_field;
 use super::super::traffic::{Context, Traffic};
 use super::shared::{self, Upload};
 use crate::error::ConnError;
+use crate::stream::Wired;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Bytes, Frame, Incoming};
@@ -26,6 +27,15 @@ const BRIDGE_BYTES: usize = 64 * 1024;
 pub(in super::super) enum Upstream<Io> {
     Own(Io),
     Bridge(DuplexStream),
+}
+
+impl<Io: Wired> Wired for Upstream<Io> {
+    fn socket(&self) -> Option<&tokio::net::TcpStream> {
+        match self {
+            Self::Own(io) => io.socket(),
+            Self::Bridge(_) => None,
+        }
+    }
 }
 
 impl<Io> Upstream<Io> {

@@ -30,7 +30,8 @@ fn get(more: &[(&'static str, &'static str)]) -> Vec<(&'static [u8], &'static [u
 
 #[test]
 fn a_header_block_reads_as_an_http_1_head() {
-    let request = built(&get(&[("cookie", "a=1"), ("accept", "*/*"), ("cookie", ""), ("cookie", "b=2")]), true).unwrap();
+    let request =
+        built(&get(&[("cookie", "a=1"), ("accept", "*/*"), ("cookie", ""), ("cookie", "b=2")]), true).unwrap();
     assert_eq!(text(&request), "GET /p?q HTTP/1.1\r\nhost: a.example\r\naccept: */*\r\ncookie: a=1; b=2\r\n\r\n");
     let request = built(&get(&[("content-length", "007"), ("content-length", "7")]), false).unwrap();
     assert_eq!(text(&request), "GET /p?q HTTP/1.1\r\nhost: a.example\r\ncontent-length: 7\r\n\r\n");
@@ -52,14 +53,6 @@ fn what_http_1_refuses_is_left_to_its_parser() {
     let many: Vec<_> = GET.into_iter().chain(std::iter::repeat_n((b"a".as_slice(), b"b".as_slice()), 100)).collect();
     assert_eq!(built(&many, true).unwrap().head.len, 0);
     assert!(built(&many[..103], true).unwrap().head.len > 0);
-}
-
-#[test]
-fn decimal_numbers_have_no_leading_zeros() {
-    assert_eq!(
-        [0, 9, 10, u64::MAX].map(|n| decimal(n, &mut [0; 20]).to_vec()),
-        [b"0".to_vec(), b"9".to_vec(), b"10".to_vec(), u64::MAX.to_string().into_bytes()]
-    );
 }
 
 proptest! {
