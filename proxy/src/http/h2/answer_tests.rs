@@ -1,3 +1,5 @@
+//! Answers' heads, whole, in part and of every framing.
+
 use super::*;
 
 fn pushed(head: &str, to_head: bool) -> (Option<Answer>, Vec<u8>) {

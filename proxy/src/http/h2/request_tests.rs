@@ -1,3 +1,5 @@
+//! Header blocks as HTTP/1 heads, and that they are what HTTP/1 would have parsed.
+
 use super::*;
 use crate::http::head::Kind;
 use proptest::prelude::*;
