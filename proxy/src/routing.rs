@@ -3,6 +3,7 @@
 
 use snapshot::lookup::Routed;
 use snapshot::{Backend, Filters, Forward, PathMatch, PathRewrite, Redirect, RouteAction, RouteRow, Timeouts};
+use std::sync::Arc;
 
 /// A decision, still in the snapshot's words.
 #[derive(Debug, PartialEq)]
@@ -11,7 +12,7 @@ pub(crate) enum Decided<'a> {
     Forward {
         service: &'a str,
         path: Option<String>,
-        filters: Option<&'a Filters>,
+        filters: Option<&'a Arc<Filters>>,
         timeouts: Timeouts,
         route: &'a RouteRow,
     },

@@ -65,6 +65,11 @@ impl Stream {
 
 /// A byte stream that may be a bare socket below: then it can be asked and moved without our memory.
 pub trait Wired: AsyncRead + AsyncWrite + Unpin {
+    /// Pending, and then the task is woken, only while a read would be in vain.
+    fn poll_readable(&self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
+
     /// The socket, if reading and writing it is all that reading and writing this does.
     fn socket(&self) -> Option<&TcpStream> {
         None
@@ -72,6 +77,14 @@ pub trait Wired: AsyncRead + AsyncWrite + Unpin {
 }
 
 impl Wired for Stream {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Plain(tcp) => tcp.poll_read_ready(cx).map(drop),
+            Self::Tls(tls) if tls.holds_nothing() => tls.get_ref().poll_read_ready(cx).map(drop),
+            Self::Replayed(_) | Self::Tls(_) | Self::Mux(_) => Poll::Ready(()),
+        }
+    }
+
     fn socket(&self) -> Option<&TcpStream> {
         match self {
             Self::Plain(tcp) => Some(tcp),

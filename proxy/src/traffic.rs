@@ -241,7 +241,7 @@ fn into_decision(snapshot: &Snapshot, decided: Decided<'_>, worker: &Worker) -> 
             let mirror = filters.and_then(|f| mirrored(snapshot, f, worker));
             let h2 = row.protocol.is_h2();
             let plan = Plan { target: Target::Service(row), path, timeouts, h2, mirror };
-            Decision { action: Action::Forward(plan), filters: filters.map(|f| Arc::new(f.clone())) }
+            Decision { action: Action::Forward(plan), filters: filters.cloned() }
         }
     }
 }

@@ -84,7 +84,7 @@ impl Buffer {
         give(std::mem::take(&mut self.bytes));
     }
 
-    /// The same from what may be a bare socket, which is asked first: then not even a poll in vain borrows memory.
+    /// The same from what can be asked first: then not even a poll in vain borrows memory.
     pub(super) fn poll_fill_wired<R: Wired>(&mut self, io: &mut R, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.poll_fill_at_most(io, cx, usize::MAX)
     }
@@ -96,10 +96,8 @@ impl Buffer {
         cx: &mut Context<'_>,
         most: usize,
     ) -> Poll<io::Result<usize>> {
-        if self.bytes.is_empty()
-            && let Some(socket) = io.socket()
-        {
-            ready!(socket.poll_read_ready(cx))?;
+        if self.bytes.is_empty() {
+            ready!(io.poll_readable(cx));
         }
         self.poll_read(io, cx, most)
     }

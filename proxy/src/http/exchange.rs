@@ -50,8 +50,8 @@ pub(super) struct Exchange<'a, S, U> {
     pub(super) terms: Terms<'a>,
     /// For the response's head.
     pub(super) head: &'a mut Head,
-    pub(super) request: Pipe,
-    pub(super) response: Pipe,
+    pub(super) request: &'a mut Pipe,
+    pub(super) response: &'a mut Pipe,
     state: State,
 }
 
@@ -98,7 +98,7 @@ where
         (client, upstream): (&'a mut S, &'a mut U),
         terms: Terms<'a>,
         head: &'a mut Head,
-        (request, response): (Pipe, Pipe),
+        (request, response): (&'a mut Pipe, &'a mut Pipe),
         now: Instant,
     ) -> Self {
         head.clear();

@@ -5,7 +5,6 @@ use super::exchange::{Exchange, Failure, Terms};
 use super::headers::{self, RequestHead};
 use super::mirror;
 use super::path::Spelling;
-use super::pump::Pipe;
 use super::respond::Answer;
 use super::serve::{Facts, Next, Scratch, Session};
 use super::traffic::{Context, Outcome, Picked, Plan, Traffic};
@@ -118,9 +117,10 @@ where
     };
     compose(session, facts, (plan, filters), (&mut *scratch, lease.picked.host.as_deref()));
     session.input.consume(scratch.head.len);
-    let mut request = Pipe::new(std::mem::take(&mut session.input), std::mem::take(&mut scratch.up));
-    request.frame(facts.framing, facts.framing == Framing::Chunked);
-    let response = Pipe::new(Buffer::default(), std::mem::take(&mut scratch.down));
+    let Scratch { up, down, response, .. } = &mut *scratch;
+    up.begin(std::mem::take(&mut session.input));
+    up.frame(facts.framing, facts.framing == Framing::Chunked);
+    down.begin(Buffer::default());
     let terms = Terms {
         version: facts.version,
         to_head: facts.to_head,
@@ -134,7 +134,7 @@ where
     let io = (&mut session.io, &mut lease.io);
     // Only connecting takes time.
     let now = if lease.reused { facts.began } else { Instant::now() };
-    let mut exchange = Exchange::new(io, terms, &mut scratch.response, (request, response), now);
+    let mut exchange = Exchange::new(io, terms, response, (up, down), now);
     let mut done = exchange.run(&mut session.timer).await;
     let replayable = facts.idempotent && facts.framing == Framing::Empty;
     if lease.reused && replayable && is_stale(&done) && exchange.is_unanswered() {
@@ -158,10 +158,8 @@ where
         received: exchange.request.moved,
         sent: exchange.response.moved,
     };
-    let Exchange { request, response, .. } = exchange;
     session.last = Instant::now();
-    (session.input, scratch.up) = (request.input, request.out);
-    scratch.down = response.out;
+    session.input = std::mem::take(&mut scratch.up.input);
     if let Upstream::Own(io) = lease.io
         && done.is_ok()
         && ended.reuse
@@ -195,12 +193,12 @@ fn compose<S, T: Traffic>(
     (plan, filters): (&Plan<T::Target>, Option<&Filters>),
     (scratch, endpoint): (&mut Scratch, Option<&str>),
 ) {
-    let mut up = std::mem::take(&mut scratch.up);
+    let mut up = std::mem::take(&mut scratch.up.out);
     up.clear();
     let authority = headers::authority(filters, endpoint);
     let authority = authority.map_or(facts.authority.of(session.input.data()), str::as_bytes);
     write_head(session, facts, (plan, filters), (scratch, authority), &mut up);
-    scratch.up = up;
+    scratch.up.out = up;
 }
 
 /// Copies a request to a mirror, if all of it is here: no body, or one that came with its head.

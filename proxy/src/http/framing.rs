@@ -37,6 +37,9 @@ pub fn of_response(head: &Head, buffer: &[u8], to_head: bool) -> Result<Framing,
 
 fn declared(head: &Head, buffer: &[u8]) -> Result<Option<Framing>, Fault> {
     let mut framing = None;
+    if !head.has(Known::ContentLength) && !head.has(Known::TransferEncoding) {
+        return Ok(None);
+    }
     for field in &head.fields {
         let value = field.value.of(buffer);
         let next = match field.known {

@@ -3,6 +3,7 @@
 //! recognising those that framing and forwarding treat apart.
 
 use super::fault::Fault;
+use memchr::memchr;
 
 /// A request's or response's head, line ends included.
 pub const HEAD_BYTES_MAX: usize = 60 * 1024;
@@ -103,6 +104,10 @@ impl Known {
         }
     }
 
+    fn bit(self) -> u32 {
+        1 << self as u32
+    }
+
     /// Meant for one connection only (RFC 9110 §7.6.1), so never forwarded as it came.
     pub fn is_hop_by_hop(self) -> bool {
         matches!(
@@ -151,6 +156,8 @@ pub struct Head {
     /// Responses only.
     pub phrase: Span,
     pub fields: Vec<Field>,
+    /// Which known names are among the fields, a bit each.
+    seen: u32,
     /// Bytes of the buffer that the head takes.
     pub len: usize,
     /// How much of the buffer was searched for the head's end so far.
@@ -170,6 +177,7 @@ impl Head {
     /// Forgets the last message.
     pub fn clear(&mut self) {
         self.fields.clear();
+        self.seen = 0;
         (self.len, self.scanned, self.start) = (0, 0, 0);
     }
 
@@ -192,14 +200,21 @@ impl Head {
             Kind::Response => self.status_line(&mut cursor)?,
         }
         self.fields.clear();
-        parse_fields(&mut cursor, &mut self.fields)?;
+        self.seen = parse_fields(&mut cursor, &mut self.fields)?;
         Ok(true)
+    }
+
+    /// Adds a field that stands in the buffer, to a head that isn't parsed but put together.
+    pub(super) fn push(&mut self, field: Field) {
+        self.seen |= field.known.bit();
+        self.fields.push(field);
     }
 
     /// Searches line ends up to the empty line.
     fn find_end(&mut self, buffer: &[u8]) -> Result<Option<usize>, Fault> {
         let limit = buffer.len().min(HEAD_BYTES_MAX);
-        while let Some(at) = find_line_feed(buffer, self.scanned, limit) {
+        while let Some(found) = buffer.get(self.scanned..limit).and_then(|rest| memchr(b'\n', rest)) {
+            let at = self.scanned + found;
             if at == self.start || buffer.get(at - 1) != Some(&b'\r') {
                 return Err(Fault::BareLineFeed);
             }
@@ -254,7 +269,13 @@ impl Head {
 
     /// All fields of one name, in order.
     pub fn values<'a>(&'a self, buffer: &'a [u8], known: Known) -> impl Iterator<Item = &'a [u8]> {
-        self.fields.iter().filter(move |f| f.known == known).map(|f| f.value.of(buffer))
+        let fields = if self.has(known) { self.fields.as_slice() } else { &[] };
+        fields.iter().filter(move |f| f.known == known).map(|f| f.value.of(buffer))
+    }
+
+    /// Whether a field of this name is there.
+    pub fn has(&self, known: Known) -> bool {
+        self.seen & known.bit() != 0
     }
 }
 
@@ -264,11 +285,12 @@ fn oversize(buffer: &[u8], kind: Kind) -> Fault {
     if kind == Kind::Request && !line { Fault::TargetTooLong } else { Fault::HeadTooLarge }
 }
 
-/// Parses field lines up to and including the empty line, which must end the cursor's bytes.
-pub(super) fn parse_fields(cursor: &mut Cursor<'_>, fields: &mut Vec<Field>) -> Result<(), Fault> {
+/// Parses field lines up to and including the empty line, which must end the cursor's bytes. Returns the bits of the names.
+pub(super) fn parse_fields(cursor: &mut Cursor<'_>, fields: &mut Vec<Field>) -> Result<u32, Fault> {
+    let mut seen = 0;
     loop {
         match cursor.peek() {
-            Some(b'\r') => return cursor.expect(b"\r\n", Fault::BareCarriageReturn),
+            Some(b'\r') => return cursor.expect(b"\r\n", Fault::BareCarriageReturn).map(|()| seen),
             Some(b' ' | b'\t') => return Err(Fault::ObsoleteFold),
             _ => {}
         }
@@ -291,6 +313,7 @@ pub(super) fn parse_fields(cursor: &mut Cursor<'_>, fields: &mut Vec<Field>) -> 
             return Err(Fault::TooManyHeaders);
         }
         let known = Known::of(name.of(cursor.head));
+        seen |= known.bit();
         fields.push(Field { name, value: Span::new(start, start + kept), known });
     }
 }
@@ -303,21 +326,6 @@ fn is_plain(word: u64) -> bool {
     let delete = word ^ (ONES * 0x7f);
     let low = word.wrapping_sub(ONES * 0x20) & !word;
     (low | (delete.wrapping_sub(ONES) & !delete)) & HIGH == 0
-}
-
-/// Position of the next line feed in `buffer[from..to]`, eight bytes at a step.
-pub(super) fn find_line_feed(buffer: &[u8], from: usize, to: usize) -> Option<usize> {
-    let part = buffer.get(from..to)?;
-    let (words, rest) = part.as_chunks::<8>();
-    for (index, word) in words.iter().enumerate() {
-        let x = u64::from_le_bytes(*word) ^ (ONES * u64::from(b'\n'));
-        let hit = x.wrapping_sub(ONES) & !x & HIGH;
-        if hit != 0 {
-            return Some(from + index * 8 + hit.trailing_zeros() as usize / 8);
-        }
-    }
-    let done = from + words.len() * 8;
-    rest.iter().position(|byte| *byte == b'\n').map(|at| done + at)
 }
 
 const TOKEN: u8 = 1;

@@ -154,12 +154,6 @@ proptest! {
             prop_assert_eq!(summary(parse(&bytes, kind)), summary(bytewise(&bytes, kind)));
         }
     }
-
-    #[test]
-    fn line_feeds_are_found_wherever_they_are(bytes in proptest::collection::vec(9u8..12, 0..40), from in 0usize..8) {
-        let naive = bytes.iter().enumerate().skip(from).find(|(_, b)| **b == b'\n').map(|(i, _)| i);
-        prop_assert_eq!(find_line_feed(&bytes, from.min(bytes.len()), bytes.len()), naive);
-    }
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! Copies of requests to a mirror: fire and forget, what it answers is dropped. Must not know why a request is mirrored.
 
-use super::buffer::Buffer;
 use super::exchange::{Exchange, Terms};
 use super::forward::{Lease, lease};
 use super::head::{Head, Version};
@@ -59,7 +58,9 @@ pub(super) fn send<T: Traffic>(context: &Context<T>, target: T::Target, request:
             timeouts: &timeouts,
             drain: &drain,
         };
-        let pipes = (Pipe::new(Buffer::default(), request), Pipe::new(Buffer::default(), Vec::new()));
+        let (mut up, mut down) = (Pipe::default(), Pipe::default());
+        up.out = request;
+        let pipes = (&mut up, &mut down);
         let mut exchange = Exchange::new((&mut nobody, &mut io), terms, &mut head, pipes, Instant::now());
         let done = exchange.run(&mut Timer::new()).await;
         if done.is_ok() && exchange.keeps_upstream() {

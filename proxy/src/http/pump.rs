@@ -65,12 +65,11 @@ enum Stage {
     Finished,
 }
 
-impl Pipe {
-    /// `out` and `input` may hold bytes already.
-    pub(super) fn new(input: Buffer, out: Vec<u8>) -> Self {
+impl Default for Pipe {
+    fn default() -> Self {
         Self {
-            input,
-            out,
+            input: Buffer::default(),
+            out: Vec::new(),
             written: 0,
             payload: 0,
             tail: b"",
@@ -84,6 +83,21 @@ impl Pipe {
             moved: 0,
             progress: false,
         }
+    }
+}
+
+impl Pipe {
+    /// Starts a message: `input` may hold bytes already, and what is in `out` goes first. Only `out`'s memory is kept.
+    pub(super) fn begin(&mut self, input: Buffer) {
+        let out = std::mem::take(&mut self.out);
+        *self = Self { input, out, ..Self::default() };
+    }
+
+    /// Forgets all but some memory.
+    pub(super) fn clear(&mut self, bytes_kept: usize) {
+        self.out.clear();
+        self.out.shrink_to(bytes_kept);
+        self.input.release();
     }
 
     /// Says how the body comes and how it goes.

@@ -8,6 +8,7 @@ use super::framing::{self, Framing};
 use super::head::{Head, Kind, Known, Span, Version};
 use super::headers::{self, Options};
 use super::path::{self, Spelling};
+use super::pump::Pipe;
 use super::respond::{self, Answer, Recipient};
 use super::target;
 use super::timer::Timer;
@@ -39,8 +40,8 @@ const OUT_BYTES_KEPT: usize = 8 * 1024;
 pub(super) struct Scratch {
     pub(super) head: Head,
     pub(super) response: Head,
-    pub(super) up: Vec<u8>,
-    pub(super) down: Vec<u8>,
+    pub(super) up: Pipe,
+    pub(super) down: Pipe,
     host: String,
     /// Method and path for the log, as the head itself is gone by then.
     line: String,
@@ -70,10 +71,8 @@ impl Scratch {
         self.host.clear();
         self.line.clear();
         self.method_len = 0;
-        for out in [&mut self.up, &mut self.down] {
-            out.clear();
-            out.shrink_to(OUT_BYTES_KEPT);
-        }
+        self.up.clear(OUT_BYTES_KEPT);
+        self.down.clear(OUT_BYTES_KEPT);
         SCRATCH.with(|spare| {
             let mut spare = spare.borrow_mut();
             if spare.len() < SCRATCH_SPARE_MAX {

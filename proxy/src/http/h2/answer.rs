@@ -4,7 +4,8 @@
 use super::frame::HEAD_BYTES;
 use super::hpack;
 use crate::http::framing::{self, Framing};
-use crate::http::head::{Known, find_line_feed};
+use crate::http::head::Known;
+use memchr::memchr;
 use std::io;
 
 /// What the head said.
@@ -56,7 +57,7 @@ fn try_push(bytes: &[u8], to_head: bool, out: &mut Vec<u8>) -> io::Result<Option
         if line.is_empty() {
             break;
         }
-        let colon = line.iter().position(|byte| *byte == b':').ok_or_else(|| unsound("a line without a colon"))?;
+        let colon = memchr(b':', line).ok_or_else(|| unsound("a line without a colon"))?;
         let (name, value) = line.split_at(colon);
         let value = value.get(2..).unwrap_or_default();
         match Known::of(name) {
@@ -80,8 +81,9 @@ fn try_push(bytes: &[u8], to_head: bool, out: &mut Vec<u8>) -> io::Result<Option
 
 /// The line that begins at `at`, and where the next one does.
 fn line(bytes: &[u8], at: usize) -> Option<(&[u8], usize)> {
-    let end = find_line_feed(bytes, at, bytes.len())?;
-    Some((bytes.get(at..end.checked_sub(1)?)?, end + 1))
+    let rest = bytes.get(at..)?;
+    let end = memchr(b'\n', rest)?;
+    Some((rest.get(..end.checked_sub(1)?)?, at + end + 1))
 }
 
 pub(super) fn unsound(what: &str) -> io::Error {

@@ -30,6 +30,13 @@ pub(in super::super) enum Upstream<Io> {
 }
 
 impl<Io: Wired> Wired for Upstream<Io> {
+    fn poll_readable(&self, cx: &mut Task<'_>) -> Poll<()> {
+        match self {
+            Self::Own(io) => io.poll_readable(cx),
+            Self::Bridge(_) => Poll::Ready(()),
+        }
+    }
+
     fn socket(&self) -> Option<&tokio::net::TcpStream> {
         match self {
             Self::Own(io) => io.socket(),
