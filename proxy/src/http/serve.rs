@@ -56,7 +56,7 @@ thread_local! {
 }
 
 impl Scratch {
-    fn take() -> Box<Self> {
+    pub(super) fn take() -> Box<Self> {
         SCRATCH.with(|spare| spare.borrow_mut().pop()).unwrap_or_default()
     }
 
@@ -66,7 +66,7 @@ impl Scratch {
         Line { method, host: &self.host, path, began }
     }
 
-    fn give(mut self: Box<Self>) {
+    pub(super) fn give(mut self: Box<Self>) {
         self.head.clear();
         self.host.clear();
         self.line.clear();
@@ -163,19 +163,6 @@ where
     (End::Closed, session.io)
 }
 
-/// Serves the one request of a stream; what ends it is the stream's.
-pub(super) async fn one<S, T>(io: S, context: Context<T>, drain: watch::Receiver<bool>)
-where
-    S: Wired,
-    T: Traffic,
-{
-    let mut scratch = Scratch::take();
-    let (input, last) = (Buffer::default(), Instant::now());
-    let mut session = Session { io, input, timer: Timer::new(), context, drain, last };
-    session.request(&mut scratch).await;
-    scratch.give();
-}
-
 /// Why there is no complete head.
 enum NoHead {
     Fault(Fault),
@@ -215,7 +202,8 @@ where
         .await
     }
 
-    async fn request(&mut self, scratch: &mut Scratch) -> Next {
+    /// Serves one request; `scratch` has its head if that was parsed already.
+    pub(super) async fn request(&mut self, scratch: &mut Scratch) -> Next {
         let began = Instant::now();
         match self.read_head(&mut scratch.head, began).await {
             Ok(()) => {}
@@ -278,7 +266,9 @@ where
     }
 
     async fn read_head(&mut self, head: &mut Head, began: Instant) -> Result<(), NoHead> {
-        head.clear();
+        if head.len > 0 {
+            return Ok(());
+        }
         let due = began.checked_add(self.context.settings.head_timeout);
         let Self { io, input, timer, .. } = self;
         poll_fn(|cx| {
