@@ -7,7 +7,7 @@ mod tests;
 
 use crate::compile::{self, World};
 use crate::core::{Core, MeshCa};
-use crate::names::{MeshNames, NameSettings, NamesInput, names_and_outbounds, view};
+use crate::names::{MeshNames, NameSettings, NamesInput, names_and_outbounds, remember_ports, view};
 use crate::resource::Resource;
 use crate::settings::Settings;
 use crate::store::{Change, Key, StoreError};
@@ -207,10 +207,13 @@ impl Loop {
             let view = view(&NamesInput { mesh, resources: &plain, settings: &settings });
             let blob = format!("vips/{mesh}");
             let before = self.load_vips(&blob, problems);
-            let (table, trouble) =
+            let (mut table, trouble) =
                 vip::allocate(&before, &view.keys(), &ranges(&self.settings), self.core.clock().now_ms());
             problems.extend(trouble.iter().map(|p| format!("mesh {mesh}: {p}")));
             problems.extend(view.conflicts.iter().map(|c| format!("mesh {mesh}: {c}")));
+            if let Some(served) = self.out.borrow().world.names(mesh) {
+                remember_ports(&before, served, &mut table);
+            }
             if table != before {
                 changes.push(Change::Blob { name: blob, bytes: serde_json::to_vec(&table).ok() });
             }

@@ -19,7 +19,7 @@ use std::cell::RefCell;
 use std::hash::{Hash as _, Hasher as _};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 const NO_ROUTES_PAGE: &str = "This is a Kuma MeshGateway. No routes match this MeshGateway!\n";
@@ -46,8 +46,8 @@ impl Default for HttpSettings {
 /// Where connections of equal keys lead: interchangeable while the service's row has this endpoint and the same TLS.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct EndpointKey {
-    /// The service's row; empty for the own application.
-    service: Arc<str>,
+    /// The service's row; none for the own application.
+    service: Option<Rc<str>>,
     address: Address,
     port: u16,
     source: Option<IpAddr>,
@@ -61,7 +61,7 @@ impl EndpointKey {
             tls_digest(&row.tls) == self.tls
                 && row.endpoints.iter().any(|e| e.port == self.port && e.address == self.address)
         };
-        self.service.is_empty() || snapshot.service(&self.service).is_some_and(listed)
+        self.service.as_deref().is_none_or(|service| snapshot.service(service).is_some_and(listed))
     }
 }
 
@@ -102,13 +102,14 @@ pub(crate) struct HttpTraffic {
     destination: SocketAddr,
     /// The peer's identities; none without mTLS, and then no permission applies.
     peers: Option<Vec<String>>,
-    last: RefCell<Option<Counted>>,
+    last: RefCell<Option<Rc<Counted>>>,
+    /// The last row with TLS and its digest. Weak: it keeps only the address from being another row's.
+    last_tls: RefCell<(Weak<ServiceRow>, u64)>,
 }
 
 /// The service of the last request, which mostly is that of the next one too.
-#[derive(Clone)]
 struct Counted {
-    service: Arc<str>,
+    service: Rc<str>,
     metrics: Handle,
 }
 
@@ -128,7 +129,15 @@ impl HttpTraffic {
 
     fn new(serving: &Serving, way: Way) -> Self {
         let (worker, peer) = (serving.worker.clone(), serving.peer);
-        Self { worker, way, peer, destination: serving.destination, peers: None, last: RefCell::default() }
+        Self {
+            worker,
+            way,
+            peer,
+            destination: serving.destination,
+            peers: None,
+            last: RefCell::default(),
+            last_tls: RefCell::default(),
+        }
     }
 
     /// Requests are admitted by the permission that the row names when they come: a connection outlives swaps.
@@ -138,13 +147,25 @@ impl HttpTraffic {
     }
 
     /// Name and counters of a service's row, without a lookup or an allocation while requests go to the same one.
-    fn counted(&self, service: &str) -> Counted {
+    fn counted(&self, service: &str) -> Rc<Counted> {
         let mut last = self.last.borrow_mut();
         if let Some(known) = last.as_ref().filter(|known| *known.service == *service) {
             return known.clone();
         }
         let metrics = self.worker.shared.metrics.handle(self.direction(), service, "");
-        last.insert(Counted { service: service.into(), metrics }).clone()
+        last.insert(Rc::new(Counted { service: service.into(), metrics })).clone()
+    }
+
+    /// [`tls_digest`], without hashing while requests go to the same row.
+    fn tls_digest(&self, row: &Arc<ServiceRow>) -> u64 {
+        if row.tls == UpstreamTls::None {
+            return 0;
+        }
+        let mut last = self.last_tls.borrow_mut();
+        if last.0.as_ptr() != Arc::as_ptr(row) {
+            *last = (Arc::downgrade(row), tls_digest(&row.tls));
+        }
+        last.1
     }
 
     fn direction(&self) -> Direction {
@@ -284,8 +305,7 @@ impl Traffic for HttpTraffic {
                     ));
                 }
                 let key = EndpointKey {
-                    // Shared by all: no allocation.
-                    service: Arc::default(),
+                    service: None,
                     address: Address::Ip(app.ip()),
                     port: app.port(),
                     source: *source,
@@ -300,16 +320,16 @@ impl Traffic for HttpTraffic {
         let tried = tried.and_then(place);
         let picked = self.worker.upstreams.pick(row, tried.as_slice()).ok_or_else(|| no_endpoint(row))?;
         let endpoint = picked.endpoint().ok_or_else(|| no_endpoint(row))?;
-        let Counted { service, metrics } = self.counted(&row.name);
+        let counted = self.counted(&row.name);
         let key = EndpointKey {
-            service,
+            service: Some(counted.service.clone()),
             address: endpoint.address.clone(),
             port: endpoint.port,
             source: None,
-            tls: tls_digest(&row.tls),
+            tls: self.tls_digest(row),
         };
         let host = picked.host().map(Arc::from);
-        let load = Load::Service { _picked: picked, _active: metrics.request() };
+        let load = Load::Service { _picked: picked, _active: counted.metrics.request() };
         Ok(Picked { endpoint: key, host, load })
     }
 
@@ -335,7 +355,8 @@ impl Traffic for HttpTraffic {
             (_, Way::App { service, .. }) => (service.as_ref(), None),
             _ => ("", None),
         };
-        let metrics = self.counted(service).metrics;
+        let counted = self.counted(service);
+        let metrics = &counted.metrics;
         metrics.bytes(outcome.received, outcome.sent);
         metrics.answered(outcome.status, outcome.elapsed);
         let failure = outcome.reason.map(|reason| match reason {

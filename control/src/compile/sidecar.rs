@@ -6,7 +6,7 @@ use super::sni::{PROTOCOL, SERVICE, ZONE};
 use super::{Compiled, Options, protocol};
 use crate::names::NamedOutbound;
 use crate::resource::{Inbound, Tags};
-use snapshot::{InboundTls, Interception, ListenerRow, NameRow, Origin, ProxyKind, Role, limits};
+use snapshot::{Handler, InboundTls, Interception, ListenerRow, NameRow, Origin, ProxyKind, Role, limits};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -150,11 +150,26 @@ impl Sidecar<'_> {
                 self.outbound(SocketAddr::new(ip.into(), outbound.port), true, &outbound.tags, outbound.origin.clone());
             }
         }
+        self.freed_outbounds();
         for row in &self.input.mesh.names.names {
             let remains = row.v4.is_some_and(|ip| v4.contains(&ip)) || row.v6.is_some_and(|ip| v6.contains(&ip));
             if remains {
                 let v6 = row.v6.filter(|_| self.has_ipv6);
                 self.rows.names.insert(row.name.clone(), NameRow { v6, ..row.clone() });
+            }
+        }
+    }
+
+    /// Without a backend: who uses an old DNS answer is reset, and the log says whose address it was.
+    fn freed_outbounds(&mut self) {
+        for freed in &self.input.mesh.names.freed {
+            let v6 = freed.v6.filter(|_| self.has_ipv6).map(IpAddr::V6);
+            for ip in freed.v4.map(IpAddr::V4).into_iter().chain(v6) {
+                let address = SocketAddr::new(ip, freed.port);
+                let handler = Handler::Tcp { backends: Vec::new(), idle_timeout_ms: 0 };
+                let role = Role::Outbound { vip: true, handler };
+                let row = ListenerRow { address, role, origin: freed.origin.clone() };
+                self.rows.listeners.entry(address).or_insert(row);
             }
         }
     }

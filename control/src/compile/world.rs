@@ -177,6 +177,10 @@ impl World {
         &self.problems
     }
 
+    pub fn names(&self, mesh: &str) -> Option<&MeshNames> {
+        self.meshes.get(mesh).map(|index| &index.names)
+    }
+
     /// Keys of all proxies that can be compiled, sorted.
     pub fn proxies(&self) -> Vec<super::ProxyKey> {
         let mut keys = Vec::new();

@@ -12,6 +12,8 @@ use super::{buffer::Buffer, framing::Framing, h2::Upstream};
 use crate::error::{ConnError, Reason};
 use crate::stream::Wired;
 use snapshot::Filters;
+use std::future::poll_fn;
+use std::task::Poll;
 use tokio::time::Instant;
 
 /// Endpoints that are tried for one request while none could be connected to.
@@ -93,6 +95,21 @@ async fn lease_bridge<T: Traffic>(context: &Context<T>, target: &T::Target) -> R
     Err(ConnError::new(Reason::ConnectFailed, "no endpoint could be connected to"))
 }
 
+/// Once around the worker: connections that are ready too read their requests first. Then requests leave one right after
+/// the other, and an endpoint on this machine is woken once for many.
+async fn others_first() {
+    let mut been_around = false;
+    poll_fn(|cx| {
+        if been_around {
+            return Poll::Ready(());
+        }
+        been_around = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 /// Forwards one request whose head is at the start of the session's input.
 pub(super) async fn forward<S, T>(
     session: &mut Session<S, T>,
@@ -135,6 +152,7 @@ where
     // Only connecting takes time.
     let now = if lease.reused { facts.began } else { Instant::now() };
     let mut exchange = Exchange::new(io, terms, response, (up, down), now);
+    others_first().await;
     let mut done = exchange.run(&mut session.timer).await;
     let replayable = facts.idempotent && facts.framing == Framing::Empty;
     if lease.reused && replayable && is_stale(&done) && exchange.is_unanswered() {

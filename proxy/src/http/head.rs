@@ -213,8 +213,8 @@ impl Head {
     /// Searches line ends up to the empty line.
     fn find_end(&mut self, buffer: &[u8]) -> Result<Option<usize>, Fault> {
         let limit = buffer.len().min(HEAD_BYTES_MAX);
-        while let Some(found) = buffer.get(self.scanned..limit).and_then(|rest| memchr(b'\n', rest)) {
-            let at = self.scanned + found;
+        let searched = buffer.get(..limit).unwrap_or_default();
+        while let Some(at) = find_line_feed(searched, self.scanned) {
             if at == self.start || buffer.get(at - 1) != Some(&b'\r') {
                 return Err(Fault::BareLineFeed);
             }
@@ -326,6 +326,11 @@ fn is_plain(word: u64) -> bool {
     let delete = word ^ (ONES * 0x7f);
     let low = word.wrapping_sub(ONES * 0x20) & !word;
     (low | (delete.wrapping_sub(ONES) & !delete)) & HIGH == 0
+}
+
+/// Position of the next line feed at or after `from`.
+pub(super) fn find_line_feed(buffer: &[u8], from: usize) -> Option<usize> {
+    memchr(b'\n', buffer.get(from..)?).map(|at| from + at)
 }
 
 const TOKEN: u8 = 1;

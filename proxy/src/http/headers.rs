@@ -4,6 +4,7 @@
 use super::framing::Framing;
 use super::head::{Field, Head, Known, Version, is_field_value, is_token};
 use super::traffic::Settings;
+use crate::upstream::balance::Rng;
 use snapshot::{Filters, HeaderOps};
 use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
@@ -204,10 +205,10 @@ impl ResponseHead<'_> {
 
 /// Configured headers of a response, an endpoint's or our own.
 pub(super) fn push_common(out: &mut Vec<u8>, ops: Option<&HeaderOps>, settings: &Settings) {
-    if let Some(server) = &settings.server
+    if let Some(server) = settings.server
         && !is_replaced(ops, b"server")
     {
-        push_checked(out, "server", server);
+        push_field(out, b"server", server.as_bytes());
     }
     push_ops(out, ops);
 }
@@ -320,11 +321,12 @@ fn push_address(out: &mut Vec<u8>, address: IpAddr) {
 /// A random-looking UUID (version 4): unguessable keys over a count, without a system call a request.
 pub(super) fn request_id() -> [u8; 36] {
     thread_local! {
-        static KEYS: (RandomState, RandomState, Cell<u64>) = (RandomState::new(), RandomState::new(), Cell::new(0));
+        static KEYS: (RandomState, u64, Cell<u64>) = (RandomState::new(), RandomState::new().hash_one(0), Cell::new(0));
     }
-    KEYS.with(|(high, low, count)| {
+    KEYS.with(|(state, key, count)| {
         count.set(count.get().wrapping_add(1));
-        uuid(high.hash_one(count.get()), low.hash_one(count.get()))
+        // The first half is what can't be guessed; the second is cheaper, and another one for every count.
+        uuid(state.hash_one(count.get()), Rng::new(key.wrapping_add(count.get())).next_u64())
     })
 }
 

@@ -83,7 +83,8 @@ pub fn split_host(authority: &[u8]) -> Option<(&[u8], Option<u16>)> {
     let port = match rest {
         [] | [b':'] => None,
         [b':', digits @ ..] if digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit) => {
-            Some(std::str::from_utf8(digits).ok()?.parse().ok()?)
+            let port = digits.iter().fold(0u32, |sum, digit| sum * 10 + u32::from(digit - b'0'));
+            Some(u16::try_from(port).ok()?)
         }
         _ => return None,
     };

@@ -159,7 +159,7 @@ pub struct Settings {
     /// The listener terminates TLS for its clients (`x-forwarded-proto`).
     pub https: bool,
     /// Overwrites the `server` header of responses.
-    pub server: Option<String>,
+    pub server: Option<&'static str>,
     /// From the first byte of a request's head to its end.
     pub head_timeout: Duration,
     /// Between requests.
@@ -188,7 +188,7 @@ impl Settings {
         Self {
             edge: true,
             https,
-            server: Some("weir".to_owned()),
+            server: Some("weir"),
             head_timeout: Duration::from_millis(500),
             idle_timeout: Duration::from_secs(300),
             body_timeout: Duration::from_secs(30),

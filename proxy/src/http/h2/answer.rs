@@ -4,7 +4,7 @@
 use super::frame::HEAD_BYTES;
 use super::hpack;
 use crate::http::framing::{self, Framing};
-use crate::http::head::Known;
+use crate::http::head::{Known, find_line_feed};
 use memchr::memchr;
 use std::io;
 
@@ -81,9 +81,8 @@ fn try_push(bytes: &[u8], to_head: bool, out: &mut Vec<u8>) -> io::Result<Option
 
 /// The line that begins at `at`, and where the next one does.
 fn line(bytes: &[u8], at: usize) -> Option<(&[u8], usize)> {
-    let rest = bytes.get(at..)?;
-    let end = memchr(b'\n', rest)?;
-    Some((rest.get(..end.checked_sub(1)?)?, at + end + 1))
+    let end = find_line_feed(bytes, at)?;
+    Some((bytes.get(at..end.checked_sub(1)?)?, end + 1))
 }
 
 pub(super) fn unsound(what: &str) -> io::Error {

@@ -203,6 +203,12 @@ impl Stream {
         self.wanted
     }
 
+    /// Whether there are any for `read`.
+    fn has_bytes(&self) -> bool {
+        let left = [self.request.bytes.len() - self.head_read, self.body.len(), self.tail.len() - self.tail_read];
+        left != [0, 0, 0]
+    }
+
     /// Moves bytes of HTTP/1 into `buffer`: how many of them were the client's data.
     fn read(&mut self, buffer: &mut ReadBuf<'_>) -> u32 {
         copy(&mut self.head_read, &self.request.bytes, buffer);

@@ -230,7 +230,16 @@ fn reset() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, "the stream was reset or its connection closed")
 }
 
-impl Wired for StreamIo {}
+impl Wired for StreamIo {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut stream = self.stream.borrow_mut();
+        if stream.has_bytes() || stream.aborted {
+            return Poll::Ready(());
+        }
+        stream.await_bytes(cx);
+        Poll::Pending
+    }
+}
 
 impl AsyncRead for StreamIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
