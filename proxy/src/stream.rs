@@ -79,8 +79,8 @@ pub trait Wired: AsyncRead + AsyncWrite + Unpin {
 impl Wired for Stream {
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
-            Self::Plain(tcp) => tcp.poll_read_ready(cx).map(drop),
-            Self::Tls(tls) if tls.holds_nothing() => tls.get_ref().poll_read_ready(cx).map(drop),
+            Self::Plain(tcp) => tcp.poll_readable(cx),
+            Self::Tls(tls) if tls.holds_nothing() => tls.get_ref().poll_readable(cx),
             Self::Replayed(_) | Self::Tls(_) | Self::Mux(_) => Poll::Ready(()),
         }
     }
@@ -91,6 +91,16 @@ impl Wired for Stream {
             Self::Replayed(replayed) if replayed.prefix.is_empty() => Some(&replayed.tcp),
             Self::Replayed(_) | Self::Tls(_) | Self::Mux(_) => None,
         }
+    }
+}
+
+impl Wired for TcpStream {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_read_ready(cx).map(drop)
+    }
+
+    fn socket(&self) -> Option<&TcpStream> {
+        Some(self)
     }
 }
 

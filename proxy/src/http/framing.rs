@@ -2,7 +2,7 @@
 //! without I/O. Nothing framed by a peer is passed on: what leaves is framed by us.
 
 use super::fault::Fault;
-use super::head::{Cursor, Field, Head, Known, Version, parse_fields};
+use super::head::{Cursor, Fields, Head, Known, Version, parse_fields};
 
 /// A line with a chunk's size and its extensions, which are dropped.
 const CHUNK_LINE_BYTES_MAX: usize = 256;
@@ -37,10 +37,10 @@ pub fn of_response(head: &Head, buffer: &[u8], to_head: bool) -> Result<Framing,
 
 fn declared(head: &Head, buffer: &[u8]) -> Result<Option<Framing>, Fault> {
     let mut framing = None;
-    if !head.has(Known::ContentLength) && !head.has(Known::TransferEncoding) {
+    if !head.fields.has(Known::ContentLength) && !head.fields.has(Known::TransferEncoding) {
         return Ok(None);
     }
-    for field in &head.fields {
+    for field in head.fields.iter() {
         let value = field.value.of(buffer);
         let next = match field.known {
             Known::ContentLength => Framing::Length(length(value).ok_or(Fault::ContentLength)?),
@@ -79,7 +79,7 @@ pub struct Decoder {
     /// A chunk-size line or trailer section that isn't complete yet.
     partial: Vec<u8>,
     /// Of `partial`, once the trailer section is complete.
-    trailers: Vec<Field>,
+    trailers: Fields,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +112,7 @@ impl Decoder {
             Framing::Chunked => State::Size,
             Framing::UntilClose => State::UntilClose,
         };
-        Self { state, partial: Vec::new(), trailers: Vec::new() }
+        Self { state, partial: Vec::new(), trailers: Fields::default() }
     }
 
     pub fn is_done(&self) -> bool {

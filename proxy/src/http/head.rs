@@ -4,6 +4,7 @@
 
 use super::fault::Fault;
 use memchr::memchr;
+use std::ops::Deref;
 
 /// A request's or response's head, line ends included.
 pub const HEAD_BYTES_MAX: usize = 60 * 1024;
@@ -143,6 +144,39 @@ pub enum Version {
     Http11,
 }
 
+/// Fields in order, and which of the known names are among them.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Fields {
+    list: Vec<Field>,
+    /// A bit for each known name.
+    seen: u32,
+}
+
+impl Fields {
+    pub(super) fn push(&mut self, field: Field) {
+        self.seen |= field.known.bit();
+        self.list.push(field);
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.list.clear();
+        self.seen = 0;
+    }
+
+    /// Whether a field of this name is there, without looking at each.
+    pub(super) fn has(&self, known: Known) -> bool {
+        self.seen & known.bit() != 0
+    }
+}
+
+impl Deref for Fields {
+    type Target = [Field];
+
+    fn deref(&self) -> &[Field] {
+        &self.list
+    }
+}
+
 /// A head, reused from message to message so that its vector is allocated once.
 #[derive(Debug, Default)]
 pub struct Head {
@@ -155,9 +189,7 @@ pub struct Head {
     pub status: u16,
     /// Responses only.
     pub phrase: Span,
-    pub fields: Vec<Field>,
-    /// Which known names are among the fields, a bit each.
-    seen: u32,
+    pub fields: Fields,
     /// Bytes of the buffer that the head takes.
     pub len: usize,
     /// How much of the buffer was searched for the head's end so far.
@@ -177,7 +209,6 @@ impl Head {
     /// Forgets the last message.
     pub fn clear(&mut self) {
         self.fields.clear();
-        self.seen = 0;
         (self.len, self.scanned, self.start) = (0, 0, 0);
     }
 
@@ -200,14 +231,8 @@ impl Head {
             Kind::Response => self.status_line(&mut cursor)?,
         }
         self.fields.clear();
-        self.seen = parse_fields(&mut cursor, &mut self.fields)?;
+        parse_fields(&mut cursor, &mut self.fields)?;
         Ok(true)
-    }
-
-    /// Adds a field that stands in the buffer, to a head that isn't parsed but put together.
-    pub(super) fn push(&mut self, field: Field) {
-        self.seen |= field.known.bit();
-        self.fields.push(field);
     }
 
     /// Searches line ends up to the empty line.
@@ -269,13 +294,8 @@ impl Head {
 
     /// All fields of one name, in order.
     pub fn values<'a>(&'a self, buffer: &'a [u8], known: Known) -> impl Iterator<Item = &'a [u8]> {
-        let fields = if self.has(known) { self.fields.as_slice() } else { &[] };
+        let fields: &[Field] = if self.fields.has(known) { &self.fields } else { &[] };
         fields.iter().filter(move |f| f.known == known).map(|f| f.value.of(buffer))
-    }
-
-    /// Whether a field of this name is there.
-    pub fn has(&self, known: Known) -> bool {
-        self.seen & known.bit() != 0
     }
 }
 
@@ -285,12 +305,11 @@ fn oversize(buffer: &[u8], kind: Kind) -> Fault {
     if kind == Kind::Request && !line { Fault::TargetTooLong } else { Fault::HeadTooLarge }
 }
 
-/// Parses field lines up to and including the empty line, which must end the cursor's bytes. Returns the bits of the names.
-pub(super) fn parse_fields(cursor: &mut Cursor<'_>, fields: &mut Vec<Field>) -> Result<u32, Fault> {
-    let mut seen = 0;
+/// Parses field lines up to and including the empty line, which must end the cursor's bytes.
+pub(super) fn parse_fields(cursor: &mut Cursor<'_>, fields: &mut Fields) -> Result<(), Fault> {
     loop {
         match cursor.peek() {
-            Some(b'\r') => return cursor.expect(b"\r\n", Fault::BareCarriageReturn).map(|()| seen),
+            Some(b'\r') => return cursor.expect(b"\r\n", Fault::BareCarriageReturn),
             Some(b' ' | b'\t') => return Err(Fault::ObsoleteFold),
             _ => {}
         }
@@ -313,7 +332,6 @@ pub(super) fn parse_fields(cursor: &mut Cursor<'_>, fields: &mut Vec<Field>) -> 
             return Err(Fault::TooManyHeaders);
         }
         let known = Known::of(name.of(cursor.head));
-        seen |= known.bit();
         fields.push(Field { name, value: Span::new(start, start + kept), known });
     }
 }

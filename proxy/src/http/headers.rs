@@ -87,7 +87,7 @@ impl RequestHead<'_> {
         out.extend_from_slice(b" HTTP/1.1\r\n");
         push_field(out, b"host", self.authority);
         let ops = self.filters.map(|filters| &filters.request);
-        for field in &self.head.fields {
+        for field in self.head.fields.iter() {
             if self.passes(field) && !is_replaced(ops, field.name.of(self.buffer)) {
                 push_field(out, field.name.of(self.buffer), field.value.of(self.buffer));
             }
@@ -175,7 +175,7 @@ impl ResponseHead<'_> {
         out.extend_from_slice(self.head.phrase.of(self.buffer));
         out.extend_from_slice(b"\r\n");
         let ops = self.filters.map(|filters| &filters.response);
-        for field in &self.head.fields {
+        for field in self.head.fields.iter() {
             let name = field.name.of(self.buffer);
             let passes = match field.known {
                 Known::Other => true,

@@ -115,7 +115,7 @@ fn broken(fault: super::super::fault::Fault) -> io::Error {
 fn request(head: &Head, buffer: &[u8], (scheme, upload): (&str, Upload)) -> io::Result<Request<Upload>> {
     let mut authority: &[u8] = b"";
     let mut request = Request::new(upload);
-    for field in &head.fields {
+    for field in head.fields.iter() {
         let value = field.value.of(buffer);
         match field.known {
             Known::Host => authority = value,

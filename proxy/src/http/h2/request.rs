@@ -261,7 +261,7 @@ impl Request {
         let value_start = self.bytes.len();
         push_decimal(&mut self.bytes, length);
         let (name, value) = (Span::new(name_start, value_start - 2), Span::new(value_start, self.bytes.len()));
-        self.head.push(Field { name, value, known: Known::ContentLength });
+        self.head.fields.push(Field { name, value, known: Known::ContentLength });
         self.bytes.extend_from_slice(b"\r\n");
     }
 
@@ -272,7 +272,7 @@ impl Request {
         }
         let value_start = start + name.len() + 2;
         let (name, value) = (Span::new(start, start + name.len()), Span::new(value_start, value_start + value.len()));
-        self.head.push(Field { name, value, known });
+        self.head.fields.push(Field { name, value, known });
     }
 }
 

@@ -6,7 +6,7 @@ use crate::http::buffer::Buffer;
 use crate::http::framing::Framing;
 use crate::http::h2::answer::{self, Answer};
 use crate::http::h2::conn::{Core, Shared};
-use crate::http::head::{Cursor, HEAD_BYTES_MAX, Head, parse_fields};
+use crate::http::head::{Cursor, Fields, HEAD_BYTES_MAX, Head, parse_fields};
 use crate::stream::Wired;
 use std::cell::RefCell;
 use std::io;
@@ -215,7 +215,7 @@ impl StreamIo {
             core.push_data(&mut stream, b"", true);
         } else {
             let kept = self.partial.get(..section).unwrap_or_default();
-            let mut fields = Vec::new();
+            let mut fields = Fields::default();
             parse_fields(&mut Cursor { head: kept, at: 0 }, &mut fields)
                 .map_err(|fault| answer::unsound(fault.text()))?;
             core.push_trailers(stream.id, fields.iter().map(|f| (f.name.of(kept), f.value.of(kept))));
