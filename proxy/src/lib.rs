@@ -18,6 +18,7 @@ mod memory;
 mod metrics;
 mod mux;
 mod outbound;
+mod probe;
 mod quota;
 mod routing;
 pub mod sni;

@@ -34,6 +34,24 @@ pub struct ProxyRow {
     pub passthrough: bool,
     pub interception: Interception,
     pub dns: DnsSettings,
+    /// Of the proxy's own applications.
+    #[serde(default)]
+    pub probes: Vec<ProbeRow>,
+}
+
+/// Whether an application accepts connections is asked every so often.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeRow {
+    /// What the Dataplane's inbound is called in reports.
+    pub inbound: String,
+    pub listener: SocketAddr,
+    pub app: SocketAddr,
+    /// As in [`Role::Inbound`].
+    pub captured: bool,
+    pub interval_ms: u64,
+    pub timeout_ms: u64,
+    pub healthy_threshold: u32,
+    pub unhealthy_threshold: u32,
 }
 
 /// Ports of transparent proxying that the Dataplane asks for; 0 = off. How packets get there is the machine's matter.

@@ -10,6 +10,7 @@ use crate::resource::{
     Resource, Secret, Spec, Tags, TrafficPermission, ZoneEgress, ZoneIngress, ZoneNetworking,
 };
 use crate::select;
+use crate::settings::Probing;
 use snapshot::Origin;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -31,6 +32,7 @@ pub struct Settings {
     pub resolved: BTreeMap<String, IpAddr>,
     /// Contents of the files that data sources name, by path.
     pub files: BTreeMap<String, String>,
+    pub probing: Probing,
     /// Proxies that nobody is sent to for now, though their resources are there.
     pub withdrawn: BTreeSet<Origin>,
 }
