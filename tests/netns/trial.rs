@@ -1,7 +1,8 @@
 //! Installing on trial: what isn't confirmed is undone, whatever became of who installed it.
 
+use std::fs::File;
 use std::io::Write as _;
-use std::process::{Command, Stdio};
+use std::path::Path;
 use std::time::Duration;
 
 use harness::{Network, Node, Process, eventually};
@@ -31,14 +32,15 @@ fn with_other_rules(network: &mut Network) -> (Node, String) {
 }
 
 /// The command on a terminal of its own, its keyboard in the test's hands.
-fn on_a_terminal(node: &Node, wait: &str) -> (Process, std::process::ChildStdin) {
+fn on_a_terminal(node: &Node, folder: &Path, wait: &str) -> (Process, File) {
+    let keyboard = folder.join("keyboard");
+    harness::command("mkfifo", &[keyboard.to_str().unwrap()]);
     let line = format!("exec {WEIR} install transparent-proxy --kuma-dp-user 5678 --confirm {wait}");
-    // `script` takes what it reads for what is typed.
-    let mut keyboard = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let typed = keyboard.stdin.take().unwrap();
     let mut command = node.command("sh");
-    command.args(["-c", &format!("exec script -qec '{line}' /dev/null </proc/$0/fd/1"), &keyboard.id().to_string()]);
-    (Process::start("install", command), typed)
+    // `script` takes what it reads for what is typed.
+    command.args(["-c", &format!("exec script -qec '{line}' /dev/null <{}", keyboard.display())]);
+    let process = Process::start("install", command);
+    (process, File::options().write(true).open(keyboard).unwrap())
 }
 
 harness::isolated_tests! {
@@ -93,7 +95,8 @@ harness::isolated_tests! {
 
     fn enter_on_the_terminal_confirms() {
         let (node, before) = with_other_rules(&mut Network::new());
-        let (mut process, mut typed) = on_a_terminal(&node, NEVER);
+        let folder = tempfile::tempdir().unwrap();
+        let (mut process, mut typed) = on_a_terminal(&node, folder.path(), NEVER);
         process.wait_for("press Enter", LONG);
         typed.write_all(b"\n").unwrap();
         process.wait_for("Transparent proxy kept", LONG);
@@ -102,7 +105,8 @@ harness::isolated_tests! {
 
     fn the_death_of_the_session_does_not_stop_the_roll_back() {
         let (node, before) = with_other_rules(&mut Network::new());
-        let (mut process, _typed) = on_a_terminal(&node, "3s");
+        let folder = tempfile::tempdir().unwrap();
+        let (mut process, _typed) = on_a_terminal(&node, folder.path(), "3s");
         process.wait_for("press Enter", LONG);
         assert_ne!(ruleset(&node), before);
         // The terminal with all that runs on it.
