@@ -1,7 +1,7 @@
 //! `dp run`: one proxy as a process, fed by the control channel.
 
 use crate::cli::DpRun;
-use crate::ctl::{pairs, read_text, render};
+use crate::ctl::{pairs, read_text, render_all};
 use crate::failure::Failure;
 use control::resource::{Resource, Spec};
 use control::time::parse_go_duration;
@@ -197,7 +197,7 @@ fn own_resource(args: &DpRun, kind: &str) -> Result<Own, Failure> {
             vars.push((key.into(), value.clone()));
         }
     }
-    let text = if vars.is_empty() { text } else { render(&text, &source, &vars).map_err(Failure::config)? };
+    let text = render_all(&text, &source, &vars).map_err(Failure::config)?;
     let intake = control::resource::read(&text, &source);
     let errors: Vec<String> = intake.problems.iter().filter(|p| p.is_error()).map(ToString::to_string).collect();
     for warning in intake.problems.iter().filter(|p| !p.is_error()) {
@@ -240,5 +240,41 @@ fn own(resource: &Resource) -> Own {
         text: resource.to_json().to_string(),
         admin_port,
         transparent,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Own, own_resource};
+    use crate::cli::{Cli, Command, Dp};
+    use clap::Parser as _;
+
+    const TEMPLATE: &str = "type: Dataplane\nmesh: {{ mesh }}\nname: {{ name }}\nnetworking:\n  address: {{ ip }}\n  inbound:\n  \
+        - {port: {{ port }}, tags: {kuma.io/service: {{ service }}}}\n";
+
+    fn own(line: &str) -> Result<Own, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("dataplane.yaml");
+        std::fs::write(&file, TEMPLATE).unwrap();
+        let path = format!("--dataplane-file={}", file.display());
+        let words = ["weir", "dp", "run", &path].into_iter().chain(line.split_whitespace());
+        let Command::Dp(Dp::Run(args)) = Cli::try_parse_from(words).unwrap().command else { panic!() };
+        own_resource(&args, "Dataplane").map_err(|failure| failure.text)
+    }
+
+    #[test]
+    fn variables_of_the_command_line_fill_the_template_and_name_and_mesh_too() {
+        let given = own("-v service=web,ip=10.0.0.1 --dataplane-var port=80 --name=web-1 --mesh=prod").unwrap();
+        assert_eq!((given.name.as_str(), given.mesh.as_str()), ("web-1", "prod"));
+        let resource: serde_json::Value = serde_json::from_str(&given.text).unwrap();
+        assert_eq!(resource.pointer("/networking/inbound/0/port"), Some(&80.into()));
+        assert_eq!(resource.pointer("/networking/address"), Some(&"10.0.0.1".into()));
+    }
+
+    #[test]
+    fn a_variable_without_a_value_is_empty_and_the_resource_then_refused() {
+        let refused = own("-v service=web,port=80 --name=web-1 --mesh=default").err().unwrap();
+        assert!(refused.contains("networking.address"), "{refused}");
+        assert!(own("-v service").err().unwrap().contains("name=value"));
     }
 }

@@ -9,6 +9,7 @@ mod gateway;
 mod gateway_routes;
 mod ingress;
 mod material;
+mod passthrough;
 mod permissions;
 mod protocol;
 mod rows;

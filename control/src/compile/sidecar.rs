@@ -3,7 +3,7 @@
 
 use super::rows::{Input, Rows, Upstreams, handler_for};
 use super::sni::{PROTOCOL, SERVICE, ZONE};
-use super::{Compiled, Options, direct, protocol};
+use super::{Compiled, Options, direct, passthrough, protocol};
 use crate::names::NamedOutbound;
 use crate::resource::{Inbound, Tags};
 use crate::time::parse_go_duration;
@@ -15,7 +15,7 @@ use std::time::Duration;
 pub(super) fn compile(input: Input<'_>, options: Options) -> Compiled {
     let mut proxy = input.proxy_row(ProxyKind::Sidecar);
     let net = &input.dataplane.networking;
-    proxy.passthrough = input.mesh.spec.passthrough();
+    (proxy.passthrough, proxy.passthrough_rows) = passthrough::of(input);
     if let Some(tp) = &net.transparent_proxying {
         proxy.interception = Interception {
             outbound_port: tp.redirect_port_outbound,

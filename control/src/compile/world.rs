@@ -6,7 +6,7 @@ use super::sni::{MESH, SERVICE, ZONE, service};
 use super::{Problem, gateway};
 use crate::names::MeshNames;
 use crate::resource::{
-    Dataplane, ExternalService, GatewayType, Inbound, InboundState, Mesh, MeshGateway, MeshGatewayRoute, Meta,
+    Dataplane, ExternalService, GatewayType, Inbound, InboundState, Mesh, MeshGateway, MeshGatewayRoute, MeshPassthrough, Meta,
     Resource, Secret, Spec, Tags, TrafficPermission, ZoneEgress, ZoneIngress, ZoneNetworking,
 };
 use crate::select;
@@ -112,6 +112,7 @@ impl MeshIndex {
     of_kind!(external_services, ExternalService);
     of_kind!(permissions, TrafficPermission);
     of_kind!(secrets, Secret);
+    of_kind!(passthroughs, MeshPassthrough);
 
     pub(super) fn dataplane(&self, name: &str) -> Option<(&Meta, &Dataplane)> {
         let list = self.resources.get("Dataplane")?;
@@ -245,6 +246,7 @@ impl World {
                 Spec::ExternalService(_) => "ExternalService",
                 Spec::TrafficPermission(_) => "TrafficPermission",
                 Spec::Secret(_) => "Secret",
+                Spec::MeshPassthrough(_) => "MeshPassthrough",
                 Spec::VirtualOutbound(_) | Spec::GlobalSecret(_) | Spec::Zone(_) | Spec::Opaque(_) => continue,
             };
             if kind.starts_with("Zone") {

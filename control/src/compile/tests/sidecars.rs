@@ -275,6 +275,50 @@ fn reachable_services_trim_listeners_and_names_and_ipv4_mode_drops_ipv6() {
     assert!(compiled.tables.names.iter().all(|n| n.v6.is_none()));
 }
 
+fn passthrough(name: &str, spec: &str) -> crate::resource::Resource {
+    let text = format!("type: MeshPassthrough\nmesh: default\nname: {name}\nspec: {spec}\n");
+    crate::resource::read(&text, "test").resources.remove(0)
+}
+
+/// What `web` may reach beyond the mesh under these policies.
+fn beyond(policies: Vec<crate::resource::Resource>) -> (bool, Vec<String>) {
+    let list = [vec![mesh("default", ""), web()], policies].concat();
+    let proxy = sidecar(&world("east", list), "web").tables.proxy.clone();
+    let text = |row: &snapshot::PassthroughRow| format!("{:?} {} {:?}", row.port, row.origin.name, row.protocol);
+    (proxy.passthrough, proxy.passthrough_rows.iter().map(text).collect())
+}
+
+#[test]
+fn a_mesh_passthrough_replaces_the_meshs_switch_for_the_proxies_it_is_for() {
+    assert_eq!(beyond(vec![]), (true, vec![]));
+    let nothing = (false, vec![]);
+    assert_eq!(beyond(vec![passthrough("p", "{default: {}}")]), nothing, "Matched is the default mode");
+    assert_eq!(beyond(vec![passthrough("p", "{default: {passthroughMode: None}}")]), nothing);
+    assert_eq!(beyond(vec![passthrough("p", "{default: {passthroughMode: All}}")]), (true, vec![]));
+    for other in ["{kind: MeshSubset, tags: {kuma.io/service: other}}", "{kind: Dataplane, name: other}"] {
+        let policy = passthrough("p", &format!("{{targetRef: {other}, default: {{passthroughMode: None}}}}"));
+        assert_eq!(beyond(vec![policy]), (true, vec![]), "{other}");
+    }
+    for own in ["{kind: MeshSubset, tags: {kuma.io/service: web}}", "{kind: Dataplane, name: web}", "{kind: Mesh}"] {
+        let policy = passthrough("p", &format!("{{targetRef: {own}, default: {{passthroughMode: None}}}}"));
+        assert_eq!(beyond(vec![policy]), nothing, "{own}");
+    }
+}
+
+#[test]
+fn of_several_passthrough_policies_the_most_specific_mode_counts_and_all_matches() {
+    let of = |kind: &str, mode: &str, port: u16| {
+        let one = format!("{{type: IP, value: 1.1.1.1, port: {port}, protocol: tls}}");
+        format!("{{targetRef: {kind}, default: {{{mode}appendMatch: [{one}]}}}}")
+    };
+    let all = passthrough("a", &of("{kind: Mesh}", "passthroughMode: All, ", 1));
+    let own = passthrough("b", &of("{kind: Dataplane, name: web}", "passthroughMode: Matched, ", 2));
+    let silent = passthrough("c", &of("{kind: Dataplane, name: web}", "", 3));
+    let rows = vec!["Some(1) a Tls".to_owned(), "Some(3) c Tls".to_owned(), "Some(2) b Tls".to_owned()];
+    assert_eq!(beyond(vec![silent, own, all.clone()]), (false, rows));
+    assert_eq!(beyond(vec![all]), (true, vec![]));
+}
+
 #[test]
 fn probes_take_what_the_dataplane_leaves_out_from_the_control_plane_each_value_for_itself() {
     let probed = change(app("web", "10.0.0.1", "service=web"), |d| {

@@ -3,6 +3,7 @@
 mod forms;
 mod kinds;
 mod output;
+mod passthrough;
 mod seeds;
 
 use super::{Intake, Resource, read};
