@@ -292,10 +292,7 @@ impl Traffic for HttpTraffic {
         let row = match target {
             Target::App(app, source) => {
                 if tried.is_some() {
-                    return Err(ConnError::new(
-                        Reason::ConnectFailed,
-                        format!("{app} doesn't answer"),
-                    ));
+                    return Err(ConnError::new(Reason::ConnectFailed, format!("{app} doesn't answer")));
                 }
                 let key = EndpointKey {
                     // Shared by all: no allocation.

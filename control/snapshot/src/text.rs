@@ -1,8 +1,8 @@
 //! Tables as a person reads them: one line a row. The same text is the proxy's `/snapshot` and the goldens of tests.
 
 use crate::tables::{
-    Access, Backend, Endpoint, Forward, Handler, HeaderOps, ListenerRow, Match, PassthroughTo, PathMatch, PathRewrite, Role,
-    RouteAction, SniTarget, Tables, TextMatch, UpstreamTls,
+    Access, Backend, Endpoint, Forward, Handler, HeaderOps, ListenerRow, Match, PassthroughTo, PathMatch, PathRewrite,
+    Role, RouteAction, SniTarget, Tables, TextMatch, UpstreamTls,
 };
 use std::fmt::{self, Display, Formatter, Write};
 

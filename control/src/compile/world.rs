@@ -6,8 +6,8 @@ use super::sni::{MESH, SERVICE, ZONE, service};
 use super::{Problem, gateway};
 use crate::names::MeshNames;
 use crate::resource::{
-    Dataplane, ExternalService, GatewayType, Inbound, InboundState, Mesh, MeshGateway, MeshGatewayRoute, MeshPassthrough, Meta,
-    Resource, Secret, Spec, Tags, TrafficPermission, ZoneEgress, ZoneIngress, ZoneNetworking,
+    Dataplane, ExternalService, GatewayType, Inbound, InboundState, Mesh, MeshGateway, MeshGatewayRoute,
+    MeshPassthrough, Meta, Resource, Secret, Spec, Tags, TrafficPermission, ZoneEgress, ZoneIngress, ZoneNetworking,
 };
 use crate::select;
 use crate::settings::Probing;

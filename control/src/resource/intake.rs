@@ -6,8 +6,8 @@ use super::problem::{Problem, Severity};
 use super::registry::{self, KindInfo, Shape, Support};
 use super::yaml::{self, MapKey, Node, Value};
 use super::{
-    Meta, Opaque, Place, Resource, Spec, dataplane, external, gateway, kubernetes, mesh, name, passthrough, permission, route,
-    secret, virtual_outbound, zone,
+    Meta, Opaque, Place, Resource, Spec, dataplane, external, gateway, kubernetes, mesh, name, passthrough, permission,
+    route, secret, virtual_outbound, zone,
 };
 use std::collections::BTreeMap;
 

@@ -33,8 +33,8 @@ pub use variables::{Rendered, render_variables};
 pub use yaml::yaml_to_json;
 
 pub use passthrough::{
-    MatchType, MeshPassthrough, PassthroughConf, PassthroughMatch, PassthroughMode, PassthroughProtocol, PassthroughTarget,
-    TargetKind,
+    MatchType, MeshPassthrough, PassthroughConf, PassthroughMatch, PassthroughMode, PassthroughProtocol,
+    PassthroughTarget, TargetKind,
 };
 
 pub use kinds::{

@@ -96,7 +96,10 @@ mod tests {
     fn row(to: &str, port: impl Into<Option<u16>>, protocol: PassthroughProtocol) -> PassthroughRow {
         let block = |text: &str, bits: Option<u8>| {
             let address: IpAddr = text.parse().ok()?;
-            Some(PassthroughTo::Block { address, prefix_bits: bits.unwrap_or(if address.is_ipv4() { 32 } else { 128 }) })
+            Some(PassthroughTo::Block {
+                address,
+                prefix_bits: bits.unwrap_or(if address.is_ipv4() { 32 } else { 128 }),
+            })
         };
         let block = match to.split_once('/') {
             Some((address, bits)) => block(address, bits.parse().ok()),

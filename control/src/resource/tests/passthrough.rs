@@ -45,7 +45,11 @@ fn each_rule_of_a_match_has_kumas_message() {
         ("{type: IP, value: 1.1.1}", "value", "provided IP has incorrect value"),
         ("{type: CIDR, value: 1.1.1.1/40}", "value", "provided CIDR has incorrect value"),
         ("{type: Domain, value: a.b}", "protocol", "protocol tcp is not supported for a domain"),
-        ("{type: Domain, value: a.b, port: 3306, protocol: mysql}", "protocol", "protocol mysql is not supported for a domain"),
+        (
+            "{type: Domain, value: a.b, port: 3306, protocol: mysql}",
+            "protocol",
+            "protocol mysql is not supported for a domain",
+        ),
         (
             "{type: Domain, value: '*a.b', protocol: tls}",
             "value",
@@ -57,7 +61,11 @@ fn each_rule_of_a_match_has_kumas_message() {
             "wildcard domains doesn't work for all ports and layer 7 protocol",
         ),
         ("{type: Domain, value: 'a b', protocol: tls}", "value", "provided DNS has incorrect value"),
-        ("{type: Name, value: a.b}", "type", "provided type Name is not supported, one of Domain, IP, or CIDR is supported"),
+        (
+            "{type: Name, value: a.b}",
+            "type",
+            "provided type Name is not supported, one of Domain, IP, or CIDR is supported",
+        ),
         (
             "{type: IP, value: 1.1.1.1, protocol: udp}",
             "protocol",
