@@ -83,3 +83,7 @@ fn keep(inbound: &mut Inbound, stored: &Dataplane) {
         (inbound.state, inbound.health) = (was.state, was.health.clone());
     }
 }
+
+#[cfg(test)]
+#[path = "health_tests.rs"]
+mod tests;
