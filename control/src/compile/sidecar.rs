@@ -3,19 +3,17 @@
 
 use super::rows::{Input, Rows, Upstreams, handler_for};
 use super::sni::{PROTOCOL, SERVICE, ZONE};
-use super::{Compiled, Options, direct, passthrough, protocol};
+use super::{Compiled, Options, protocol};
 use crate::names::NamedOutbound;
 use crate::resource::{Inbound, Tags};
-use crate::time::parse_go_duration;
-use snapshot::{InboundTls, Interception, ListenerRow, NameRow, Origin, ProbeRow, ProxyKind, Role, limits};
+use snapshot::{InboundTls, Interception, ListenerRow, NameRow, Origin, ProxyKind, Role, limits};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
 
 pub(super) fn compile(input: Input<'_>, options: Options) -> Compiled {
     let mut proxy = input.proxy_row(ProxyKind::Sidecar);
     let net = &input.dataplane.networking;
-    (proxy.passthrough, proxy.passthrough_rows) = passthrough::of(input);
+    (proxy.passthrough, proxy.passthrough_rows) = super::passthrough::of(input);
     if let Some(tp) = &net.transparent_proxying {
         proxy.interception = Interception {
             outbound_port: tp.redirect_port_outbound,
@@ -45,7 +43,7 @@ pub(super) fn compile(input: Input<'_>, options: Options) -> Compiled {
     }
     let direct = net.transparent_proxying.as_ref().map_or(&[] as &[String], |tp| &tp.direct_access_services);
     if is_transparent && !direct.is_empty() {
-        direct::listen(input, &mut sidecar.rows, direct, !proxy.interception.ipv4_only);
+        super::direct::listen(input, &mut sidecar.rows, direct, !proxy.interception.ipv4_only);
     }
     proxy.probes = sidecar.probes;
     sidecar.rows.finish(proxy)
@@ -57,7 +55,7 @@ struct Sidecar<'a> {
     upstreams: Upstreams<'a>,
     captured: bool,
     has_ipv6: bool,
-    probes: Vec<ProbeRow>,
+    probes: Vec<snapshot::ProbeRow>,
 }
 
 impl Sidecar<'_> {
@@ -106,11 +104,11 @@ impl Sidecar<'_> {
     fn probe(&mut self, inbound: &Inbound, listener: SocketAddr, app: SocketAddr) {
         let defaults = &self.input.world.settings.probing;
         let Some(probe) = inbound.service_probe.as_ref().filter(|_| defaults.enabled) else { return };
-        let ms = |text: &Option<String>, default: Duration| {
-            let given = text.as_deref().and_then(|text| parse_go_duration(text).ok());
+        let ms = |text: &Option<String>, default: std::time::Duration| {
+            let given = text.as_deref().and_then(|text| crate::time::parse_go_duration(text).ok());
             u64::try_from(given.unwrap_or(default).as_millis()).unwrap_or(u64::MAX)
         };
-        self.probes.push(ProbeRow {
+        self.probes.push(snapshot::ProbeRow {
             inbound: inbound.probed_as(),
             listener,
             app,
