@@ -72,7 +72,7 @@ pub struct Csr {
     #[prost(string, tag = "2")]
     pub pem: ::prost::alloc::string::String,
 }
-#[derive(Clone, PartialEq, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Status {
     #[prost(bool, tag = "1")]
     pub ready: bool,

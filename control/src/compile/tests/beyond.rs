@@ -114,7 +114,7 @@ fn direct_access_reaches_every_instance_of_the_listed_services_by_its_own_addres
     let compiled = sidecar(&world("east", list(&["*"])), "web");
     assert_eq!(own(&compiled).len(), 4, "of everybody but the proxy itself");
     let plain = sidecar(&world("east", vec![mesh("default", ""), direct(&["db"]), other]), "web");
-    assert_eq!(service(&plain, "direct_access_10.0.2.1:8080").tls, snapshot::UpstreamTls::None);
+    assert_eq!(service(&plain, "direct_access_10.0.2.1:8080").tls, UpstreamTls::None);
 }
 
 #[test]
@@ -126,5 +126,5 @@ fn direct_access_leaves_addresses_that_are_taken() {
     let neighbour = app("backend-9", "10.0.0.1", "service=backend");
     let compiled = sidecar(&world("", vec![mesh("default", ""), claims, backend(1, "east"), neighbour]), "web");
     assert!(compiled.tables.services.iter().all(|s| !s.name.starts_with("direct_access_")));
-    assert!(compiled.problems.is_empty(), "{:?}", compiled.problems);
+    assert!(!compiled.problems.iter().any(|p| p.text.contains("taken")), "{:?}", compiled.problems);
 }
