@@ -39,6 +39,7 @@ impl Spec {
             Self::Secret(_) => "Secret",
             Self::GlobalSecret(_) => "GlobalSecret",
             Self::Zone(_) => "Zone",
+            Self::MeshPassthrough(_) => "MeshPassthrough",
             Self::Opaque(opaque) => &opaque.kind,
         }
     }

@@ -1,5 +1,6 @@
 //! Compilation, asked as a table.
 
+mod beyond;
 mod gateways;
 mod golden;
 mod make;
