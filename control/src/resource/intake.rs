@@ -7,7 +7,7 @@ use super::registry::{self, KindInfo, Shape, Support};
 use super::yaml::{self, MapKey, Node, Value};
 use super::{
     Meta, Opaque, Place, Resource, Spec, dataplane, external, gateway, kubernetes, mesh, name, passthrough, permission,
-    route, secret, virtual_outbound, zone,
+    route, secret, service, virtual_outbound, zone,
 };
 use std::collections::BTreeMap;
 
@@ -337,6 +337,10 @@ fn decode(kind: &KindInfo, f: &mut Fields<'_>, meta: &Meta, root: &Node) -> Spec
         "Secret" => Spec::Secret(secret::decode(f)),
         "GlobalSecret" => Spec::GlobalSecret(secret::decode(f)),
         "Zone" => Spec::Zone(zone::decode_zone(f)),
+        "MeshService" => Spec::MeshService(service::mesh_service(f)),
+        "MeshExternalService" => Spec::MeshExternalService(service::external(f)),
+        "MeshMultiZoneService" => Spec::MeshMultiZoneService(service::multi_zone(f)),
+        "HostnameGenerator" => Spec::HostnameGenerator(service::generator(f)),
         "MeshPassthrough" => Spec::MeshPassthrough(passthrough::decode(f)),
         _ => Spec::Opaque(opaque(kind, f, meta, root)),
     }

@@ -6,6 +6,7 @@ mod kinds;
 mod output;
 mod passthrough;
 mod seeds;
+mod services;
 mod virtual_outbounds;
 
 use super::{Intake, Resource, read};
