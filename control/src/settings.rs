@@ -1,6 +1,10 @@
 //! The control plane's settings: kuma-cp's keys and `KUMA_*` names where the setting exists, one table for the file, the
 //! environment and the help. The environment wins over the file. Knows no resource.
 
+mod probing;
+
+pub use probing::Probing;
+
 use serde_json::Value;
 use snapshot::DnsUpstream;
 use snapshot::limits::DNS_UPSTREAMS_MAX;
@@ -38,28 +42,6 @@ pub struct Settings {
     /// Others stop sending to a dataplane whose channel was lost for this long; zero = never.
     pub offline_grace: Duration,
     pub probing: Probing,
-}
-
-/// Service probes: whether there are any, and what one that leaves it open is like.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Probing {
-    pub enabled: bool,
-    pub interval: Duration,
-    pub timeout: Duration,
-    pub healthy_threshold: u32,
-    pub unhealthy_threshold: u32,
-}
-
-impl Default for Probing {
-    fn default() -> Self {
-        Self {
-            enabled: true,
-            interval: Duration::from_secs(1),
-            timeout: Duration::from_secs(2),
-            healthy_threshold: 1,
-            unhealthy_threshold: 1,
-        }
-    }
 }
 
 /// Ranges of the newer kinds of services, over all meshes.
