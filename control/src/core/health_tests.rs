@@ -6,7 +6,7 @@ use crate::resource::read;
 use crate::store::{Outcome, Store};
 use crate::time::Clock;
 
-const NO_KEYS: Defaults = Defaults { mesh: true, signing_keys: false };
+const NO_KEYS: Defaults = Defaults { mesh: true, signing_keys: false, hostname_generators: false };
 
 /// A Dataplane whose inbound on port 80 is probed, with more lines of that inbound.
 fn probed(more: &str) -> Resource {
