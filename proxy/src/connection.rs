@@ -91,9 +91,8 @@ async fn dispatch(serving: Serving, stream: TcpStream, purpose: Purpose) {
         return match purpose {
             Purpose::CaptureInbound => Box::pin(inbound::passthrough(serving, stream)).await,
             Purpose::CaptureOutbound => {
-                let allowed = snapshot.tables().proxy.passthrough;
                 drop(snapshot);
-                Box::pin(outbound::unmatched(serving, stream, allowed)).await;
+                Box::pin(outbound::unmatched(serving, stream)).await;
             }
             // Its row went with the last swap, and this connection was accepted before the socket went too.
             Purpose::Own => socket::reset_on_drop(&stream),

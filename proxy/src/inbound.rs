@@ -52,7 +52,7 @@ fn inbound<'a>(serving: &Serving, row: &'a ListenerRow) -> Option<Inbound<'a>> {
     }
 }
 
-fn loopback(address: SocketAddr) -> SocketAddr {
+pub(crate) fn loopback(address: SocketAddr) -> SocketAddr {
     let ip = match address {
         SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
         SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
@@ -246,7 +246,7 @@ fn ended(serving: &Serving, inbound: &Inbound<'_>, mut end: Ended, failure: Opti
 }
 
 /// Loopback needs no special source: no rule captures it.
-fn source(captured: bool, app: SocketAddr) -> Option<IpAddr> {
+pub(crate) fn source(captured: bool, app: SocketAddr) -> Option<IpAddr> {
     match app.ip() {
         ip if !captured || ip.is_loopback() => None,
         IpAddr::V4(_) => Some(SOURCE_V4.into()),

@@ -6,6 +6,7 @@ use crate::error::{ConnError, Reason};
 use crate::http::traffic::Settings;
 use crate::interception::Range;
 use crate::metrics::Direction;
+use crate::passthrough::{self, Admitted};
 use crate::socket;
 use crate::stream::Stream;
 use crate::traffic::HttpTraffic;
@@ -168,19 +169,26 @@ fn no_backend(snapshot: &Snapshot, destination: SocketAddr) -> String {
 }
 
 /// A captured connection to what the mesh doesn't know: on to where it was headed, where that is allowed.
-pub(crate) async fn unmatched(serving: Serving, stream: TcpStream, allowed: bool) {
+pub(crate) async fn unmatched(serving: Serving, stream: TcpStream) {
     let mut ended = Ended { service: "passthrough".into(), ..Ended::default() };
     let failure = if is_virtual(&serving) {
         // Beyond this host nobody has it; and the way there may lead right back here.
         socket::reset_on_drop(&stream);
         let detail = format!("{} is virtual, and no name of the mesh has this address and port", serving.destination);
         Some(ConnError::new(Reason::NoRoute, detail))
-    } else if allowed {
-        plain(&serving, stream, serving.destination, None, &mut ended).await
     } else {
-        socket::reset_on_drop(&stream);
-        let detail = format!("{} isn't in the mesh, and the mesh forbids passthrough", serving.destination);
-        Some(ConnError::new(Reason::PassthroughOff, detail))
+        match passthrough::admit(&serving, &stream).await {
+            Admitted::Bytes => plain(&serving, stream, serving.destination, None, &mut ended).await,
+            Admitted::Requests => {
+                let settings = serving.worker.http.sidecar.clone();
+                let traffic = HttpTraffic::passthrough(&serving);
+                return spawn_http(serving, Stream::Plain(stream), traffic, settings);
+            }
+            Admitted::Nothing(failure) => {
+                socket::reset_on_drop(&stream);
+                Some(failure)
+            }
+        }
     };
     finish(&serving.worker, Direction::Passthrough, &ended, (serving.peer, serving.begun, failure.as_ref()));
 }

@@ -7,6 +7,7 @@ use crate::error::{ConnError, Reason};
 use crate::http::traffic::{Action, Decision, Headers, Outcome, Picked, Plan, RequestView, Settings, Traffic};
 use crate::metrics::{Direction, Handle, RequestGuard};
 use crate::outbound::{CONNECT_TIMEOUT, Site};
+use crate::passthrough;
 use crate::routing::{self, Decided, Seen};
 use crate::socket;
 use crate::stream::Stream;
@@ -92,6 +93,8 @@ enum Way {
     Routed { site: Site, scheme: &'static str },
     /// To the own application.
     App { service: Arc<str>, app: SocketAddr, source: Option<IpAddr>, protocol: Protocol },
+    /// To where the client was headed, beyond the mesh.
+    Passthrough,
 }
 
 pub(crate) struct HttpTraffic {
@@ -125,6 +128,11 @@ impl HttpTraffic {
         protocol: Protocol,
     ) -> Self {
         Self::new(serving, Way::App { service: service.into(), app: app.0, source: app.1, protocol })
+    }
+
+    /// Each request has to be one that may pass.
+    pub(crate) fn passthrough(serving: &Serving) -> Self {
+        Self::new(serving, Way::Passthrough)
     }
 
     fn new(serving: &Serving, way: Way) -> Self {
@@ -171,6 +179,7 @@ impl HttpTraffic {
     fn direction(&self) -> Direction {
         match &self.way {
             Way::App { .. } => Direction::Inbound,
+            Way::Passthrough => Direction::Passthrough,
             Way::Routed { site: Site::Sni(_), .. } => Direction::Zone,
             Way::Routed { .. } => Direction::Outbound,
         }
@@ -187,7 +196,7 @@ impl HttpTraffic {
                 SniTarget::Terminate { permission, .. } => Some(permission.as_str()),
                 SniTarget::Passthrough { .. } => None,
             }),
-            Way::Routed { .. } => None,
+            Way::Routed { .. } | Way::Passthrough => None,
         }
     }
 
@@ -234,6 +243,12 @@ impl HttpTraffic {
         let decided = routing::decide(routed, &seen, &mut |bound| self.worker.draw(bound));
         into_decision(snapshot, decided, &self.worker)
     }
+}
+
+/// On as it is, with no timeout of ours.
+fn straight(target: Target, h2: bool) -> Decision<Target> {
+    let timeouts = Timeouts { request_ms: 0, stream_idle_ms: 0 };
+    Decision { action: Action::Forward(Plan { target, path: None, timeouts, h2, mirror: None }), filters: None }
 }
 
 fn text<'a>(headers: &Headers<'a>, name: &str) -> Option<Cow<'a, str>> {
@@ -286,12 +301,11 @@ impl Traffic for HttpTraffic {
         }
         match &self.way {
             Way::Routed { site, scheme } => self.route(&snapshot, request, site, scheme),
-            Way::App { app, source, protocol, .. } => {
-                let timeouts = Timeouts { request_ms: 0, stream_idle_ms: 0 };
-                let target = Target::App(*app, *source);
-                let plan = Plan { target, path: None, timeouts, h2: protocol.is_h2(), mirror: None };
-                Decision { action: Action::Forward(plan), filters: None }
-            }
+            Way::App { app, source, protocol, .. } => straight(Target::App(*app, *source), protocol.is_h2()),
+            Way::Passthrough => match passthrough::request(&snapshot, self.destination, request.host) {
+                Some(h2) => straight(Target::App(self.destination, None), h2),
+                None => Decision::refuse(Reason::PassthroughOff, passthrough::NOT_LISTED),
+            },
         }
     }
 
@@ -299,10 +313,7 @@ impl Traffic for HttpTraffic {
         let row = match target {
             Target::App(app, source) => {
                 if tried.is_some() {
-                    return Err(ConnError::new(
-                        Reason::ConnectFailed,
-                        format!("the application at {app} doesn't answer"),
-                    ));
+                    return Err(ConnError::new(Reason::ConnectFailed, format!("{app} doesn't answer")));
                 }
                 let key = EndpointKey {
                     service: None,
@@ -353,6 +364,7 @@ impl Traffic for HttpTraffic {
         let (service, origin) = match (plan.map(|p| &p.target), &self.way) {
             (Some(Target::Service(row)), _) => (row.name.as_str(), Some(&row.origin)),
             (_, Way::App { service, .. }) => (service.as_ref(), None),
+            (_, Way::Passthrough) => (passthrough::SERVICE, None),
             _ => ("", None),
         };
         let counted = self.counted(service);

@@ -3,6 +3,7 @@
 
 use crate::host::HostPattern;
 use crate::name::{Origin, Protocol, ProxyKind};
+use crate::upstream::DnsUpstream;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, LazyLock};
@@ -32,8 +33,61 @@ pub struct ProxyRow {
     pub admin_port: u16,
     /// Unmatched captured connections go on to where the application meant them to.
     pub passthrough: bool,
+    /// Where they don't, these still do.
+    #[serde(default)]
+    pub passthrough_rows: Vec<PassthroughRow>,
     pub interception: Interception,
     pub dns: DnsSettings,
+    /// Of the proxy's own applications.
+    #[serde(default)]
+    pub probes: Vec<ProbeRow>,
+}
+
+/// A part of the world beyond the mesh that a workload may reach.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PassthroughRow {
+    pub to: PassthroughTo,
+    /// None = any.
+    pub port: Option<u16>,
+    pub protocol: PassthroughProtocol,
+    pub origin: Origin,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PassthroughTo {
+    Block {
+        address: IpAddr,
+        prefix_bits: u8,
+    },
+    /// A host name in lower case, or `*.suffix`, or `*`: what the client says, whatever address it dialled.
+    Name(String),
+}
+
+/// How much the client has to say first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PassthroughProtocol {
+    /// Nothing.
+    Bytes,
+    Tls,
+    Http,
+    Http2,
+}
+
+/// Whether an application accepts connections is asked every so often.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeRow {
+    /// What the Dataplane's inbound is called in reports.
+    pub inbound: String,
+    pub listener: SocketAddr,
+    pub app: SocketAddr,
+    /// As in [`Role::Inbound`].
+    pub captured: bool,
+    pub interval_ms: u64,
+    pub timeout_ms: u64,
+    pub healthy_threshold: u32,
+    pub unhealthy_threshold: u32,
 }
 
 /// Ports of transparent proxying that the Dataplane asks for; 0 = off. How packets get there is the machine's matter.
@@ -52,6 +106,12 @@ pub struct DnsSettings {
     pub ttl_s: u32,
     /// Ranges that VIPs come from (`240.0.0.0/4`), for the route that `bind` and `tproxy` need.
     pub vip_ranges: Vec<String>,
+    /// Whom to ask about names of certain domains, instead of the machine's resolvers.
+    #[serde(default)]
+    pub upstreams: Vec<DnsUpstream>,
+    /// AAAA questions about any name are answered empty.
+    #[serde(default)]
+    pub no_aaaa: bool,
 }
 
 /// A mesh name. `name` is lower case, without trailing dot. A family without an address answers NODATA.

@@ -6,11 +6,12 @@ use super::sni::{MESH, SERVICE, ZONE, service};
 use super::{Problem, gateway};
 use crate::names::MeshNames;
 use crate::resource::{
-    Dataplane, ExternalService, GatewayType, Inbound, InboundState, Mesh, MeshGateway, MeshGatewayRoute, Meta,
-    Resource, Secret, Spec, Tags, TrafficPermission, ZoneEgress, ZoneIngress, ZoneNetworking,
+    Dataplane, ExternalService, GatewayType, Inbound, InboundState, Mesh, MeshGateway, MeshGatewayRoute,
+    MeshPassthrough, Meta, Resource, Secret, Spec, Tags, TrafficPermission, ZoneEgress, ZoneIngress, ZoneNetworking,
 };
 use crate::select;
-use snapshot::Origin;
+use crate::settings::{Aaaa, Probing};
+use snapshot::{DnsUpstream, Origin};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
@@ -25,12 +26,17 @@ pub struct Settings {
     pub zone: String,
     /// Whether proxies serve IPv6 VIPs and AAAA records.
     pub has_ipv6: bool,
+    /// What AAAA questions are answered.
+    pub aaaa: Aaaa,
+    /// Which servers know certain domains.
+    pub dns_upstreams: Vec<DnsUpstream>,
     /// Ranges of virtual IPs, for the routes that proxies need.
     pub vip_ranges: Vec<String>,
     /// DNS names in `address` and `advertisedAddress` fields, resolved.
     pub resolved: BTreeMap<String, IpAddr>,
     /// Contents of the files that data sources name, by path.
     pub files: BTreeMap<String, String>,
+    pub probing: Probing,
     /// Proxies that nobody is sent to for now, though their resources are there.
     pub withdrawn: BTreeSet<Origin>,
 }
@@ -42,6 +48,8 @@ pub(super) struct Instance {
     pub tags: Tags,
     pub address: IpAddr,
     pub port: u16,
+    /// The inbound's name, which is its port where it has none.
+    pub inbound: String,
     pub zone: String,
     pub ready: bool,
     pub origin: Origin,
@@ -88,7 +96,7 @@ pub(super) struct MeshIndex {
     pub gateway_instances: BTreeMap<String, Vec<Instance>>,
     /// Tag sets that clients ask for beyond the plain service, by service.
     pub asked: BTreeMap<String, BTreeSet<Tags>>,
-    resources: BTreeMap<&'static str, Vec<Arc<Resource>>>,
+    pub(super) resources: BTreeMap<&'static str, Vec<Arc<Resource>>>,
     external: BTreeMap<String, Vec<Arc<Resource>>>,
 }
 
@@ -110,6 +118,7 @@ impl MeshIndex {
     of_kind!(external_services, ExternalService);
     of_kind!(permissions, TrafficPermission);
     of_kind!(secrets, Secret);
+    of_kind!(passthroughs, MeshPassthrough);
 
     pub(super) fn dataplane(&self, name: &str) -> Option<(&Meta, &Dataplane)> {
         let list = self.resources.get("Dataplane")?;
@@ -175,10 +184,6 @@ impl World {
     /// What is wrong for everybody: an endpoint without an address, a mesh that isn't defined.
     pub fn problems(&self) -> &[Problem] {
         &self.problems
-    }
-
-    pub fn names(&self, mesh: &str) -> Option<&MeshNames> {
-        self.meshes.get(mesh).map(|index| &index.names)
     }
 
     /// Keys of all proxies that can be compiled, sorted.
@@ -247,7 +252,11 @@ impl World {
                 Spec::ExternalService(_) => "ExternalService",
                 Spec::TrafficPermission(_) => "TrafficPermission",
                 Spec::Secret(_) => "Secret",
-                Spec::VirtualOutbound(_) | Spec::GlobalSecret(_) | Spec::Zone(_) | Spec::Opaque(_) => continue,
+                Spec::MeshPassthrough(_) => "MeshPassthrough",
+                other => match crate::names::kind_of(other) {
+                    Some(kind) => kind.name(),
+                    None => continue,
+                },
             };
             if kind.starts_with("Zone") {
                 self.zone_proxies.insert((kind, resource.meta.name.clone()), resource);
@@ -321,7 +330,9 @@ impl World {
                 tags.insert(ZONE.into(), zone.clone());
             }
             let ready = inbound.is_ready();
-            list.push(Instance { tags, address, port: inbound.port, zone, ready, origin: origin.clone() });
+            let name = if inbound.name.is_empty() { inbound.port.to_string() } else { inbound.name.clone() };
+            let origin = origin.clone();
+            list.push(Instance { tags, address, port: inbound.port, inbound: name, zone, ready, origin });
         }
         Ok(list)
     }
@@ -345,8 +356,8 @@ impl World {
             .map(|listener| {
                 let mut tags = gateway::effective_tags(&own_tags, gateway, listener);
                 tags.insert(MESH.into(), index.name.clone());
-                let port = listener.port;
-                Instance { tags, address, port, zone: zone.clone(), ready: true, origin: origin.clone() }
+                let (port, inbound) = (listener.port, String::new());
+                Instance { tags, address, port, inbound, zone: zone.clone(), ready: true, origin: origin.clone() }
             })
             .collect()
     }

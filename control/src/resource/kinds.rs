@@ -2,16 +2,22 @@
 //! field: an absent value stays absent, so that a resource is given back as it was written.
 
 mod gateway;
+mod service;
 
 pub use gateway::{
     Backend, GatewayListener, GatewayProtocol, HeaderFilter, HttpRule, ListenerTls, MatcherKind, MeshGateway,
     MeshGatewayRoute, Mirror, Modifier, NameValue, PathReplace, Redirect, Rewrite, RouteConf, RouteFilter, RouteMatch,
     TlsMode,
 };
+pub use service::{
+    ExternalEndpoint, ExternalMatch, GeneratorSelector, HostnameGenerator, LabelSelector, MeshExternalService,
+    MeshExternalTls, MeshMultiZoneService, MeshService, MeshServicesMode, MultiZoneSelector, NameRef, ServiceIdentity,
+    ServiceKind, ServicePort, ServiceSelector, TargetPort, Under, Verification,
+};
 
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 pub type Tags = BTreeMap<String, String>;
 
@@ -130,6 +136,16 @@ impl Mesh {
         mtls.backends.iter().find(|b| !mtls.enabled_backend.is_empty() && b.name == mtls.enabled_backend)
     }
 
+    pub fn mesh_services_mode(&self) -> MeshServicesMode {
+        let mode = self.mesh_services.as_ref().and_then(|written| written.get("mode")).and_then(|mode| mode.as_str());
+        match mode {
+            Some("Everywhere") => MeshServicesMode::Everywhere,
+            Some("ReachableBackends") => MeshServicesMode::ReachableBackends,
+            Some("Exclusive") => MeshServicesMode::Exclusive,
+            _ => MeshServicesMode::Disabled,
+        }
+    }
+
     pub fn passthrough(&self) -> bool {
         self.networking.outbound.passthrough.unwrap_or(true)
     }
@@ -224,6 +240,11 @@ impl Inbound {
 
     pub fn service(&self) -> &str {
         self.tags.get("kuma.io/service").map_or("", String::as_str)
+    }
+
+    /// Its name in what proxies report of their probes.
+    pub fn probed_as(&self) -> String {
+        self.address.map_or_else(|| format!(":{}", self.port), |ip| SocketAddr::new(ip, self.port).to_string())
     }
 
     /// Whether others may send it traffic (spec/naming.md §2.5).

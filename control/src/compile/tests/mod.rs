@@ -1,8 +1,11 @@
 //! Compilation, asked as a table.
 
+mod beyond;
+mod dns;
 mod gateways;
 mod golden;
 mod make;
+mod services;
 mod sidecars;
 mod zones;
 

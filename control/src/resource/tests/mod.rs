@@ -4,7 +4,9 @@ mod dataplanes;
 mod forms;
 mod kinds;
 mod output;
+mod passthrough;
 mod seeds;
+mod services;
 mod virtual_outbounds;
 
 use super::{Intake, Resource, read};
