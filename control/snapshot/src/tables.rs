@@ -1,6 +1,10 @@
 //! What the compiler emits and the channel carries: plain rows with public fields, each with the resource it came from.
 //! Rows are sorted by their key, so equal meshes give equal tables. No index and no check lives here (see `build`).
 
+mod beyond;
+
+pub use beyond::{PassthroughProtocol, PassthroughRow, PassthroughTo, ProbeRow};
+
 use crate::host::HostPattern;
 use crate::name::{Origin, Protocol, ProxyKind};
 use crate::upstream::DnsUpstream;
@@ -41,53 +45,6 @@ pub struct ProxyRow {
     /// Of the proxy's own applications.
     #[serde(default)]
     pub probes: Vec<ProbeRow>,
-}
-
-/// A part of the world beyond the mesh that a workload may reach.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PassthroughRow {
-    pub to: PassthroughTo,
-    /// None = any.
-    pub port: Option<u16>,
-    pub protocol: PassthroughProtocol,
-    pub origin: Origin,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PassthroughTo {
-    Block {
-        address: IpAddr,
-        prefix_bits: u8,
-    },
-    /// A host name in lower case, or `*.suffix`, or `*`: what the client says, whatever address it dialled.
-    Name(String),
-}
-
-/// How much the client has to say first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PassthroughProtocol {
-    /// Nothing.
-    Bytes,
-    Tls,
-    Http,
-    Http2,
-}
-
-/// Whether an application accepts connections is asked every so often.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProbeRow {
-    /// What the Dataplane's inbound is called in reports.
-    pub inbound: String,
-    pub listener: SocketAddr,
-    pub app: SocketAddr,
-    /// As in [`Role::Inbound`].
-    pub captured: bool,
-    pub interval_ms: u64,
-    pub timeout_ms: u64,
-    pub healthy_threshold: u32,
-    pub unhealthy_threshold: u32,
 }
 
 /// Ports of transparent proxying that the Dataplane asks for; 0 = off. How packets get there is the machine's matter.
