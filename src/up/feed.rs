@@ -4,13 +4,15 @@ use control::compile::{Options, ProxyKey, SecretMaterial};
 use control::core::Core;
 use control::publish::{Published, Subscription};
 use control::session::{self, Plan};
+use control::store::Key;
+use proxy::channel::Status;
 use proxy::identity::{Bundle, IdentityMaterial, Material};
 use proxy::source::{Update, Updates};
 use snapshot::{Snapshot, Tables};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 const RENEWAL_CHECK: Duration = Duration::from_secs(10);
 
@@ -29,7 +31,13 @@ struct Feed {
 }
 
 /// Until the proxy or the publishing loop ends.
-pub(super) async fn feed(core: Arc<Core>, mut subscription: Subscription, who: (ProxyKey, Options), updates: Updates) {
+pub(super) async fn feed(
+    core: Arc<Core>,
+    mut subscription: Subscription,
+    who: (ProxyKey, Options),
+    updates: Updates,
+    mut status: watch::Receiver<Status>,
+) {
     let (proxy, options) = who;
     let mut feed =
         Feed { core, proxy, options, updates, sent: None, planned: None, identities: BTreeMap::new(), material: None };
@@ -45,7 +53,19 @@ pub(super) async fn feed(core: Arc<Core>, mut subscription: Subscription, who: (
                 }
                 Err(_) => Err(Gone),
             },
-            _ = renewal.tick() => feed.certify(&published, Vec::new()).await,
+            changed = status.changed() => match changed {
+                Ok(()) => {
+                    let now = status.borrow_and_update().clone();
+                    feed.report(now).await;
+                    Ok(())
+                }
+                Err(_) => Err(Gone),
+            },
+            _ = renewal.tick() => {
+                let now = status.borrow().clone();
+                feed.report(now).await;
+                feed.certify(&published, Vec::new()).await
+            }
         };
         if going.is_err() {
             return;
@@ -54,6 +74,18 @@ pub(super) async fn feed(core: Arc<Core>, mut subscription: Subscription, who: (
 }
 
 impl Feed {
+    /// What the proxy's probes found.
+    async fn report(&self, status: Status) {
+        if status.health.is_empty() || status.draining {
+            return;
+        }
+        let found = status.health.into_iter().map(|(inbound, healthy)| (inbound, healthy && status.ready)).collect();
+        let ProxyKey::Dataplane { mesh, name } = &self.proxy else { return };
+        if let Err(error) = self.core.report_health(&Key::new("Dataplane", mesh, name), &found).await {
+            tracing::warn!(proxy = %self.proxy.origin(), %error, "the health of its inbounds isn't stored");
+        }
+    }
+
     async fn follow(&mut self, published: &Published) -> Result<(), Gone> {
         let plan = match session::plan(published, &self.proxy, self.options, self.planned.as_deref()) {
             None => return Ok(()),

@@ -6,7 +6,7 @@ use crate::name::{Origin, Protocol, ProxyKind};
 use crate::upstream::DnsUpstream;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// All that one proxy executes. Vectors are sorted: names by name, listeners by address, services and permissions by
 /// name, SNIs by name.
@@ -33,8 +33,61 @@ pub struct ProxyRow {
     pub admin_port: u16,
     /// Unmatched captured connections go on to where the application meant them to.
     pub passthrough: bool,
+    /// Where they don't, these still do.
+    #[serde(default)]
+    pub passthrough_rows: Vec<PassthroughRow>,
     pub interception: Interception,
     pub dns: DnsSettings,
+    /// Of the proxy's own applications.
+    #[serde(default)]
+    pub probes: Vec<ProbeRow>,
+}
+
+/// A part of the world beyond the mesh that a workload may reach.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PassthroughRow {
+    pub to: PassthroughTo,
+    /// None = any.
+    pub port: Option<u16>,
+    pub protocol: PassthroughProtocol,
+    pub origin: Origin,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PassthroughTo {
+    Block {
+        address: IpAddr,
+        prefix_bits: u8,
+    },
+    /// A host name in lower case, or `*.suffix`, or `*`: what the client says, whatever address it dialled.
+    Name(String),
+}
+
+/// How much the client has to say first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PassthroughProtocol {
+    /// Nothing.
+    Bytes,
+    Tls,
+    Http,
+    Http2,
+}
+
+/// Whether an application accepts connections is asked every so often.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeRow {
+    /// What the Dataplane's inbound is called in reports.
+    pub inbound: String,
+    pub listener: SocketAddr,
+    pub app: SocketAddr,
+    /// As in [`Role::Inbound`].
+    pub captured: bool,
+    pub interval_ms: u64,
+    pub timeout_ms: u64,
+    pub healthy_threshold: u32,
+    pub unhealthy_threshold: u32,
 }
 
 /// Ports of transparent proxying that the Dataplane asks for; 0 = off. How packets get there is the machine's matter.
@@ -179,7 +232,9 @@ pub enum RouteAction {
 pub struct Forward {
     #[serde(deserialize_with = "tight")]
     pub backends: Vec<Backend>,
-    pub filters: Filters,
+    /// Shared with the requests that they are applied to.
+    #[serde(deserialize_with = "filters")]
+    pub filters: Arc<Filters>,
     pub timeouts: Timeouts,
 }
 
@@ -263,6 +318,16 @@ pub struct Filters {
     pub host_of_endpoint: bool,
     pub path: Option<PathRewrite>,
     pub mirror: Option<Mirror>,
+}
+
+impl Filters {
+    /// Whether they change nothing; asked at every request.
+    pub fn is_empty(&self) -> bool {
+        let Self { request, response, host, host_of_endpoint, path, mirror } = self;
+        let plain = host.is_none() && !host_of_endpoint && path.is_none() && mirror.is_none();
+        let none = |ops: &HeaderOps| ops.remove.is_empty() && ops.set.is_empty() && ops.add.is_empty();
+        plain && none(request) && none(response)
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -419,6 +484,13 @@ fn tight<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Vec<
     let mut list = Vec::deserialize(from)?;
     list.shrink_to_fit();
     Ok(list)
+}
+
+/// Most routes have none: those share one value.
+fn filters<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<Filters>, D::Error> {
+    static NONE: LazyLock<Arc<Filters>> = LazyLock::new(Arc::default);
+    let filters = Filters::deserialize(from)?;
+    Ok(if filters.is_empty() { NONE.clone() } else { Arc::new(filters) })
 }
 
 fn tight_shared<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Arc<Vec<T>>, D::Error> {
