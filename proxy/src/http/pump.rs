@@ -88,7 +88,11 @@ impl Default for Pipe {
 
 impl Pipe {
     /// Starts a message: `input` may hold bytes already, and what is in `out` goes first. Only `out`'s memory is kept.
-    pub(super) fn begin(&mut self, input: Buffer) {
+    pub(super) fn begin(&mut self, mut input: Buffer) {
+        if input.is_empty() {
+            // Others may go first: as many streams as wait for their turn would hold as many buffers.
+            input.release();
+        }
         let out = std::mem::take(&mut self.out);
         *self = Self { input, out, ..Self::default() };
     }
