@@ -10,7 +10,7 @@ use crate::name::{Origin, Protocol, ProxyKind};
 use crate::upstream::DnsUpstream;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 /// All that one proxy executes. Vectors are sorted: names by name, listeners by address, services and permissions by
 /// name, SNIs by name.
@@ -190,7 +190,6 @@ pub struct Forward {
     #[serde(deserialize_with = "tight")]
     pub backends: Vec<Backend>,
     /// Shared with the requests that they are applied to.
-    #[serde(deserialize_with = "filters")]
     pub filters: Arc<Filters>,
     pub timeouts: Timeouts,
 }
@@ -441,13 +440,6 @@ fn tight<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Vec<
     let mut list = Vec::deserialize(from)?;
     list.shrink_to_fit();
     Ok(list)
-}
-
-/// Most routes have none: those share one value.
-fn filters<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<Filters>, D::Error> {
-    static NONE: LazyLock<Arc<Filters>> = LazyLock::new(Arc::default);
-    let filters = Filters::deserialize(from)?;
-    Ok(if filters.is_empty() { NONE.clone() } else { Arc::new(filters) })
 }
 
 fn tight_shared<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Arc<Vec<T>>, D::Error> {
