@@ -85,13 +85,18 @@ pub(crate) async fn start(settings: &Settings, signing_keys: bool) -> Result<Con
         StoreKind::Memory => Store::memory(clock.clone()),
         StoreKind::Sqlite => Store::open(&settings.data_dir, clock.clone()).map_err(|e| cannot_open(&e))?,
     };
-    let defaults = Defaults { mesh: !settings.skip_mesh_creation, signing_keys };
+    let defaults = Defaults {
+        mesh: !settings.skip_mesh_creation,
+        hostname_generators: !settings.skip_hostname_generators,
+        signing_keys,
+    };
     let core = Core::start(store, clock, defaults).await.map_err(|e| e.to_string())?;
     let (publishing, subscription) = Loop::start(core.clone(), settings.clone()).await.map_err(|e| e.to_string())?;
     let api = bind(settings.api, "REST API", if signing_keys { "KUMA_API_SERVER_HTTP_PORT" } else { "--api" }).await?;
     let address = api.local_addr().map_err(|e| e.to_string())?;
     let mut tasks = JoinSet::new();
     tasks.spawn(publishing.run());
+    tasks.spawn(control::generate::Generator::new(core.clone()).run());
     let (ready, is_ready) = watch::channel(false);
     let (stop, stopped) = watch::channel(false);
     let rest = Api::new(core.clone(), options(settings, &subscription), is_ready);
@@ -160,7 +165,7 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
 
 /// The API's view of the settings and of what proxies execute.
 fn options(settings: &Settings, subscription: &Subscription) -> Options {
-    let subscription = subscription.clone();
+    let (subscription, published) = (subscription.clone(), subscription.clone());
     let snapshots = move |mesh: &str, name: &str, json: bool| {
         let published = subscription.borrow().clone();
         published.resource("Dataplane", mesh, name)?;
@@ -171,6 +176,7 @@ fn options(settings: &Settings, subscription: &Subscription) -> Options {
         localhost_is_admin: settings.localhost_is_admin,
         config: settings.to_json(),
         snapshots: Some(Box::new(snapshots)),
+        published: Some(published),
         ..Options::default()
     }
 }

@@ -121,7 +121,13 @@ fn dns_config(args: &DpRun) -> dns::Config {
     let here = crate::control_plane::machine_addresses();
     let usable = loopbacks.into_iter().filter(|ip| ip.is_ipv4() || here.contains(ip));
     let listen = usable.map(|ip| SocketAddr::new(ip, args.dns_port)).collect();
-    dns::Config { listen, resolv_conf: args.resolv_conf.clone(), ..dns::Config::default() }
+    dns::Config {
+        listen,
+        resolv_conf: args.resolv_conf.clone(),
+        upstreams: args.dns_upstreams.clone(),
+        no_aaaa: args.dns_no_aaaa,
+        ..dns::Config::default()
+    }
 }
 
 /// `given` by the user, or what the resource implies: `transparentProxying` means that install's rules redirect.

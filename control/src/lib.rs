@@ -5,6 +5,7 @@ pub mod api;
 pub mod channel;
 pub mod compile;
 pub mod core;
+pub mod generate;
 pub mod identity;
 pub mod names;
 pub mod publish;

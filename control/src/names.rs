@@ -2,12 +2,20 @@
 //! every sidecar may resolve and dial ([`names_and_outbounds`]). It must not know proxies, stores or clocks.
 
 mod publish;
+mod report;
+mod services;
 mod virtual_outbound;
 
 pub use publish::{NameWarning, names_and_outbounds, remember_ports};
+pub use report::{MeshNaming, Naming, Passes};
+pub(crate) use services::kind_of;
+pub use services::{
+    Hostnames, Refused, ServiceNames, ServiceOutbound, ZONE_LABEL, hostnames, labels, service_key, service_keys,
+    service_names,
+};
 pub use virtual_outbound::parameters;
 
-use crate::resource::{Inbound, InboundState, MeshGateway, Resource, Spec, Tags};
+use crate::resource::{Inbound, InboundState, MeshGateway, MeshServicesMode, Resource, Spec, Tags};
 use crate::template::{is_dns_name, is_ip};
 use crate::vip::{EntryKind, Key};
 use snapshot::limits::DNS_NAME_BYTES_MAX;
@@ -32,6 +40,7 @@ pub struct MeshNames {
     pub outbounds: Vec<NamedOutbound>,
     /// Addresses in quarantine, by last owner: who dials one is reset, and the log says whose it was.
     pub freed: Vec<FreedOutbound>,
+    pub services: ServiceNames,
 }
 
 /// A virtual address that lost its name, and is kept from others for a while.
@@ -189,12 +198,25 @@ impl TagSet<'_> {
 /// Everything that the mesh's sidecars are to resolve and dial, without addresses yet.
 pub fn view(input: &NamesInput<'_>) -> View {
     let mut view = View { mesh: input.mesh.to_owned(), ..View::default() };
+    if is_exclusive(input) {
+        return view;
+    }
     let sets = tag_sets(input);
-    add_services(input, &sets, &mut view);
+    add_tagged(input, &sets, &mut view);
     add_external(input, &mut view);
     virtual_outbound::add(input, &sets, &mut view);
     add_gateways(input, &mut view);
     view
+}
+
+/// Whether MeshServices take the place of names by tags.
+fn is_exclusive(input: &NamesInput<'_>) -> bool {
+    input.resources.iter().any(|resource| match &resource.spec {
+        Spec::Mesh(mesh) => {
+            resource.meta.name == input.mesh && mesh.mesh_services_mode() == MeshServicesMode::Exclusive
+        }
+        _ => false,
+    })
 }
 
 /// An inbound's tags; with the zone, which a resource may leave out, where a VirtualOutbound asks for it.
@@ -246,7 +268,7 @@ fn tag_sets<'a>(input: &NamesInput<'a>) -> Vec<TagSet<'a>> {
     sets
 }
 
-fn add_services(input: &NamesInput<'_>, sets: &[TagSet<'_>], view: &mut View) {
+fn add_tagged(input: &NamesInput<'_>, sets: &[TagSet<'_>], view: &mut View) {
     if !input.settings.service_vip_enabled {
         return;
     }

@@ -2,12 +2,16 @@
 //! authorities ready), which sessions compile their own proxy's tables from. Level-triggered: it recomputes, never patches.
 
 mod outside;
+mod services;
+mod tables;
 #[cfg(test)]
 mod tests;
 
 use crate::compile::{self, World};
 use crate::core::{Core, MeshCa};
-use crate::names::{MeshNames, NameSettings, NamesInput, names_and_outbounds, remember_ports, view};
+use crate::names::{
+    MeshNames, MeshNaming, NameSettings, NamesInput, Naming, Passes, names_and_outbounds, remember_ports, view,
+};
 use crate::resource::Resource;
 use crate::settings::Settings;
 use crate::store::{Change, Key, StoreError};
@@ -40,6 +44,8 @@ pub struct Published {
     pub resources: Vec<Arc<Resource>>,
     /// Of meshes with mTLS.
     pub authorities: BTreeMap<String, Arc<MeshCa>>,
+    /// What became of names and addresses.
+    pub naming: Arc<Naming>,
     /// What an operator should know: conflicts of names, exhausted ranges, secrets that can't be used.
     pub problems: Vec<String>,
 }
@@ -68,6 +74,7 @@ pub struct Loop {
     withdrawn: watch::Receiver<BTreeSet<Key>>,
     outside: Outside,
     reported: BTreeSet<String>,
+    passes: Passes,
     out: watch::Sender<Arc<Published>>,
 }
 
@@ -94,12 +101,14 @@ impl Loop {
             world: World::new(Vec::new(), compile::Settings::default(), BTreeMap::new()),
             resources: Vec::new(),
             authorities: BTreeMap::new(),
+            naming: Arc::default(),
             problems: Vec::new(),
         };
         let (out, subscription) = watch::channel(Arc::new(nothing));
         let (changes, withdrawn) = (core.watch(), core.watch_withdrawn());
         let (outside, reported) = (Outside::new(), BTreeSet::new());
-        let mut this = Self { core, settings, epoch, sequence: 0, changes, withdrawn, outside, reported, out };
+        let passes = Passes::default();
+        let mut this = Self { core, settings, epoch, sequence: 0, changes, withdrawn, outside, reported, passes, out };
         this.refresh().await?;
         Ok((this, subscription))
     }
@@ -146,7 +155,9 @@ impl Loop {
             .collect();
         self.outside.follow(&resources, PATIENCE).await;
         problems.extend(self.outside.problems());
-        let names = self.names(&resources, &mut problems).await?;
+        let mut naming = Naming { passes: self.passes, ..Naming::default() };
+        let names = self.names(&resources, &mut naming, &mut problems).await?;
+        naming.passes = self.passes;
         let names_us = begun.elapsed().as_micros();
         let authorities = self.authorities(&resources, &mut problems);
         let settings = compile::Settings {
@@ -154,11 +165,9 @@ impl Loop {
             dns_ttl_s: self.settings.dns_ttl_s,
             zone: self.settings.zone.clone(),
             has_ipv6: self.settings.cidr_v6.is_some(),
-            vip_ranges: [Some(self.settings.cidr), self.settings.cidr_v6]
-                .iter()
-                .flatten()
-                .map(ToString::to_string)
-                .collect(),
+            aaaa: self.settings.aaaa,
+            dns_upstreams: self.settings.dns_upstreams.clone(),
+            vip_ranges: self.settings.vip_ranges(),
             resolved: self.outside.resolved(),
             files: self.outside.files(),
             withdrawn: self.core.withdrawn().iter().map(|k| Origin::new(&k.kind, &k.mesh, &k.name)).collect(),
@@ -171,7 +180,15 @@ impl Loop {
         let revision = contents.revision;
         tracing::debug!(%generation, names_us, all_us = begun.elapsed().as_micros(), "mesh published");
         // A subscription may be gone by now; there will be others.
-        self.out.send_replace(Arc::new(Published { generation, revision, world, resources, authorities, problems }));
+        self.out.send_replace(Arc::new(Published {
+            generation,
+            revision,
+            world,
+            resources,
+            authorities,
+            naming: Arc::new(naming),
+            problems,
+        }));
         Ok(())
     }
 
@@ -188,12 +205,15 @@ impl Loop {
         found
     }
 
-    /// Names of every mesh, with addresses that are durable before anyone hears of them.
+    /// Names of every mesh, with addresses that are durable before anyone hears of them. A mesh whose addresses can't be
+    /// made durable keeps the names it had, and stops no other.
     async fn names(
-        &self,
+        &mut self,
         resources: &[Arc<Resource>],
+        naming: &mut Naming,
         problems: &mut Vec<String>,
     ) -> Result<BTreeMap<String, MeshNames>, StoreError> {
+        let begun = Instant::now();
         let settings = NameSettings {
             domain: self.settings.domain.clone(),
             service_vip_enabled: self.settings.service_vip_enabled,
@@ -202,34 +222,91 @@ impl Loop {
         };
         let plain: Vec<&Resource> = resources.iter().map(AsRef::as_ref).collect();
         let mut names = BTreeMap::new();
-        let mut changes = Vec::new();
+        let mut failed: Vec<(String, StoreError)> = Vec::new();
+        let served = self.out.borrow().clone();
         for mesh in resources.iter().filter(|r| r.kind() == "Mesh").map(|r| r.meta.name.as_str()) {
-            let view = view(&NamesInput { mesh, resources: &plain, settings: &settings });
-            let blob = format!("vips/{mesh}");
-            let before = self.load_vips(&blob, problems);
-            let (mut table, trouble) =
-                vip::allocate(&before, &view.keys(), &ranges(&self.settings), self.core.clock().now_ms());
-            problems.extend(trouble.iter().map(|p| format!("mesh {mesh}: {p}")));
-            problems.extend(view.conflicts.iter().map(|c| format!("mesh {mesh}: {c}")));
-            if let Some(served) = self.out.borrow().world.names(mesh) {
-                remember_ports(&before, served, &mut table);
+            let (change, published) = self.names_of(mesh, (&plain, &settings), naming, problems);
+            match self.persist(change).await {
+                Ok(()) => drop(names.insert(mesh.to_owned(), published)),
+                Err(error) => {
+                    failed.push((mesh.to_owned(), error));
+                    names.extend(served.world.names(mesh).map(|before| (mesh.to_owned(), before.clone())));
+                }
             }
-            if table != before {
-                changes.push(Change::Blob { name: blob, bytes: serde_json::to_vec(&table).ok() });
-            }
-            let (published, warnings) = names_and_outbounds(&view, &table, &settings);
-            problems.extend(warnings.iter().map(|w| format!("mesh {mesh}: {w}")));
-            names.insert(mesh.to_owned(), published);
         }
+        let changes = self.service_names(&plain, &mut names, naming, problems);
+        if let Err(error) = self.persist(changes).await {
+            failed.push(("services".to_owned(), error));
+            for (mesh, into) in &mut names {
+                into.services = served.world.names(mesh).map(|before| before.services.clone()).unwrap_or_default();
+            }
+        }
+        self.count(begun, &failed, problems);
+        match failed.into_iter().next() {
+            // At the start there is nothing to keep.
+            Some((_, error)) if self.sequence == 0 => Err(error),
+            _ => Ok(names),
+        }
+    }
+
+    async fn persist(&self, changes: Vec<Change>) -> Result<(), StoreError> {
         if !changes.is_empty() {
             self.core.store().apply(changes).await?;
         }
-        Ok(names)
+        Ok(())
+    }
+
+    fn count(&mut self, begun: Instant, failed: &[(String, StoreError)], problems: &mut Vec<String>) {
+        if failed.is_empty() {
+            self.passes.done += 1;
+            self.passes.ms += begun.elapsed().as_secs_f64() * 1e3;
+            return;
+        }
+        self.passes.failed += 1;
+        let what: Vec<String> = failed.iter().map(|(mesh, _)| format!("error during update, mesh = {mesh}")).collect();
+        let why = failed.iter().map(|(_, error)| error.to_string()).next().unwrap_or_default();
+        problems.push(format!("{} (the store doesn't take the allocated addresses: {why})", what.join("; ")));
+    }
+
+    fn names_of(
+        &self,
+        mesh: &str,
+        (resources, settings): (&[&Resource], &NameSettings),
+        naming: &mut Naming,
+        problems: &mut Vec<String>,
+    ) -> (Vec<Change>, MeshNames) {
+        let view = view(&NamesInput { mesh, resources, settings });
+        let blob = format!("vips/{mesh}");
+        let before = self.load_vips(&blob, problems);
+        let (mut table, trouble) =
+            vip::allocate(&before, &view.keys(), &ranges(&self.settings), self.core.clock().now_ms());
+        if let Some(served) = self.out.borrow().world.names(mesh) {
+            remember_ports(&before, served, &mut table);
+        }
+        let (published, warnings) = names_and_outbounds(&view, &table, settings);
+        problems.extend(trouble.iter().map(|p| format!("mesh {mesh}: {p}")));
+        problems.extend(view.conflicts.iter().map(|c| format!("mesh {mesh}: {c}")));
+        problems.extend(warnings.iter().map(|w| format!("mesh {mesh}: {w}")));
+        for skipped in &view.skipped {
+            tracing::debug!(mesh, "{skipped}");
+        }
+        let mut changed = Vec::new();
+        if table != before {
+            changed = tables::changes(self.core.store(), &blob, &table);
+        }
+        let report = MeshNaming {
+            entries: view.entries.len(),
+            conflicts: view.conflicts,
+            skipped: view.skipped,
+            problems: trouble,
+            warnings: warnings.iter().map(ToString::to_string).collect(),
+        };
+        naming.meshes.insert(mesh.to_owned(), report);
+        (changed, published)
     }
 
     fn load_vips(&self, blob: &str, problems: &mut Vec<String>) -> VipTable {
-        let Some(bytes) = self.core.store().blob(blob) else { return VipTable::default() };
-        serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+        tables::load(self.core.store(), blob).unwrap_or_else(|error| {
             problems.push(format!("{blob}: the stored addresses can't be read ({error}); they are allocated anew"));
             VipTable::default()
         })

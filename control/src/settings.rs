@@ -2,6 +2,8 @@
 //! environment and the help. The environment wins over the file. Knows no resource.
 
 use serde_json::Value;
+use snapshot::DnsUpstream;
+use snapshot::limits::DNS_UPSTREAMS_MAX;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,9 +18,12 @@ pub struct Settings {
     pub cidr: Cidr,
     /// None = AAAA answers NODATA.
     pub cidr_v6: Option<Cidr>,
+    pub ipam: Ipam,
     pub service_vip_enabled: bool,
     pub service_vip_port: u16,
     pub dns_ttl_s: u32,
+    pub aaaa: Aaaa,
+    pub dns_upstreams: Vec<DnsUpstream>,
     pub api: SocketAddr,
     pub api_https: Option<SocketAddr>,
     pub channel: SocketAddr,
@@ -26,6 +31,7 @@ pub struct Settings {
     pub tls_cert: Option<PathBuf>,
     pub tls_key: Option<PathBuf>,
     pub skip_mesh_creation: bool,
+    pub skip_hostname_generators: bool,
     pub localhost_is_admin: bool,
     pub dp_auth: Auth,
     pub zone_auth: Auth,
@@ -33,10 +39,44 @@ pub struct Settings {
     pub offline_grace: Duration,
 }
 
+/// Ranges of the newer kinds of services, over all meshes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ipam {
+    pub mesh_service: Cidr,
+    pub external: Cidr,
+    pub multi_zone: Cidr,
+}
+
+fn eight(first: u8) -> Cidr {
+    Cidr { network: IpAddr::V4(Ipv4Addr::new(first, 0, 0, 0)), prefix: 8 }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreKind {
     Memory,
     Sqlite,
+}
+
+/// What AAAA questions are answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Aaaa {
+    /// Addresses of the second range; NODATA without one.
+    #[default]
+    Native,
+    /// The IPv4 address in IPv6 form, as Kuma does.
+    Mapped,
+    /// Nothing, whatever the name: for machines without IPv6.
+    Off,
+}
+
+impl Aaaa {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Mapped => "mapped",
+            Self::Off => "off",
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,20 +136,37 @@ impl Settings {
             domain: "mesh".into(),
             cidr: Cidr { network: IpAddr::V4(Ipv4Addr::new(240, 0, 0, 0)), prefix: 4 },
             cidr_v6: Cidr::parse("fd00:fd00::/64"),
+            ipam: Ipam { mesh_service: eight(241), external: eight(242), multi_zone: eight(243) },
             service_vip_enabled: true,
             service_vip_port: 80,
             dns_ttl_s: snapshot::limits::DNS_TTL_S,
+            aaaa: Aaaa::Native,
+            dns_upstreams: Vec::new(),
             api: SocketAddr::new(LOOPBACK, 5681),
             api_https: Some(SocketAddr::new(LOOPBACK, 5682)),
             channel: SocketAddr::new(ANY, 5678),
             tls_cert: None,
             tls_key: None,
             skip_mesh_creation: false,
+            skip_hostname_generators: false,
             localhost_is_admin: true,
             dp_auth: Auth::Token,
             zone_auth: Auth::Token,
             offline_grace: Duration::from_secs(300),
         }
+    }
+
+    /// What proxies need routes for; a range within another is no range of its own.
+    pub fn vip_ranges(&self) -> Vec<String> {
+        let Ipam { mesh_service, external, multi_zone } = self.ipam;
+        let mut ranges = vec![self.cidr];
+        for range in [mesh_service, external, multi_zone].into_iter().chain(self.cidr_v6) {
+            let is_within = |wider: &Cidr| wider.prefix <= range.prefix && wider.contains(range.network);
+            if !ranges.iter().any(is_within) {
+                ranges.push(range);
+            }
+        }
+        ranges.iter().map(ToString::to_string).collect()
     }
 
     /// The settings in force, for people; there is no secret among them.
@@ -127,6 +184,13 @@ impl Settings {
                 "serviceVipEnabled": self.service_vip_enabled,
                 "serviceVipPort": self.service_vip_port,
                 "ttl": self.dns_ttl_s,
+                "AAAA": self.aaaa.text(),
+                "upstreams": self.dns_upstreams.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            },
+            "ipam": {
+                "meshService": {"cidr": self.ipam.mesh_service.to_string()},
+                "meshExternalService": {"cidr": self.ipam.external.to_string()},
+                "meshMultiZoneService": {"cidr": self.ipam.multi_zone.to_string()},
             },
             "apiServer": {"http": {"interface": self.api.ip(), "port": self.api.port()}},
             "dpServer": {"port": self.channel.port(), "offlineGrace": format!("{}s", self.offline_grace.as_secs())},
@@ -230,6 +294,29 @@ pub const KEYS: &[Key] = &[
     key!("dnsServer.ttl", "WEIR_DNS_SERVER_TTL", "seconds that answers live", |s, v| {
         v.parse().map(|v| s.dns_ttl_s = v).map_err(|_| format!("`{v}` isn't a number of seconds"))
     }),
+    key!("dnsServer.AAAA", "WEIR_DNS_SERVER_AAAA", "native, mapped (::ffff:…) or off", |s, v| {
+        let all = [Aaaa::Native, Aaaa::Mapped, Aaaa::Off];
+        let wanted = all.into_iter().find(|aaaa| aaaa.text() == v.to_ascii_lowercase());
+        wanted.map(|aaaa| s.aaaa = aaaa).ok_or_else(|| format!("`{v}` is none of native, mapped, off"))
+    }),
+    key!(
+        "dnsServer.upstreams",
+        "WEIR_DNS_SERVER_UPSTREAMS",
+        "[DOMAIN=]ADDRESS[:PORT], …: who knows a domain",
+        |s, v| { upstreams(v).map(|v| s.dns_upstreams = v) }
+    ),
+    key!("ipam.meshService.cidr", "KUMA_IPAM_MESH_SERVICE_CIDR", "range of MeshServices", |s, v| {
+        Cidr::parse(v).map(|v| s.ipam.mesh_service = v).ok_or("CIDR must be valid".into())
+    }),
+    key!("ipam.meshExternalService.cidr", "KUMA_IPAM_MESH_EXTERNAL_SERVICE_CIDR", "of MeshExternalServices", |s, v| {
+        Cidr::parse(v).map(|v| s.ipam.external = v).ok_or("CIDR must be valid".into())
+    }),
+    key!(
+        "ipam.meshMultiZoneService.cidr",
+        "KUMA_IPAM_MESH_MULTI_ZONE_SERVICE_CIDR",
+        "of MeshMultiZoneServices",
+        |s, v| { Cidr::parse(v).map(|v| s.ipam.multi_zone = v).ok_or("CIDR must be valid".into()) }
+    ),
     key!("apiServer.http.interface", "KUMA_API_SERVER_HTTP_INTERFACE", "address of the REST API", |s, v| {
         address(v).map(|v| s.api.set_ip(v))
     }),
@@ -288,10 +375,27 @@ pub const KEYS: &[Key] = &[
     key!("defaults.skipMeshCreation", "KUMA_DEFAULTS_SKIP_MESH_CREATION", "don't create mesh default", |s, v| {
         boolean(v).map(|v| s.skip_mesh_creation = v)
     }),
+    key!(
+        "defaults.skipHostnameGenerators",
+        "KUMA_DEFAULTS_SKIP_HOSTNAME_GENERATORS",
+        "don't create Kuma's HostnameGenerators",
+        |s, v| { boolean(v).map(|v| s.skip_hostname_generators = v) }
+    ),
 ];
 
 fn text(v: &str) -> Result<String, String> {
     if v.is_empty() { Err("cannot be empty".into()) } else { Ok(v.to_owned()) }
+}
+
+/// A list of the file, or with commas between.
+fn upstreams(v: &str) -> Result<Vec<DnsUpstream>, String> {
+    let listed = serde_json::from_str::<Vec<String>>(v).ok();
+    let listed =
+        listed.unwrap_or_else(|| v.split(',').filter(|rule| !rule.trim().is_empty()).map(str::to_owned).collect());
+    if listed.len() > DNS_UPSTREAMS_MAX {
+        return Err(format!("{} rules are more than {DNS_UPSTREAMS_MAX}", listed.len()));
+    }
+    listed.iter().map(|rule| rule.parse()).collect()
 }
 
 fn boolean(v: &str) -> Result<bool, String> {
@@ -351,7 +455,7 @@ fn leaves(file: &Value) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Cidr, Settings};
+    use super::{Aaaa, Cidr, Settings};
     use serde_json::json;
 
     fn load(file: serde_json::Value, env: &[(&str, &str)]) -> Result<(Settings, Vec<String>), Vec<String>> {
@@ -374,6 +478,20 @@ mod tests {
         let errors = load(file, &[("KUMA_DP_SERVER_PORT", "x")]).unwrap_err();
         assert_eq!(errors.len(), 3, "{errors:?}");
         assert!(errors.contains(&"dnsServer.CIDR: CIDR must be valid".to_owned()));
+    }
+
+    #[test]
+    fn dns_is_told_whom_to_ask_about_a_domain_and_what_aaaa_answers() {
+        let file = json!({"dnsServer": {"upstreams": ["consul=10.0.0.53:8600", "10.0.0.54"], "AAAA": "Mapped"}});
+        let (s, warnings) = load(file, &[]).unwrap();
+        assert_eq!(warnings, Vec::<String>::new());
+        assert_eq!(s.to_json()["dnsServer"]["upstreams"], json!(["consul=10.0.0.53:8600", "10.0.0.54:53"]));
+        assert_eq!(s.aaaa, Aaaa::Mapped);
+        let env = [("WEIR_DNS_SERVER_UPSTREAMS", "corp=10.0.0.1, corp=10.0.0.2"), ("WEIR_DNS_SERVER_AAAA", "off")];
+        let (s, _) = load(json!({}), &env).unwrap();
+        assert_eq!((s.dns_upstreams.len(), s.aaaa), (2, Aaaa::Off));
+        let errors = load(json!({"dnsServer": {"upstreams": ["consul"], "AAAA": "yes"}}), &[]).unwrap_err();
+        assert!(errors[0].contains("native, mapped, off") && errors[1].contains("DOMAIN=ADDRESS[:PORT]"), "{errors:?}");
     }
 
     #[test]

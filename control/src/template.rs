@@ -24,6 +24,12 @@ const FUNCTIONS: [&str; 19] = [
     "println", "slice", "urlquery",
 ];
 
+/// A HostnameGenerator's own function.
+const LABEL: &str = "label";
+
+/// Whether there is a function of a name.
+type Known<'a> = &'a dyn Fn(&str) -> bool;
+
 /// A template that is known to parse.
 pub struct Compiled(Template);
 
@@ -33,7 +39,7 @@ impl Compiled {
         if source.len() > TEMPLATE_BYTES_MAX {
             return Err(failed(format!("template: :1: longer than {TEMPLATE_BYTES_MAX} bytes")));
         }
-        guarded(|| compile(source)).map(Self).map_err(failed)
+        guarded(|| compile(source, None)).map(Self).map_err(failed)
     }
 
     /// The host name that the template makes of `data`, in the case it was written.
@@ -70,6 +76,34 @@ impl Compiled {
     }
 }
 
+/// A HostnameGenerator's template, known to parse: besides Go's functions it has `label`.
+pub struct HostnameTemplate(String);
+
+impl HostnameTemplate {
+    pub fn new(source: &str) -> Result<Self, String> {
+        if source.len() > TEMPLATE_BYTES_MAX {
+            return Err(format!("template: :1: longer than {TEMPLATE_BYTES_MAX} bytes"));
+        }
+        guarded(|| compile(source, Some(&BTreeMap::new())))?;
+        Ok(Self(source.to_owned()))
+    }
+
+    /// The name for data such as `DisplayName` and a resource's labels; one that asks for a label that isn't there has none.
+    pub fn host(&self, data: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> Result<String, String> {
+        guarded(|| compile(&self.0, Some(labels))).map(Compiled)?.host(data)
+    }
+}
+
+fn label(labels: &BTreeMap<String, String>, args: &[Value]) -> gotmpl::Result<Value> {
+    let [Value::String(key)] = args else {
+        return Err(TemplateError::ArgCount { name: LABEL.into(), expected: 1, got: args.len() });
+    };
+    let found = labels.get(&**key);
+    found
+        .map(|value| Value::String(value.as_str().into()))
+        .ok_or_else(|| TemplateError::Exec(format!("label {key:?} not found")))
+}
+
 pub fn eval_host(template: &str, data: &BTreeMap<String, String>) -> Result<String, String> {
     Compiled::new(template)?.host(data)
 }
@@ -102,11 +136,13 @@ fn guarded<T>(run: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err("the template engine failed on this template".into()))
 }
 
-fn compile(source: &str) -> Result<Template, String> {
-    parse(source).map_err(|error| unparsable(source, &error))?;
+/// With `labels`, the template may ask for one.
+fn compile(source: &str, labels: Option<&BTreeMap<String, String>>) -> Result<Template, String> {
+    let known = |name: &str| FUNCTIONS.contains(&name) || (labels.is_some() && name == LABEL);
+    parse(source).map_err(|error| unparsable(source, &error, &known))?;
     let ended = format!("{source}{SENTINEL}");
     let (tree, defines) = parse(&ended).map_err(|error| go_text(&error))?;
-    check_functions(&tree, &defines)?;
+    check_functions(&tree, &defines, &known)?;
     match tree.nodes.last() {
         Some(Node::Text(text)) if text.text.ends_with(SENTINEL) => {}
         Some(Node::If(_) | Node::Range(_) | Node::With(_)) => return Err("template: :1: unexpected EOF".into()),
@@ -119,14 +155,16 @@ fn compile(source: &str) -> Result<Template, String> {
         .fold(Template::new("").max_range_iters(RANGE_ITERATIONS_MAX), |template, name| {
             template.func(name, move |args| bounded_text(name, args))
         });
-    template.func("index", index).parse(&ended).map_err(|error| go_text(&error))
+    let labels = labels.cloned().unwrap_or_default();
+    let template = template.func("index", index).func(LABEL, move |args| label(&labels, args));
+    template.parse(&ended).map_err(|error| go_text(&error))
 }
 
 /// Go notices an unknown function before a missing `}}`; the parser here does not, so the source is tried once more
 /// with the braces closed.
-fn unparsable(source: &str, error: &TemplateError) -> String {
+fn unparsable(source: &str, error: &TemplateError, known: Known<'_>) -> String {
     let closed = parse(&format!("{source}}}}}"));
-    let unknown = closed.ok().and_then(|(tree, defines)| check_functions(&tree, &defines).err());
+    let unknown = closed.ok().and_then(|(tree, defines)| check_functions(&tree, &defines, known).err());
     unknown.unwrap_or_else(|| go_text(error))
 }
 
@@ -144,36 +182,36 @@ fn go_text(error: &TemplateError) -> String {
 }
 
 /// Go finds unknown functions when it parses, the engine only when it executes them.
-fn check_functions(tree: &ListNode, defines: &[DefineNode]) -> Result<(), String> {
-    in_list(tree)?;
-    defines.iter().try_for_each(|define| in_list(&define.body))
+fn check_functions(tree: &ListNode, defines: &[DefineNode], known: Known<'_>) -> Result<(), String> {
+    in_list(tree, known)?;
+    defines.iter().try_for_each(|define| in_list(&define.body, known))
 }
 
-fn in_list(list: &ListNode) -> Result<(), String> {
+fn in_list(list: &ListNode, known: Known<'_>) -> Result<(), String> {
     list.nodes.iter().try_for_each(|node| match node {
-        Node::List(list) => in_list(list),
-        Node::Action(action) => in_pipe(&action.pipe),
+        Node::List(list) => in_list(list, known),
+        Node::Action(action) => in_pipe(&action.pipe, known),
         Node::If(branch) | Node::Range(branch) | Node::With(branch) => {
-            in_pipe(&branch.pipe)?;
-            bodies(branch).try_for_each(in_list)
+            in_pipe(&branch.pipe, known)?;
+            bodies(branch).try_for_each(|body| in_list(body, known))
         }
-        Node::Template(call) => call.pipe.iter().try_for_each(in_pipe),
-        Node::Define(define) => in_list(&define.body),
+        Node::Template(call) => call.pipe.iter().try_for_each(|pipe| in_pipe(pipe, known)),
+        Node::Define(define) => in_list(&define.body, known),
         Node::Text(_) | Node::Break(_) | Node::Continue(_) => Ok(()),
     })
 }
 
-fn in_pipe(pipe: &PipeNode) -> Result<(), String> {
-    pipe.commands.iter().flat_map(|command| &command.args).try_for_each(in_expr)
+fn in_pipe(pipe: &PipeNode, known: Known<'_>) -> Result<(), String> {
+    pipe.commands.iter().flat_map(|command| &command.args).try_for_each(|expr| in_expr(expr, known))
 }
 
-fn in_expr(expr: &Expr) -> Result<(), String> {
+fn in_expr(expr: &Expr, known: Known<'_>) -> Result<(), String> {
     match expr {
-        Expr::Identifier(at, name) if !FUNCTIONS.contains(&name.as_str()) => {
+        Expr::Identifier(at, name) if !known(name.as_str()) => {
             Err(format!("template: :{}: function {:?} not defined", at.line, name.as_str()))
         }
-        Expr::Pipe(_, pipe) => in_pipe(pipe),
-        Expr::Chain(_, inner, _) => in_expr(inner),
+        Expr::Pipe(_, pipe) => in_pipe(pipe, known),
+        Expr::Chain(_, inner, _) => in_expr(inner, known),
         _ => Ok(()),
     }
 }

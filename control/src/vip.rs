@@ -21,6 +21,10 @@ pub enum EntryKind {
     Host,
     /// A name made by a VirtualOutbound or a cross-mesh gateway.
     Fqdn,
+    /// These three have a space each, over all meshes; their names are `<mesh>/<name>`.
+    MeshService,
+    MeshExternalService,
+    MeshMultiZoneService,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -55,7 +59,10 @@ impl FromStr for Key {
             Some(("0", name)) => (EntryKind::Service, name),
             Some(("1", name)) => (EntryKind::Host, name),
             Some(("2", name)) => (EntryKind::Fqdn, name),
-            _ => return Err(format!("{text:?} is no VIP key: it must start with `0:`, `1:` or `2:`")),
+            Some(("3", name)) => (EntryKind::MeshService, name),
+            Some(("4", name)) => (EntryKind::MeshExternalService, name),
+            Some(("5", name)) => (EntryKind::MeshMultiZoneService, name),
+            _ => return Err(format!("{text:?} is no VIP key: it must start with `0:` to `5:`")),
         };
         Ok(Self::new(kind.0, kind.1))
     }

@@ -107,6 +107,8 @@ pub(crate) enum Body<'a> {
     Soa {
         zone_at: usize,
     },
+    /// NOERROR without records, about a name that isn't ours.
+    Empty,
     Error(Rcode),
     ServFail(Why),
 }
@@ -118,6 +120,7 @@ impl Body<'_> {
             Body::Addresses { v4, v6 } => (Rcode::NoError, u16::from(v4.is_some()) + u16::from(v6.is_some()), 0),
             Body::Ptr(_) => (Rcode::NoError, 1, 0),
             Body::Soa { .. } => (Rcode::NoError, 0, 1),
+            Body::Empty => (Rcode::NoError, 0, 0),
             Body::Error(rcode) => (rcode, 0, 0),
             Body::ServFail(_) => (Rcode::ServFail, 0, 0),
         }
@@ -129,7 +132,7 @@ pub(crate) fn answer(message: &[u8], query: &Query, body: Body<'_>, ttl_s: u32, 
     let question = message.get(HEADER_BYTES..query.end)?;
     let (rcode, answers, authorities) = body.shape();
     let mut writer = Writer { out, len: 0, full: false };
-    let authoritative = rcode == Rcode::NoError;
+    let authoritative = answers + authorities > 0;
     writer.put(&header(message, rcode, authoritative)?);
     for count in [1, answers, authorities, u16::from(query.edns.is_some())] {
         writer.put_u16(count);
@@ -153,7 +156,7 @@ pub(crate) fn answer(message: &[u8], query: &Query, body: Body<'_>, ttl_s: u32, 
             writer.put(&[0]);
         }
         Body::Soa { zone_at } => soa(&mut writer, zone_at, ttl_s),
-        Body::Error(_) | Body::ServFail(_) => {}
+        Body::Empty | Body::Error(_) | Body::ServFail(_) => {}
     }
     if let Some(edns) = query.edns {
         let why = if let Body::ServFail(why) = body { Some(why) } else { None };

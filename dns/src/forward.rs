@@ -3,9 +3,11 @@
 
 use crate::answer::Why;
 use crate::metrics::Metrics;
-use crate::resolv::Resolvers;
-use crate::{Times, wire};
+use crate::resolv::{Plan, Resolvers};
+use crate::{Config, Times, wire};
+use snapshot::Reader;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
 use std::future::{Future, poll_fn};
@@ -16,13 +18,16 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
-use tokio::time::{sleep_until, timeout, timeout_at};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout_at;
 use tracing::{debug, warn};
 
 const MESSAGE_BYTES_MAX: usize = 65_535;
+/// Rounds after which a refusal counts, though another server may still answer.
+const REFUSED_ROUNDS: u32 = 2;
 const NO_ERROR: u8 = 0;
 const NAME_ERROR: u8 = 3;
 
@@ -40,11 +45,22 @@ pub(crate) struct Forwarder {
     times: Times,
     mark: Option<u32>,
     metrics: Arc<Metrics>,
+    /// Where the control plane's rules stand.
+    reader: Reader,
+    /// One of `Config::relays_max` for every query that waits for resolvers, over UDP or TCP.
+    room: Arc<Semaphore>,
     /// Addresses our pending queries come from: a client with one of them is ourselves, caught by interception.
     pending: Mutex<HashSet<SocketAddr>>,
     /// Keyed by the kernel's randomness; hashing a counter with it gives ids nobody can foresee.
     secret: RandomState,
     counter: AtomicU64,
+}
+
+/// A client's query, and what decides whom to ask.
+struct Question<'a> {
+    bytes: &'a [u8],
+    name: Option<String>,
+    deadline: Instant,
 }
 
 /// One UDP question on its way to one resolver.
@@ -67,9 +83,16 @@ impl Drop for Try<'_> {
 }
 
 impl Forwarder {
-    pub(crate) fn new(resolvers: Resolvers, times: Times, mark: Option<u32>, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(resolvers: Resolvers, config: &Config, metrics: Arc<Metrics>, reader: Reader) -> Self {
         let (pending, counter) = (Mutex::default(), AtomicU64::new(0));
-        Self { resolvers, times, mark, metrics, pending, secret: RandomState::new(), counter }
+        let room = Arc::new(Semaphore::new(config.relays_max));
+        let (times, mark) = (config.times, config.mark);
+        Self { resolvers, times, mark, metrics, reader, room, pending, secret: RandomState::new(), counter }
+    }
+
+    /// A place among the queries that wait for resolvers. `None`: all are taken.
+    pub(crate) fn place(&self) -> Option<OwnedSemaphorePermit> {
+        self.room.clone().try_acquire_owned().ok()
     }
 
     /// The reply of a resolver, under the client's id.
@@ -79,13 +102,15 @@ impl Forwarder {
             return Err(Why::Loop);
         }
         let start = Instant::now();
-        if self.resolvers.ordered(start).is_empty() {
+        let deadline = start + self.times.overall;
+        let question = Question { bytes: query, name: wire::question_name(query), deadline };
+        let plan = self.plan(&question);
+        if plan.servers.is_empty() {
             return Err(Why::NoResolver);
         }
-        let deadline = start + self.times.overall;
         let reply = match transport {
-            Transport::Udp => self.over_udp(query, deadline).await,
-            Transport::Tcp => timeout_at(deadline.into(), self.over_tcp(query)).await.unwrap_or_default(),
+            Transport::Udp => self.over_udp(&question, plan, false).await,
+            Transport::Tcp => self.over_tcp(&question, plan).await,
         };
         self.metrics.upstream(start.elapsed(), reply.is_some());
         let mut reply = reply.ok_or(Why::Unanswered)?;
@@ -93,41 +118,75 @@ impl Forwarder {
         Ok(reply)
     }
 
+    fn plan(&self, question: &Question<'_>) -> Plan {
+        let snapshot = self.reader.load();
+        self.resolvers.plan(question.name.as_deref(), &snapshot.dns().upstreams, Instant::now())
+    }
+
     /// Asks the servers one after the other, still listening to those asked before; then all again, until one answers.
-    async fn over_udp(&self, query: &[u8], deadline: Instant) -> Option<Vec<u8>> {
-        let servers = self.resolvers.ordered(Instant::now());
-        let mut waiting = servers.iter();
-        let mut tries: Vec<Try<'_>> = Vec::with_capacity(servers.len());
-        let mut second_best = None;
-        while Instant::now() < deadline {
-            match waiting.next() {
-                Some(server) => match self.ask(*server, query) {
-                    Ok(attempt) => tries.push(attempt),
-                    Err(error) => debug!(%server, %error, "DNS resolver can't be asked"),
-                },
-                None => tries.iter().filter(|t| t.hearing.is_some()).for_each(|t| drop(t.socket.try_send(&t.query))),
-            }
-            let until = deadline.min(Instant::now() + self.times.one_try);
-            let more = waiting.len() > 0;
-            let answer = tokio::select! {
-                answer = poll_fn(|cx| poll_tries(&mut tries, &mut second_best, more, cx)) => answer,
-                () = sleep_until(until.into()) => {
-                    let now = Instant::now();
-                    tries.iter().filter(|t| t.hearing.is_some()).for_each(|t| self.resolvers.silent(t.server, now));
-                    continue;
+    /// Servers that are named only meanwhile are asked too. `whole`: a truncated answer is none.
+    async fn over_udp(&self, question: &Question<'_>, plan: Plan, whole: bool) -> Option<Vec<u8>> {
+        let mut asking =
+            Asking { forwarder: self, question, whole, asked: Vec::new(), tries: Vec::new(), second_best: None };
+        plan.probe.into_iter().for_each(|server| asking.ask(server));
+        let one_try = self.share(plan.one_try.unwrap_or(self.times.one_try), plan.servers.len());
+        let (mut servers, mut round) = (plan.servers, 1);
+        while Instant::now() < question.deadline {
+            let mut waiting = servers.iter();
+            while let Some(server) = waiting.next() {
+                asking.ask(*server);
+                let reply = asking.listen(one_try, waiting.len() > 0).await;
+                if reply.is_some() {
+                    return reply;
                 }
-            };
-            match answer {
-                Some(bytes) => return Some(bytes),
-                None if more => {}
-                None => break,
+            }
+            servers = self.plan(question).servers;
+            servers.retain(|server| !asking.asked.contains(server));
+            if !servers.is_empty() {
+                continue;
+            }
+            let rounds = if asking.second_best.is_some() { REFUSED_ROUNDS } else { u32::MAX };
+            if round >= plan.attempts.unwrap_or(u32::MAX).min(rounds) || !asking.again() {
+                break;
+            }
+            round += 1;
+            let reply = asking.listen(one_try, false).await;
+            if reply.is_some() {
+                return reply;
             }
         }
-        second_best
+        asking.second_best
+    }
+
+    /// A resolver that can't be asked over TCP may still know over UDP what isn't too long for it.
+    async fn over_tcp(&self, question: &Question<'_>, plan: Plan) -> Option<Vec<u8>> {
+        let mut second_best = None;
+        let one_try = self.share(self.times.one_try_tcp, plan.servers.len() + 1);
+        for server in plan.servers {
+            let query = self.with_own_id(question.bytes);
+            let until = question.deadline.min(Instant::now() + one_try);
+            match timeout_at(until.into(), self.exchange(server, &query)).await {
+                Ok(Ok(reply)) => match judge(&query, &reply) {
+                    Verdict::Final => return Some(reply),
+                    Verdict::Refusal => second_best = Some(reply),
+                    Verdict::Foreign => warn!(%server, "DNS resolver answered another question over TCP"),
+                },
+                Ok(Err(error)) => debug!(%server, %error, "DNS resolver can't be asked over TCP"),
+                Err(_) => self.resolvers.silent(server, Instant::now()),
+            }
+        }
+        let plan = self.plan(question);
+        self.over_udp(question, plan, true).await.or(second_best)
+    }
+
+    /// `one_try`, or less if that many servers and a second chance wouldn't fit into the whole.
+    fn share(&self, one_try: Duration, servers: usize) -> Duration {
+        let shares = u32::try_from(servers).unwrap_or(u32::MAX).saturating_add(1);
+        one_try.min(self.times.overall / shares)
     }
 
     /// Binds a fresh port that only this server can reach, and sends.
-    fn ask(&self, server: SocketAddr, query: &[u8]) -> io::Result<Try<'_>> {
+    fn begin(&self, server: SocketAddr, query: &[u8]) -> io::Result<Try<'_>> {
         let socket = Socket::new(Domain::for_address(server), Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_nonblocking(true)?;
         if let Some(mark) = self.mark {
@@ -147,23 +206,6 @@ impl Forwarder {
         let attempt = Try { socket, server, query, local, hearing: Some(hearing), forwarder: self };
         // Sent before the runtime knows the socket: `try_send` would have to wait for its first event.
         sent.map(|_| attempt)
-    }
-
-    async fn over_tcp(&self, query: &[u8]) -> Option<Vec<u8>> {
-        let mut second_best = None;
-        for server in self.resolvers.ordered(Instant::now()) {
-            let query = self.with_own_id(query);
-            match timeout(self.times.one_try_tcp, self.exchange(server, &query)).await {
-                Ok(Ok(reply)) => match judge(&query, &reply) {
-                    Verdict::Final => return Some(reply),
-                    Verdict::Refusal => second_best = Some(reply),
-                    Verdict::Foreign => warn!(%server, "DNS resolver answered another question over TCP"),
-                },
-                Ok(Err(error)) => debug!(%server, %error, "DNS resolver can't be asked over TCP"),
-                Err(_) => self.resolvers.silent(server, Instant::now()),
-            }
-        }
-        second_best
     }
 
     async fn exchange(&self, server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
@@ -210,55 +252,94 @@ impl Drop for Forget<'_> {
     }
 }
 
-/// Ready with a final answer; or with `None` when no open try is left, or one ended badly and there is another server.
-fn poll_tries(
-    tries: &mut [Try<'_>],
-    second_best: &mut Option<Vec<u8>>,
-    more: bool,
-    cx: &mut Context<'_>,
-) -> Poll<Option<Vec<u8>>> {
-    let mut ended = false;
-    for attempt in tries.iter_mut() {
-        match poll_try(attempt, second_best, cx) {
-            Poll::Ready(Some(reply)) => return Poll::Ready(Some(reply)),
-            Poll::Ready(None) => ended = true,
-            Poll::Pending => {}
-        }
-    }
-    if (ended && more) || tries.iter().all(|t| t.hearing.is_none()) { Poll::Ready(None) } else { Poll::Pending }
+/// A question on its way to several resolvers over UDP.
+struct Asking<'a> {
+    forwarder: &'a Forwarder,
+    question: &'a Question<'a>,
+    /// A truncated answer is none.
+    whole: bool,
+    /// Also those that couldn't be.
+    asked: Vec<SocketAddr>,
+    tries: Vec<Try<'a>>,
+    /// The first refusal, for when nobody does better.
+    second_best: Option<Vec<u8>>,
 }
 
-/// `None`: this server has nothing (more) to say.
-fn poll_try(attempt: &mut Try<'_>, second_best: &mut Option<Vec<u8>>, cx: &mut Context<'_>) -> Poll<Option<Vec<u8>>> {
-    let Some(hearing) = &mut attempt.hearing else { return Poll::Pending };
-    let Poll::Ready(heard) = hearing.as_mut().poll(cx) else { return Poll::Pending };
-    attempt.hearing = None;
-    let resolvers = &attempt.forwarder.resolvers;
-    match heard {
-        Ok(bytes) => {
-            resolvers.answered(attempt.server);
-            if judge(&attempt.query, &bytes) == Verdict::Final {
-                return Poll::Ready(Some(bytes));
-            }
-            second_best.get_or_insert(bytes);
+impl Asking<'_> {
+    fn ask(&mut self, server: SocketAddr) {
+        if self.asked.contains(&server) {
+            return;
         }
-        Err(error) => {
-            debug!(server = %attempt.server, %error, "DNS resolver can't be reached");
-            resolvers.silent(attempt.server, Instant::now());
+        self.asked.push(server);
+        match self.forwarder.begin(server, self.question.bytes) {
+            Ok(attempt) => self.tries.push(attempt),
+            Err(error) => debug!(%server, %error, "DNS resolver can't be asked"),
         }
     }
-    Poll::Ready(None)
+
+    /// Repeats the query to those that haven't ended. False: there are none.
+    fn again(&self) -> bool {
+        let mut open = self.tries.iter().filter(|t| t.hearing.is_some()).peekable();
+        let any = open.peek().is_some();
+        // What can't be sent now may be answered yet.
+        open.for_each(|t| drop(t.socket.try_send(&t.query)));
+        any
+    }
+
+    /// The answer, if there is one within `one_try` or before all have ended; with `more` servers to come, one that has
+    /// ended is enough to go on.
+    async fn listen(&mut self, one_try: Duration, more: bool) -> Option<Vec<u8>> {
+        let until = self.question.deadline.min(Instant::now() + one_try);
+        if let Ok(answer) = timeout_at(until.into(), poll_fn(|cx| self.poll(more, cx))).await {
+            return answer;
+        }
+        let now = Instant::now();
+        let open = self.tries.iter().filter(|t| t.hearing.is_some());
+        open.for_each(|t| self.forwarder.resolvers.silent(t.server, now));
+        None
+    }
+
+    fn poll(&mut self, more: bool, cx: &mut Context<'_>) -> Poll<Option<Vec<u8>>> {
+        let mut ended = false;
+        for attempt in &mut self.tries {
+            let Some(hearing) = &mut attempt.hearing else { continue };
+            let Poll::Ready(heard) = hearing.as_mut().poll(cx) else { continue };
+            (attempt.hearing, ended) = (None, true);
+            match heard {
+                Ok(reply) => {
+                    self.forwarder.resolvers.answered(attempt.server);
+                    match judge(&attempt.query, &reply) {
+                        _ if self.whole && wire::is_truncated(&reply) => {}
+                        Verdict::Final => return Poll::Ready(Some(reply)),
+                        _ => {
+                            self.second_best.get_or_insert(reply);
+                        }
+                    }
+                }
+                Err(error) => {
+                    debug!(server = %attempt.server, %error, "DNS resolver can't be reached");
+                    self.forwarder.resolvers.silent(attempt.server, Instant::now());
+                }
+            }
+        }
+        let all_ended = self.tries.iter().all(|t| t.hearing.is_none());
+        if all_ended || (ended && more) { Poll::Ready(None) } else { Poll::Pending }
+    }
 }
 
 /// Waits for a reply to `query`, or for word that nobody listens there: ICMP errors alone don't make a socket readable.
 async fn hear(socket: Arc<UdpSocket>, query: Arc<[u8]>) -> io::Result<Vec<u8>> {
+    thread_local! {
+        /// Room for the longest reply, once a thread.
+        static ROOM: RefCell<Vec<u8>> = RefCell::new(vec![0; MESSAGE_BYTES_MAX]);
+    }
+    let receive = || {
+        ROOM.with_borrow_mut(|room| {
+            let length = (&*SockRef::from(&*socket)).read(room)?;
+            Ok(room.get(..length).unwrap_or_default().to_vec())
+        })
+    };
     loop {
-        let receive = || {
-            let mut bytes = vec![0; MESSAGE_BYTES_MAX];
-            let length = (&*SockRef::from(&*socket)).read(&mut bytes)?;
-            bytes.truncate(length);
-            Ok(bytes)
-        };
         let bytes = socket.async_io(Interest::READABLE | Interest::ERROR, receive).await?;
         if judge(&query, &bytes) != Verdict::Foreign {
             return Ok(bytes);
@@ -269,7 +350,7 @@ async fn hear(socket: Arc<UdpSocket>, query: Arc<[u8]>) -> io::Result<Vec<u8>> {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Verdict {
+pub(crate) enum Verdict {
     /// NOERROR or NXDOMAIN: goes to the client.
     Final,
     /// The server can't or won't: another one may.
@@ -278,7 +359,8 @@ enum Verdict {
     Foreign,
 }
 
-fn judge(query: &[u8], reply: &[u8]) -> Verdict {
+/// What a reply means for `query`.
+pub(crate) fn judge(query: &[u8], reply: &[u8]) -> Verdict {
     let is_reply = reply.len() >= wire::HEADER_BYTES && reply.get(2).is_some_and(|flags| flags & 0x80 != 0);
     if !is_reply || wire::id(query) != wire::id(reply) {
         return Verdict::Foreign;

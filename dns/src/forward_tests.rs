@@ -38,10 +38,11 @@ fn only_replies_to_the_query_are_believed() {
 #[tokio::test]
 async fn a_query_that_comes_back_to_us_is_not_relayed_again() {
     let resolver = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let times = Times::default();
-    let resolvers = Resolvers::new(vec![resolver.local_addr().unwrap()], "".into(), vec![], &times);
+    let config = Config::default();
+    let rule = snapshot::DnsUpstream { domain: String::new(), server: resolver.local_addr().unwrap() };
+    let resolvers = Resolvers::new(vec![rule], ("".into(), 53), vec![], &config.times);
     let (_publisher, reader) = snapshot::cell();
-    let forwarder = Forwarder::new(resolvers, times, None, Arc::new(Metrics::new(reader)));
+    let forwarder = Forwarder::new(resolvers, &config, Arc::new(Metrics::new(reader.clone())), reader);
     let query = message(7, 0x0100, b"\x03www\x02eu", 1);
     let client = "127.0.0.1:1".parse().unwrap();
     let caught = async {

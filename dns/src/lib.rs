@@ -12,23 +12,30 @@ mod tcp;
 mod udp;
 mod wire;
 
+#[cfg(test)]
+mod fuzz_tests;
+
 pub use lookup::{Answer, Question, is_below, lookup};
 pub use metrics::Metrics;
 pub use wire::{class, qtype};
 
-use snapshot::Reader;
+use snapshot::{DnsUpstream, Reader};
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+/// Default of [`Config::relays_max`].
+const RELAYS_MAX: usize = 1024;
 /// Ports tried when any will do: UDP and TCP must get the same one.
 const PORT_TRIES: usize = 16;
+/// How often it is looked whether the first snapshot is there.
+const FIRST_CHECK: Duration = Duration::from_millis(50);
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -36,8 +43,14 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// Where the original resolvers stand; read again when it changes.
     pub resolv_conf: PathBuf,
-    /// Asked instead of those of `resolv_conf`, unless empty.
-    pub upstreams: Vec<SocketAddr>,
+    /// Of the servers that `resolv_conf` names.
+    pub resolvers_port: u16,
+    /// Asked instead of those of `resolv_conf` about names of their domains. They win over the control plane's.
+    pub upstreams: Vec<DnsUpstream>,
+    /// Every AAAA question is answered NODATA, for machines without IPv6 whose programs don't notice.
+    pub no_aaaa: bool,
+    /// Queries that wait for resolvers at the same time; the next is refused at once.
+    pub relays_max: usize,
     /// Names below it are SERVFAIL until the first snapshot is in force; after that the snapshot decides.
     pub domain: String,
     /// `SO_MARK` of queries to resolvers, so that capture of DNS exempts them.
@@ -50,7 +63,10 @@ impl Default for Config {
         Self {
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 15_053))],
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
+            resolvers_port: 53,
             upstreams: Vec::new(),
+            no_aaaa: false,
+            relays_max: RELAYS_MAX,
             domain: String::from("mesh"),
             mark: None,
             times: Times::default(),
@@ -58,7 +74,7 @@ impl Default for Config {
     }
 }
 
-/// How long relaying may take.
+/// How long things may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
     /// Until the next resolver is asked as well, over UDP.
@@ -67,10 +83,14 @@ pub struct Times {
     pub one_try_tcp: Duration,
     /// Until the client gets SERVFAIL.
     pub overall: Duration,
-    /// A resolver that didn't answer is asked last for so long.
+    /// A resolver that didn't answer is asked last until it does, and tried so often beside the others.
     pub silent: Duration,
     /// How often `resolv_conf` is looked at.
     pub resolv_conf_check: Duration,
+    /// A `resolv_conf` that changed counts alone only when it hasn't changed again for so long.
+    pub resolv_conf_settle: Duration,
+    /// A client's TCP connection without a whole query for so long ends.
+    pub tcp_idle: Duration,
 }
 
 impl Default for Times {
@@ -81,6 +101,8 @@ impl Default for Times {
             overall: Duration::from_secs(7),
             silent: Duration::from_secs(10),
             resolv_conf_check: Duration::from_secs(1),
+            resolv_conf_settle: Duration::from_secs(1),
+            tcp_idle: Duration::from_secs(10),
         }
     }
 }
@@ -108,10 +130,12 @@ pub async fn bind(config: Config, reader: Reader) -> io::Result<Bound> {
         sockets.push(pair);
     }
     let metrics = Arc::new(Metrics::new(reader.clone()));
-    let resolvers = resolv::Resolvers::new(config.upstreams, config.resolv_conf, addresses.clone(), &config.times);
-    let forwarder = forward::Forwarder::new(resolvers, config.times, config.mark, metrics.clone());
-    let domain = config.domain.trim_matches('.').to_ascii_lowercase().into();
-    let core = Arc::new(server::Core { reader, domain, forwarder, metrics });
+    let (rules, file) = (config.upstreams.clone(), (config.resolv_conf.clone(), config.resolvers_port));
+    let resolvers = resolv::Resolvers::new(rules, file, addresses.clone(), &config.times);
+    let forwarder = forward::Forwarder::new(resolvers, &config, metrics.clone(), reader.clone());
+    let domain = config.domain.trim_matches('.').to_ascii_lowercase();
+    let rules = server::Rules { domain, no_aaaa: config.no_aaaa };
+    let core = Arc::new(server::Core { reader, rules, forwarder, metrics, tcp_idle: config.times.tcp_idle });
     let served = sockets.into_iter().map(|(udp, tcp)| Ok((udp::Udp::new(core.clone(), udp)?, tcp)));
     let sockets = served.collect::<io::Result<_>>()?;
     Ok(Bound { sockets, addresses, core })
@@ -143,8 +167,9 @@ impl Bound {
     /// Serves until `shutdown` ends, then drops what is still waiting for resolvers.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let (stop, stopped) = watch::channel(false);
-        // Two tasks an address; each bounds its own.
+        // Two tasks an address, each of which bounds its own, and one that ends with the first snapshot.
         let mut loops = JoinSet::new();
+        loops.spawn(await_first(self.core.clone(), stopped.clone()));
         for (udp, tcp) in self.sockets {
             loops.spawn(udp.serve(stopped.clone()));
             loops.spawn(tcp::serve_tcp(self.core.clone(), tcp, stopped.clone()));
@@ -153,4 +178,17 @@ impl Bound {
         stop.send_replace(true);
         while loops.join_next().await.is_some() {}
     }
+}
+
+/// Notes how long the names of the first snapshot were waited for.
+async fn await_first(core: Arc<server::Core>, mut stopped: watch::Receiver<bool>) {
+    let start = Instant::now();
+    let mut ticks = tokio::time::interval(FIRST_CHECK);
+    while core.reader.load().is_empty() {
+        tokio::select! {
+            _ = stopped.changed() => return,
+            _ = ticks.tick() => {}
+        }
+    }
+    core.metrics.ready(start.elapsed());
 }

@@ -2,8 +2,9 @@
 //! Plain atomics; it must not know who scrapes them.
 
 use crate::wire::{self, qtype};
-use snapshot::Reader;
+use snapshot::{Reader, Snapshot};
 use std::fmt::Write;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -30,15 +31,18 @@ impl Histogram {
         self.sum_us.fetch_add(us.saturating_mul(times), Relaxed);
     }
 
-    fn render(&self, name: &str, out: &mut String) {
+    fn render(&self, name: &str, whose: &Labels, out: &mut String) {
         let _ = writeln!(out, "# TYPE {name} histogram");
         let mut total = 0;
         let bounds = BUCKETS_US.iter().map(|us| seconds(*us)).chain([String::from("+Inf")]);
         for (bucket, bound) in self.buckets.iter().zip(bounds) {
             total += bucket.load(Relaxed);
-            let _ = writeln!(out, "{name}_bucket{{le=\"{bound}\"}} {total}");
+            let labels = whose.with(&format!("le=\"{bound}\""));
+            let _ = writeln!(out, "{name}_bucket{labels} {total}");
         }
-        let _ = writeln!(out, "{name}_sum {}\n{name}_count {total}", seconds(self.sum_us.load(Relaxed)));
+        let labels = whose.with("");
+        let _ =
+            writeln!(out, "{name}_sum{labels} {}\n{name}_count{labels} {total}", seconds(self.sum_us.load(Relaxed)));
     }
 }
 
@@ -46,6 +50,25 @@ impl Histogram {
 fn seconds(us: u64) -> String {
     let text = format!("{}.{:06}", us / 1_000_000, us % 1_000_000);
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// Whose DNS it is, on every line: `kuma_io_zone="…",mesh="…"` once the control plane has said it.
+struct Labels(String);
+
+impl Labels {
+    fn of(snapshot: &Snapshot) -> Self {
+        let proxy = &snapshot.tables().proxy;
+        let known = [("kuma_io_zone", &proxy.zone), ("mesh", &proxy.mesh)];
+        // Names of zones and meshes hold nothing that would have to be escaped.
+        let known = known.iter().filter(|(_, value)| !value.is_empty());
+        Self(known.map(|(name, value)| format!("{name}=\"{value}\"")).collect::<Vec<_>>().join(","))
+    }
+
+    /// In braces, unless there is none.
+    fn with(&self, own: &str) -> String {
+        let comma = if self.0.is_empty() || own.is_empty() { "" } else { "," };
+        if self.0.is_empty() && own.is_empty() { String::new() } else { format!("{{{}{comma}{own}}}", self.0) }
+    }
 }
 
 /// Who gave the answer.
@@ -68,6 +91,8 @@ pub struct Metrics {
     rcodes: [AtomicU64; RCODES],
     /// Datagrams without a reply: replies themselves, too short, or our send buffer was full.
     dropped: AtomicU64,
+    /// How long the first snapshot was waited for, in microseconds.
+    ready_wait_us: OnceLock<u64>,
 }
 
 impl Metrics {
@@ -80,6 +105,7 @@ impl Metrics {
             queries: Default::default(),
             rcodes: Default::default(),
             dropped: AtomicU64::default(),
+            ready_wait_us: OnceLock::new(),
         }
     }
 
@@ -114,27 +140,39 @@ impl Metrics {
         self.upstream_failures.fetch_add(u64::from(!answered), Relaxed);
     }
 
+    /// The first snapshot is in force.
+    pub(crate) fn ready(&self, waited: Duration) {
+        let _ = self.ready_wait_us.set(u64::try_from(waited.as_micros()).unwrap_or(u64::MAX));
+    }
+
     /// Appends the exposition text.
     pub fn render(&self, out: &mut String) {
-        self.request.render("kuma_dp_dns_request_duration_seconds", out);
-        self.upstream_request.render("kuma_dp_dns_upstream_request_duration_seconds", out);
-        let failures = self.upstream_failures.load(Relaxed);
-        let _ = writeln!(out, "# TYPE kuma_dp_dns_upstream_request_failure_count counter");
-        let _ = writeln!(out, "kuma_dp_dns_upstream_request_failure_count {failures}");
-        let _ = writeln!(out, "# TYPE kuma_dp_dns_queries_total counter");
+        let snapshot = self.reader.load();
+        let whose = Labels::of(&snapshot);
+        self.request.render("kuma_dp_dns_request_duration_seconds", &whose, out);
+        self.upstream_request.render("kuma_dp_dns_upstream_request_duration_seconds", &whose, out);
+        let mut family = |name: &str, kind: &str, values: &[(String, String)]| {
+            let _ = writeln!(out, "# TYPE {name} {kind}");
+            for (labels, value) in values {
+                let _ = writeln!(out, "{name}{} {value}", whose.with(labels));
+            }
+        };
+        let one = |value: &AtomicU64| vec![(String::new(), value.load(Relaxed).to_string())];
+        family("kuma_dp_dns_upstream_request_failure_count", "counter", &one(&self.upstream_failures));
         let labels = ["local", "upstream"].iter().flat_map(|s| ["A", "AAAA", "other"].iter().map(move |q| (q, s)));
-        for (value, (qtype, source)) in self.queries.iter().zip(labels) {
-            let value = value.load(Relaxed);
-            let _ = writeln!(out, "kuma_dp_dns_queries_total{{qtype=\"{qtype}\",source=\"{source}\"}} {value}");
+        let queries = self.queries.iter().zip(labels).map(|(value, (qtype, source))| {
+            (format!("qtype=\"{qtype}\",source=\"{source}\""), value.load(Relaxed).to_string())
+        });
+        family("kuma_dp_dns_queries_total", "counter", &queries.collect::<Vec<_>>());
+        let codes = self.rcodes.iter().zip(["noerror", "nxdomain", "servfail", "other"]);
+        let codes = codes.map(|(value, rcode)| (format!("rcode=\"{rcode}\""), value.load(Relaxed).to_string()));
+        family("kuma_dp_dns_response_codes_total", "counter", &codes.collect::<Vec<_>>());
+        let entries = snapshot.tables().names.len().to_string();
+        family("kuma_dp_dns_entries_total", "gauge", &[(String::new(), entries)]);
+        if let Some(us) = self.ready_wait_us.get() {
+            family("kuma_dp_dns_config_ready_wait_seconds", "gauge", &[(String::new(), seconds(*us))]);
         }
-        let _ = writeln!(out, "# TYPE kuma_dp_dns_response_codes_total counter");
-        for (value, rcode) in self.rcodes.iter().zip(["noerror", "nxdomain", "servfail", "other"]) {
-            let _ = writeln!(out, "kuma_dp_dns_response_codes_total{{rcode=\"{rcode}\"}} {}", value.load(Relaxed));
-        }
-        let entries = self.reader.load().tables().names.len();
-        let _ = writeln!(out, "# TYPE kuma_dp_dns_entries_total gauge\nkuma_dp_dns_entries_total {entries}");
-        let dropped = self.dropped.load(Relaxed);
-        let _ = writeln!(out, "# TYPE weir_dns_dropped_total counter\nweir_dns_dropped_total {dropped}");
+        family("weir_dns_dropped_total", "counter", &one(&self.dropped));
     }
 }
 

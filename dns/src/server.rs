@@ -5,18 +5,28 @@ use crate::answer::{self, ANSWER_BYTES_MAX, Body, Rcode, Why};
 use crate::forward::{Forwarder, Transport};
 use crate::lookup::{Answer, Question, is_below, lookup};
 use crate::metrics::Metrics;
-use crate::wire::{self, Query, Shape};
+use crate::wire::{self, Query, Shape, qtype};
 use snapshot::{Reader, Snapshot};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What the loops share.
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) reader: Reader,
-    pub(crate) domain: Arc<str>,
+    pub(crate) rules: Rules,
     pub(crate) forwarder: Forwarder,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) tcp_idle: Duration,
+}
+
+/// What this proxy's own configuration says about answers.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    /// Names below it are SERVFAIL before the first snapshot.
+    pub(crate) domain: String,
+    pub(crate) no_aaaa: bool,
 }
 
 /// What is to be done with a message.
@@ -29,12 +39,12 @@ pub(crate) enum Outcome {
 }
 
 /// Answers whatever is ours, from bytes to bytes. Doesn't allocate.
-pub(crate) fn respond(snapshot: &Snapshot, domain: &str, message: &[u8], out: &mut [u8]) -> Outcome {
+pub(crate) fn respond(snapshot: &Snapshot, rules: &Rules, message: &[u8], out: &mut [u8]) -> Outcome {
     let reply = match wire::parse(message) {
         Shape::Silent => None,
         Shape::Foreign => return Outcome::Relay,
         Shape::Malformed => answer::malformed(message, out),
-        Shape::Question(query) => match decide(snapshot, domain, &query) {
+        Shape::Question(query) => match decide(snapshot, rules, &query) {
             Some(body) => answer::answer(message, &query, body, snapshot.dns().ttl_s, out),
             None => return Outcome::Relay,
         },
@@ -43,19 +53,24 @@ pub(crate) fn respond(snapshot: &Snapshot, domain: &str, message: &[u8], out: &m
 }
 
 /// `None`: the question isn't ours.
-fn decide<'a>(snapshot: &'a Snapshot, domain: &str, query: &Query) -> Option<Body<'a>> {
-    let name = query.name.text()?;
+fn decide<'a>(snapshot: &'a Snapshot, rules: &Rules, query: &Query) -> Option<Body<'a>> {
+    let no_aaaa = query.qtype == qtype::AAAA && (rules.no_aaaa || snapshot.dns().no_aaaa);
+    let Some(name) = query.name.text() else { return no_aaaa.then_some(Body::Empty) };
     if snapshot.is_empty() {
         // NXDOMAIN from outside would be remembered by clients for longer than we need to start.
-        return is_below(name, domain).then_some(Body::ServFail(Why::NotReady));
+        let unready = is_below(name, &rules.domain).then_some(Body::ServFail(Why::NotReady));
+        return unready.or(no_aaaa.then_some(Body::Empty));
     }
+    let no_data = || Body::Soa { zone_at: zone_at(name, &snapshot.dns().domain) };
     let body = match lookup(snapshot, &Question { name, qtype: query.qtype, qclass: query.qclass }) {
         Answer::A(v4) => Body::Addresses { v4: Some(v4), v6: None },
+        Answer::Aaaa(_) if no_aaaa => no_data(),
         Answer::Aaaa(v6) => Body::Addresses { v4: None, v6: Some(v6) },
         Answer::All { v4, v6 } => Body::Addresses { v4, v6 },
         Answer::Ptr(name) => Body::Ptr(name),
-        Answer::NoData => Body::Soa { zone_at: zone_at(name, &snapshot.dns().domain) },
+        Answer::NoData => no_data(),
         Answer::NotImplemented => Body::Error(Rcode::NotImp),
+        Answer::NotOurs if no_aaaa => Body::Empty,
         Answer::NotOurs => return None,
     };
     let version = query.edns.map_or(0, |edns| edns.version);
@@ -70,11 +85,10 @@ fn zone_at(name: &str, domain: &str) -> usize {
 
 /// The reply to what isn't ours: an upstream's, or our refusal.
 pub(crate) async fn relay(core: &Core, message: &[u8], client: SocketAddr, transport: Transport) -> Vec<u8> {
-    let why = match core.forwarder.relay(message, client, transport).await {
-        Ok(bytes) => return bytes,
-        Err(why) => why,
-    };
-    refusal(message, why)
+    match core.forwarder.relay(message, client, transport).await {
+        Ok(bytes) => bytes,
+        Err(why) => refusal(message, why),
+    }
 }
 
 pub(crate) fn refusal(message: &[u8], why: Why) -> Vec<u8> {

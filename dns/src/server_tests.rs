@@ -18,6 +18,10 @@ fn mesh() -> Snapshot {
     Snapshot::build(tables, Generation { epoch: 1, sequence: 1 }).unwrap()
 }
 
+fn rules() -> Rules {
+    Rules { domain: "mesh".into(), no_aaaa: false }
+}
+
 fn query(name: &str, kind: RecordType) -> Message {
     let mut message = Message::new(4711, MessageType::Query, OpCode::Query);
     message.metadata.recursion_desired = true;
@@ -34,7 +38,7 @@ fn with_edns(mut message: Message, version: u8) -> Message {
 
 fn answered(snapshot: &Snapshot, message: &[u8]) -> Result<Message, Outcome> {
     let mut out = [0; ANSWER_BYTES_MAX];
-    match respond(snapshot, "mesh", message, &mut out) {
+    match respond(snapshot, &rules(), message, &mut out) {
         Outcome::Reply(length) => Ok(Message::from_vec(&out[..length]).unwrap()),
         outcome => Err(outcome),
     }
@@ -91,12 +95,28 @@ fn before_the_first_snapshot_mesh_names_fail_and_others_are_relayed() {
     assert_eq!(reply.metadata.response_code, ResponseCode::ServFail);
     let edns = with_edns(query("v4.mesh.", RecordType::A), 0).to_vec().unwrap();
     let mut out = [0; ANSWER_BYTES_MAX];
-    let Outcome::Reply(length) = respond(&empty, "mesh", &edns, &mut out) else { panic!("no reply") };
+    let Outcome::Reply(length) = respond(&empty, &rules(), &edns, &mut out) else { panic!("no reply") };
     let (code, text) = Why::NotReady.info();
     let option = [&[0, 15, 0, 2 + text.len() as u8, 0, code as u8], text.as_bytes()].concat();
     assert!(out[..length].ends_with(&option), "an Extended DNS Error says why (RFC 8914)");
     let other = query("example.com.", RecordType::A).to_vec().unwrap();
     assert_eq!(answered(&empty, &other).unwrap_err(), Outcome::Relay);
+}
+
+#[test]
+fn without_aaaa_every_question_for_one_is_answered_empty_and_no_resolver_is_asked() {
+    let rules = Rules { no_aaaa: true, ..rules() };
+    for (name, authorities) in [("both.mesh.", 1), ("www.example.com.", 0)] {
+        let bytes = query(name, RecordType::AAAA).to_vec().unwrap();
+        let mut out = [0; ANSWER_BYTES_MAX];
+        let Outcome::Reply(length) = respond(&mesh(), &rules, &bytes, &mut out) else { panic!("{name}") };
+        let reply = Message::from_vec(&out[..length]).unwrap();
+        assert_eq!((reply.metadata.response_code, reply.answers.len()), (ResponseCode::NoError, 0));
+        assert_eq!(reply.authorities.len(), authorities, "only our own zone has a SOA of ours");
+        assert_eq!(reply.metadata.authoritative, authorities == 1);
+    }
+    let bytes = query("www.example.com.", RecordType::A).to_vec().unwrap();
+    assert_eq!(respond(&mesh(), &rules, &bytes, &mut [0; ANSWER_BYTES_MAX]), Outcome::Relay);
 }
 
 #[test]
@@ -263,8 +283,8 @@ proptest! {
         }
         let bytes = message.to_vec().unwrap();
         let (mut fast, mut full) = ([0; ANSWER_BYTES_MAX], [0; ANSWER_BYTES_MAX]);
-        let outcome = respond(&mesh(), "mesh", &bytes, &mut fast);
-        prop_assert_eq!(&outcome, &respond(&mesh(), "mesh", &written_oddly(&bytes), &mut full));
+        let outcome = respond(&mesh(), &rules(), &bytes, &mut fast);
+        prop_assert_eq!(&outcome, &respond(&mesh(), &rules(), &written_oddly(&bytes), &mut full));
         prop_assert_eq!(fast, full);
         let ours = if let Outcome::Reply(length) = outcome { Some(Message::from_vec(&fast[..length]).unwrap()) } else { None };
         prop_assert_eq!(ours, by_hickory(&mesh(), &bytes));
@@ -278,7 +298,7 @@ proptest! {
             head[2..].copy_from_slice(&[1, 0, 0, queries, 0, 0, 0, 0, 0, 0]);
         }
         let mut out = [0; ANSWER_BYTES_MAX];
-        if let Outcome::Reply(length) = respond(&mesh(), "mesh", &bytes, &mut out) {
+        if let Outcome::Reply(length) = respond(&mesh(), &rules(), &bytes, &mut out) {
             prop_assert!(length <= bytes.len() + 128);
             prop_assert!(out[2] & 0x80 != 0 && out[..2] == bytes[..2]);
         }
@@ -291,6 +311,6 @@ proptest! {
             *byte = value;
         }
         let mut out = [0; ANSWER_BYTES_MAX];
-        respond(&mesh(), "mesh", &bytes, &mut out);
+        respond(&mesh(), &rules(), &bytes, &mut out);
     }
 }

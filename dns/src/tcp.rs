@@ -1,7 +1,7 @@
 //! DNS over TCP (RFC 7766): length-prefixed messages, answered as soon as each is known, in any order. It owns limits
 //! of connections; the answers are the same as over UDP.
 
-use crate::answer::ANSWER_BYTES_MAX;
+use crate::answer::{ANSWER_BYTES_MAX, Why};
 use crate::forward::Transport;
 use crate::metrics::Source;
 use crate::server::{self, Core, Outcome, respond};
@@ -14,15 +14,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, timeout, timeout_at};
 use tracing::{debug, warn};
 
 /// Clients connected at the same time; the next waits in the kernel's queue.
 const CONNECTIONS_MAX: usize = 256;
 /// Queries of one connection that wait for resolvers; the next isn't read until one is answered.
 const PIPELINE_MAX: usize = 16;
-/// Without a query for so long, a connection ends.
-const IDLE: Duration = Duration::from_secs(10);
 /// A client that doesn't take its answers.
 const WRITE: Duration = Duration::from_secs(5);
 /// Pause after a failed accept (out of file descriptors), so that it doesn't spin.
@@ -58,23 +56,36 @@ async fn connection(core: &Arc<Core>, stream: TcpStream, client: SocketAddr) -> 
     let mut buffer = BytesMut::with_capacity(512);
     let mut pending: JoinSet<(Vec<u8>, Instant)> = JoinSet::new();
     let mut open = true;
+    // Bytes that don't make a query don't keep a connection.
+    let mut idle_at = Instant::now() + core.tcp_idle;
     while open || !pending.is_empty() {
         while pending.len() < PIPELINE_MAX
             && let Some(message) = take_message(&mut buffer)
         {
             let start = Instant::now();
+            idle_at = start + core.tcp_idle;
             let mut out = [0; ANSWER_BYTES_MAX];
-            match respond(&core.reader.load(), &core.domain, &message, &mut out) {
+            match respond(&core.reader.load(), &core.rules, &message, &mut out) {
                 Outcome::Reply(length) => {
                     let bytes = out.get(..length).unwrap_or_default();
                     write(&mut output, bytes).await?;
                     core.metrics.replied(bytes, Source::Local, start.elapsed());
                 }
                 Outcome::Silent => return Ok(()),
-                Outcome::Relay => {
-                    let core = core.clone();
-                    pending.spawn(async move { (server::relay(&core, &message, client, Transport::Tcp).await, start) });
-                }
+                Outcome::Relay => match core.forwarder.place() {
+                    Some(place) => {
+                        let core = core.clone();
+                        pending.spawn(async move {
+                            let _place = place;
+                            (server::relay(&core, &message, client, Transport::Tcp).await, start)
+                        });
+                    }
+                    None => {
+                        let bytes = server::refusal(&message, Why::Busy);
+                        write(&mut output, &bytes).await?;
+                        core.metrics.replied(&bytes, Source::Local, start.elapsed());
+                    }
+                },
             }
         }
         tokio::select! {
@@ -83,11 +94,11 @@ async fn connection(core: &Arc<Core>, stream: TcpStream, client: SocketAddr) -> 
                 write(&mut output, &bytes).await?;
                 core.metrics.replied(&bytes, Source::Upstream, start.elapsed());
             }
-            read = timeout(IDLE, input.read_buf(&mut buffer)), if open && pending.len() < PIPELINE_MAX => {
+            read = timeout_at(idle_at.into(), input.read_buf(&mut buffer)), if open && pending.len() < PIPELINE_MAX => {
                 match read {
                     Ok(read) => open = read? > 0,
                     // Slow resolvers aren't the client's idleness.
-                    Err(_) => open = !pending.is_empty(),
+                    Err(_) => (open, idle_at) = (!pending.is_empty(), Instant::now() + core.tcp_idle),
                 }
             }
         }
@@ -96,7 +107,7 @@ async fn connection(core: &Arc<Core>, stream: TcpStream, client: SocketAddr) -> 
 }
 
 /// One whole message. The length prefix bounds the buffer to 64 KiB.
-fn take_message(buffer: &mut BytesMut) -> Option<BytesMut> {
+pub(crate) fn take_message(buffer: &mut BytesMut) -> Option<BytesMut> {
     let length = usize::from(u16::from_be_bytes(*buffer.first_chunk::<2>()?));
     if buffer.len() < 2 + length {
         return None;

@@ -17,7 +17,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::warn;
 
@@ -27,8 +27,8 @@ const QUERY_BYTES_MAX: usize = 2048;
 const BATCH: usize = 32;
 /// Replies given to the kernel at once: more would save little and cost memory.
 const REPLIES: usize = 8;
-/// Queries that wait for resolvers at the same time, on one socket.
-const RELAYS_MAX: usize = 1024;
+/// Queries on their way from the thread to the runtime; a place among those that wait for resolvers is theirs already.
+const JOBS_MAX: usize = 1024;
 /// Pause after an error of the socket that isn't a client's doing, so that a lasting one doesn't spin.
 const ERROR_PAUSE: Duration = Duration::from_millis(10);
 
@@ -37,8 +37,8 @@ struct Job {
     message: Vec<u8>,
     client: SocketAddr,
     start: Instant,
-    /// Of `RELAYS_MAX`.
-    permit: OwnedSemaphorePermit,
+    /// Its place among those that wait for resolvers.
+    place: OwnedSemaphorePermit,
 }
 
 /// The two halves of a UDP socket's service: the thread, and the task for what it hands over.
@@ -72,15 +72,14 @@ impl Udp {
     pub(crate) fn new(core: Arc<Core>, socket: UdpSocket) -> io::Result<Self> {
         socket.set_nonblocking(false)?;
         let (socket, stop) = (Arc::new(socket), Arc::new(AtomicBool::new(false)));
-        let (sender, jobs) = mpsc::channel(RELAYS_MAX);
+        let (sender, jobs) = mpsc::channel(JOBS_MAX);
         let (go, gone) = std::sync::mpsc::channel();
         let v4 = socket.local_addr()?.is_ipv4();
-        let relays = Relays { permits: Arc::new(Semaphore::new(RELAYS_MAX)), sender };
         let answerer = Answerer {
             core: core.clone(),
             socket: socket.clone(),
             stop: stop.clone(),
-            relays,
+            sender,
             tally: Tally::default(),
         };
         std::thread::Builder::new().name("weir-dns-udp".into()).spawn(move || match gone.recv() {
@@ -111,9 +110,9 @@ impl Udp {
 }
 
 async fn relay(core: Arc<Core>, socket: Arc<UdpSocket>, job: Job) {
-    let Job { message, client, start, permit } = job;
+    let Job { message, client, start, place } = job;
     let bytes = server::relay(&core, &message, client, Transport::Udp).await;
-    drop(permit);
+    drop(place);
     // A full send buffer loses the reply, as a full queue on the way would: clients ask again.
     let sent = SockRef::from(&*socket).send_to_with_flags(&bytes, &client.into(), nix::libc::MSG_DONTWAIT);
     match sent {
@@ -122,17 +121,12 @@ async fn relay(core: Arc<Core>, socket: Arc<UdpSocket>, job: Job) {
     }
 }
 
-struct Relays {
-    permits: Arc<Semaphore>,
-    sender: mpsc::Sender<Job>,
-}
-
 /// What the thread owns.
 struct Answerer {
     core: Arc<Core>,
     socket: Arc<UdpSocket>,
     stop: Arc<AtomicBool>,
-    relays: Relays,
+    sender: mpsc::Sender<Job>,
     tally: Tally,
 }
 
@@ -262,10 +256,10 @@ impl Answerer {
                 continue;
             }
             let room = replies.room();
-            let length = match respond(snapshot, &self.core.domain, message, room) {
+            let length = match respond(snapshot, &self.core.rules, message, room) {
                 Outcome::Reply(length) => length,
                 Outcome::Silent => 0,
-                Outcome::Relay => match self.relays.hand_over(message, client, start) {
+                Outcome::Relay => match self.hand_over(message, client, start) {
                     Ok(()) => continue,
                     Err(()) => answer::failed(message, Why::Busy, room).unwrap_or(0),
                 },
@@ -281,13 +275,11 @@ impl Answerer {
         self.core.metrics.dropped(lost);
         self.core.metrics.add(&mut self.tally, start.elapsed());
     }
-}
 
-impl Relays {
     /// `Err`: too many are waiting already.
     fn hand_over(&self, message: &[u8], client: SocketAddr, start: Instant) -> Result<(), ()> {
-        let permit = self.permits.clone().try_acquire_owned().map_err(drop)?;
-        let job = Job { message: message.to_vec(), client, start, permit };
+        let place = self.core.forwarder.place().ok_or(())?;
+        let job = Job { message: message.to_vec(), client, start, place };
         self.sender.try_send(job).map_err(drop)
     }
 }

@@ -191,6 +191,15 @@ pub(crate) fn question_bytes(message: &[u8]) -> Option<&[u8]> {
     message.get(HEADER_BYTES..end)
 }
 
+/// The name that a message asks about, in presentation form.
+pub(crate) fn question_name(message: &[u8]) -> Option<String> {
+    read_question(message)?.name.text().map(str::to_owned)
+}
+
+pub(crate) fn is_truncated(message: &[u8]) -> bool {
+    message.get(2).is_some_and(|flags| flags & 0x02 != 0)
+}
+
 pub(crate) fn question_type(message: &[u8]) -> Option<u16> {
     let mut at = HEADER_BYTES;
     loop {

@@ -1,8 +1,10 @@
 //! What isn't ours, on loopback: resolvers that are dead, lie, refuse or truncate, and mesh names answered meanwhile.
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
+mod cases;
+
 use dns::{Config, Times};
-use snapshot::{DnsSettings, Generation, NameRow, Origin, ProxyRow, Snapshot, Tables};
+use snapshot::{DnsSettings, DnsUpstream, Generation, NameRow, Origin, ProxyRow, Snapshot, Tables};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -45,17 +47,29 @@ struct Server {
     metrics: Arc<dns::Metrics>,
 }
 
-async fn start(upstreams: Vec<SocketAddr>) -> Server {
-    let (mut publisher, reader) = snapshot::cell();
-    publisher.publish(Arc::new(mesh())).unwrap();
-    let times = Times {
+fn times() -> Times {
+    Times {
         one_try: Duration::from_millis(500),
         one_try_tcp: Duration::from_millis(1500),
         overall: Duration::from_millis(2500),
         ..Times::default()
-    };
+    }
+}
+
+/// Every name of these, in turn.
+fn all(servers: Vec<SocketAddr>) -> Vec<DnsUpstream> {
+    servers.into_iter().map(|server| DnsUpstream { domain: String::new(), server }).collect()
+}
+
+async fn start(upstreams: Vec<SocketAddr>) -> Server {
+    start_with(Config { upstreams: all(upstreams), times: times(), ..Config::default() }, mesh()).await
+}
+
+async fn start_with(config: Config, snapshot: Snapshot) -> Server {
+    let (mut publisher, reader) = snapshot::cell();
+    publisher.publish(Arc::new(snapshot)).unwrap();
     let listen = vec!["127.0.0.1:0".parse().unwrap()];
-    let bound = dns::bind(Config { listen, upstreams, times, ..Config::default() }, reader).await.unwrap();
+    let bound = dns::bind(Config { listen, ..config }, reader).await.unwrap();
     let server = Server { address: bound.addresses()[0], metrics: bound.metrics() };
     tokio::spawn(bound.run(std::future::pending()));
     server
@@ -248,4 +262,166 @@ async fn mesh_names_overtake_relayed_ones_on_one_tcp_connection() {
     assert_eq!(receive(&mut stream).await[1], 2);
     assert_eq!(receive(&mut stream).await[1], 1);
     assert_eq!(timeout(PATIENCE, stream.read(&mut [0])).await.unwrap().unwrap(), 0);
+}
+
+#[test]
+fn by_default_a_client_has_its_servfail_within_eight_seconds() {
+    assert!(Times::default().overall < Duration::from_secs(8));
+}
+
+#[tokio::test]
+async fn a_refused_question_says_why() {
+    let mut question = query(7, "example.com");
+    question[11] = 1;
+    question.extend([0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0]);
+    let folder = tempfile::tempdir().unwrap();
+    let resolv_conf = folder.path().join("missing");
+    let nobody = start_with(Config { resolv_conf, times: times(), ..Config::default() }, mesh()).await;
+    let dead = start(vec![closed().await]).await;
+    for (server, why) in [(nobody, "resolv.conf names no usable resolver"), (dead, "no resolver answered in time")] {
+        let answer = ask(server.address, &question).await;
+        assert_eq!(answer[3] & 0x0f, 2);
+        assert!(answer.ends_with(&[&[0, 22], why.as_bytes()].concat()), "{why}");
+    }
+}
+
+#[tokio::test]
+async fn only_so_many_queries_wait_and_the_next_is_refused_at_once() {
+    let upstreams = all(vec![resolver(|_| vec![]).await]);
+    let server = start_with(Config { upstreams, times: times(), relays_max: 4, ..Config::default() }, mesh()).await;
+    let address = server.address;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    for id in 0..4 {
+        send(&mut stream, &query(id, "example.com")).await;
+    }
+    // Its answer overtakes the others: they have their places by then.
+    send(&mut stream, &query(9, "backend.mesh")).await;
+    assert_eq!(receive(&mut stream).await[1], 9);
+    let mut question = query(7, "example.com");
+    question[11] = 1;
+    question.extend([0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0]);
+    send(&mut stream, &question).await;
+    let refused = receive(&mut stream).await;
+    assert_eq!((refused[1], refused[3] & 0x0f), (7, 2), "over TCP, before those that wait");
+    assert!(refused.ends_with(b"too many queries wait for resolvers"));
+    assert!(ask(address, &question).await.ends_with(b"too many queries wait for resolvers"), "over UDP");
+    for _ in 0..4 {
+        assert_eq!(receive(&mut stream).await[3] & 0x0f, 2);
+    }
+}
+
+#[tokio::test]
+async fn names_of_a_domain_are_asked_where_somebody_said() {
+    let tagged = |tag: &'static [u8]| resolver(move |query| vec![[&reply(query, 0)[..], tag].concat()]);
+    let (own, theirs, rest) = (tagged(b"own").await, tagged(b"theirs").await, tagged(b"rest").await);
+    let rule = |domain: &str, server| DnsUpstream { domain: domain.into(), server };
+    let dns = DnsSettings {
+        domain: "mesh".into(),
+        ttl_s: 60,
+        upstreams: vec![rule("consul", theirs), rule("corp.example", theirs)],
+        ..DnsSettings::default()
+    };
+    let tables = Tables { proxy: ProxyRow { dns, ..ProxyRow::default() }, ..Tables::default() };
+    let snapshot = Snapshot::build(tables, Generation { epoch: 1, sequence: 1 }).unwrap();
+    let upstreams = vec![rule("consul", own), rule("", rest)];
+    let server = start_with(Config { upstreams, times: times(), ..Config::default() }, snapshot).await;
+    for (name, tag) in
+        [("a.consul", "own"), ("A.Corp.Example", "theirs"), ("example.com", "rest"), ("nobody.mesh", "rest")]
+    {
+        let answer = ask(server.address, &query(7, name)).await;
+        assert!(answer.ends_with(tag.as_bytes()), "{name} of {tag}");
+    }
+}
+
+#[tokio::test]
+async fn a_spoofed_answer_from_another_address_is_never_heard() {
+    let (say, mut hear) = tokio::sync::mpsc::channel::<(Vec<u8>, SocketAddr)>(1);
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut bytes, spoofer) = ([0; 512], UdpSocket::bind("127.0.0.1:0").await.unwrap());
+        let (length, client) = socket.recv_from(&mut bytes).await.unwrap();
+        // It even knows id and question.
+        spoofer.send_to(&reply(&bytes[..length], 0), client).await.unwrap();
+        say.send((bytes[..length].to_vec(), client)).await.unwrap();
+        socket.send_to(&reply(&bytes[..length], 3), client).await.unwrap();
+    });
+    let question = query(7, "example.com");
+    assert_eq!(ask(start(vec![address]).await.address, &question).await, reply(&question, 3));
+    let (sent, _) = hear.recv().await.unwrap();
+    assert_eq!(sent[2..], question[2..], "all but the id is the client's");
+}
+
+#[tokio::test]
+async fn options_attempts_and_timeout_of_resolv_conf_are_obeyed() {
+    let (say, mut hear) = tokio::sync::mpsc::channel(16);
+    let silent = resolver(move |query| {
+        say.try_send(query.to_vec()).unwrap();
+        vec![]
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let resolv_conf = folder.path().join("resolv.conf");
+    std::fs::write(&resolv_conf, "nameserver 127.0.0.1\noptions attempts:2 timeout:1\n").unwrap();
+    let times = Times { overall: PATIENCE, ..times() };
+    let config = Config { resolv_conf, resolvers_port: silent.port(), times, ..Config::default() };
+    let start = Instant::now();
+    assert_eq!(ask(start_with(config, mesh()).await.address, &query(7, "example.com")).await[3] & 0x0f, 2);
+    assert!(start.elapsed() >= Duration::from_secs(2), "{:?}", start.elapsed());
+    assert_eq!(hear.recv().await, hear.recv().await, "the same query again, to the same place");
+    assert!(hear.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_tcp_client_gets_from_another_resolver_what_the_first_truncates() {
+    // Truncates over UDP, and nobody listens over TCP.
+    let truncating = resolver(|query| {
+        let mut short = query.to_vec();
+        short[2] |= 0x82;
+        vec![short]
+    })
+    .await;
+    let udp_only = resolver(|query| vec![reply(query, 0)]).await;
+    let server = start(vec![truncating, udp_only]).await;
+    let question = query(7, "big.example.com");
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    send(&mut stream, &question).await;
+    assert_eq!(receive(&mut stream).await, reply(&question, 0));
+}
+
+#[tokio::test]
+async fn more_queries_than_wait_at_once_are_all_answered_on_one_tcp_connection() {
+    let server = start(vec![truncating(Duration::ZERO).await]).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    for id in 0..60 {
+        send(&mut stream, &query(id, if id.is_multiple_of(3) { "backend.mesh" } else { "www.example.com" })).await;
+    }
+    let mut ids = std::collections::BTreeSet::new();
+    for _ in 0..60 {
+        let answer = receive(&mut stream).await;
+        let local = answer[1].is_multiple_of(3);
+        assert_eq!(answer.len() < 100, local, "each gets its own answer");
+        ids.insert(answer[1]);
+    }
+    assert_eq!(ids.len(), 60);
+}
+
+#[tokio::test]
+async fn a_tcp_connection_that_never_says_a_whole_query_ends() {
+    let times = Times { tcp_idle: Duration::from_millis(300), ..times() };
+    let server = start_with(Config { times, ..Config::default() }, mesh()).await;
+    let (mut silent, dribbling) =
+        (TcpStream::connect(server.address).await.unwrap(), TcpStream::connect(server.address).await.unwrap());
+    let (mut input, mut output) = dribbling.into_split();
+    tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(Duration::from_millis(20));
+        while output.write_all(&[1]).await.is_ok() {
+            ticks.tick().await;
+        }
+    });
+    let mut byte = [0];
+    let ended = timeout(PATIENCE, input.read(&mut byte)).await.unwrap();
+    // Bytes nobody read make it a reset.
+    assert!(matches!(ended, Ok(0) | Err(_)));
+    assert_eq!(timeout(PATIENCE, silent.read(&mut byte)).await.unwrap().unwrap(), 0);
 }

@@ -82,6 +82,12 @@ pub(crate) struct DpRun {
     /// Where names that aren't the mesh's are looked up
     #[arg(long, env = "WEIR_RESOLV_CONF", default_value = "/etc/resolv.conf")]
     pub(crate) resolv_conf: PathBuf,
+    /// Who knows the names of a domain, as [DOMAIN=]ADDRESS[:PORT]; wins over the control plane's `dnsServer.upstreams`
+    #[arg(long = "dns-upstream", env = "WEIR_DNS_UPSTREAMS", value_delimiter = ',', value_name = "RULE")]
+    pub(crate) dns_upstreams: Vec<snapshot::DnsUpstream>,
+    /// Answer every AAAA question empty, for machines without IPv6
+    #[arg(long = "dns-disable-aaaa", env = "WEIR_DNS_DISABLE_AAAA")]
+    pub(crate) dns_no_aaaa: bool,
     #[arg(long, env = "KUMA_DATAPLANE_RUNTIME_CONCURRENCY")]
     pub(crate) concurrency: Option<usize>,
     /// Folder of the last good snapshot
@@ -134,6 +140,7 @@ impl Accepted {
     /// The given ones, with what to use instead.
     pub(crate) fn given(&self) -> Vec<(&'static str, &'static str)> {
         let none = "there is no Envoy or CoreDNS to configure";
+        let corefile = "there is no CoreDNS: use --dns-upstream and --dns-disable-aaaa";
         let logs = "use --log-level";
         let metrics = "metrics are on the admin port";
         let all = [
@@ -143,7 +150,7 @@ impl Accepted {
             ("--envoy-component-log-level", &self.envoy_component_log_level, logs),
             ("--dns-envoy-port", &self.dns_envoy_port, none),
             ("--dns-coredns-path", &self.dns_coredns_path, none),
-            ("--dns-coredns-config-template-path", &self.dns_coredns_config_template_path, none),
+            ("--dns-coredns-config-template-path", &self.dns_coredns_config_template_path, corefile),
             ("--dns-server-config-dir", &self.dns_server_config_dir, none),
             ("--dns-prometheus-port", &self.dns_prometheus_port, metrics),
             ("--dns-enable-logging", &self.dns_enable_logging, logs),

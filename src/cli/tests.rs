@@ -47,6 +47,17 @@ fn flags_without_meaning_are_taken_and_named() {
 }
 
 #[test]
+fn dns_upstreams_stand_where_a_corefile_template_stood() {
+    let line = "kuma-dp run --dns-upstream consul=10.0.0.53:8600,10.0.0.54 --dns-upstream corp.example=10.1.0.53 --dns-disable-aaaa";
+    let Command::Dp(Dp::Run(args)) = parse(line) else { panic!() };
+    let rules: Vec<String> = args.dns_upstreams.iter().map(ToString::to_string).collect();
+    assert_eq!(rules, ["consul=10.0.0.53:8600", "10.0.0.54:53", "corp.example=10.1.0.53:53"]);
+    assert!(args.dns_no_aaaa);
+    let wrong = Cli::try_parse_from(["weir", "dp", "run", "--dns-upstream", "consul"]).unwrap_err().to_string();
+    assert!(wrong.contains("write DOMAIN=ADDRESS[:PORT]"), "{wrong}");
+}
+
+#[test]
 fn a_control_plane_is_installed_as_documented() {
     let line = "kumactl install control-plane \\\n  \
         --env-var \"KUMA_BOOTSTRAP_SERVER_PARAMS_COREFILE_TEMPLATE_PATH=/path/to/mounted-corefile-template\" \\\n  \

@@ -195,7 +195,8 @@ fn install(plan: &Plan, source: &Source, verbose: bool) -> Result<(), InstallErr
     tool("nft", &["-f", "-"], &text)?;
     if source.needed
         && !source.present
-        && let Err(error) = tool("ip", &["-6", "addr", "add", PROXY_SOURCE_V6, "dev", "lo"], "")
+        // Without duplicate detection it can be used at once: on a busy machine even the loopback's takes a moment.
+        && let Err(error) = tool("ip", &["-6", "addr", "add", PROXY_SOURCE_V6, "dev", "lo", "nodad"], "")
     {
         say(
             &mut io::stderr(),

@@ -10,6 +10,7 @@ mod carry;
 mod cli;
 mod drain;
 mod hostile;
+mod names;
 mod pages;
 mod seeds;
 mod store;

@@ -14,6 +14,7 @@ pub mod lookup;
 mod name;
 mod tables;
 mod text;
+mod upstream;
 mod wire;
 
 pub use build::{Listener, Snapshot, Sni, Violation};
@@ -26,4 +27,5 @@ pub use tables::{
     PermissionRow, Principal, ProxyRow, QueryMatch, Redirect, Role, RouteAction, RouteRow, ServerName, ServiceRow,
     SniRow, SniTarget, Tables, TextMatch, Timeouts, UpstreamTls, VirtualHost,
 };
+pub use upstream::DnsUpstream;
 pub use wire::{Delta, RowId, RowUpsert, WireError, apply, diff, rows, share};

@@ -1,5 +1,7 @@
 //! Every bound that both planes share, named with its unit. Nothing here may depend on another module.
 
+/// Rules of one configuration that say which server to ask about a domain.
+pub const DNS_UPSTREAMS_MAX: usize = 64;
 /// DNS answers live this long unless the control plane says otherwise (`dns.ttl`).
 pub const DNS_TTL_S: u32 = 60;
 /// A name in presentation form, without the trailing dot (RFC 1035 §2.3.4: 255 octets on the wire).

@@ -3,6 +3,7 @@
 
 use crate::host::HostPattern;
 use crate::name::{Origin, Protocol, ProxyKind};
+use crate::upstream::DnsUpstream;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -52,6 +53,12 @@ pub struct DnsSettings {
     pub ttl_s: u32,
     /// Ranges that VIPs come from (`240.0.0.0/4`), for the route that `bind` and `tproxy` need.
     pub vip_ranges: Vec<String>,
+    /// Whom to ask about names of certain domains, instead of the machine's resolvers.
+    #[serde(default)]
+    pub upstreams: Vec<DnsUpstream>,
+    /// AAAA questions about any name are answered empty.
+    #[serde(default)]
+    pub no_aaaa: bool,
 }
 
 /// A mesh name. `name` is lower case, without trailing dot. A family without an address answers NODATA.

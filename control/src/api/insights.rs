@@ -4,7 +4,7 @@
 use super::Call;
 use super::items::shown;
 use crate::resource::registry::{KINDS, Support};
-use crate::store::Document;
+use crate::store::{Document, Key};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -125,7 +125,11 @@ impl Call<'_> {
 
     /// Whether its proxy is connected.
     fn is_online(&self, document: &Arc<Document>) -> bool {
-        let insight = self.api.core.insight(&document.key).unwrap_or_default();
+        self.is_connected(&document.key)
+    }
+
+    pub(super) fn is_connected(&self, key: &Key) -> bool {
+        let insight = self.api.core.insight(key).unwrap_or_default();
         let subscriptions = insight.get("subscriptions").and_then(Value::as_array);
         let last = subscriptions.and_then(|all| all.last());
         last.is_some_and(|s| s.get("connectTime").is_some() && s.get("disconnectTime").is_none())

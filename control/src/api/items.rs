@@ -67,7 +67,7 @@ impl Call<'_> {
             };
         }
         let document = self.api.core.get(key).ok_or_else(|| ApiError::not_found(title))?;
-        Ok(Answer::json(200, &shown(&document)))
+        Ok(Answer::json(200, &self.shown_with_status(&document)))
     }
 
     async fn put(&self, info: &KindInfo, key: &Key) -> Result<Answer, ApiError> {
@@ -124,7 +124,7 @@ impl Call<'_> {
         if info.support == Support::ReadOnly {
             return self.page(self.insights(info, mesh), |v| v.clone());
         }
-        self.page(self.matching(info, mesh)?, |d| shown(d))
+        self.page(self.matching(info, mesh)?, |d| self.shown_with_status(d))
     }
 
     /// Documents of a kind that the filters of the query let through, sorted by mesh and name.

@@ -8,6 +8,7 @@ mod answer;
 mod info;
 mod insights;
 mod items;
+mod naming;
 mod overview;
 #[cfg(test)]
 mod tests;
@@ -53,6 +54,8 @@ pub struct Options {
     pub config: serde_json::Value,
     /// For `GET /meshes/{mesh}/dataplanes/{name}/_snapshot`.
     pub snapshots: Option<Box<Snapshots>>,
+    /// What the publishing loop makes, for names, statuses and metrics.
+    pub published: Option<crate::publish::Subscription>,
     pub version: String,
 }
 
@@ -62,6 +65,7 @@ impl Default for Options {
             localhost_is_admin: true,
             config: serde_json::json!({}),
             snapshots: None,
+            published: None,
             version: env!("CARGO_PKG_VERSION").to_string(),
         }
     }
@@ -199,6 +203,7 @@ impl Call<'_> {
         match (self.method.as_str(), path.as_slice()) {
             ("GET", []) => Ok(self.index()),
             ("GET", ["ready" | "healthy"]) => Ok(self.ready()),
+            ("GET", ["metrics"]) => self.metrics(),
             ("GET", ["config"]) => Ok(Answer::json(200, &self.api.options.config)),
             ("GET", ["policies"]) => Ok(self.policies()),
             ("GET", ["_resources"]) => Ok(self.resource_kinds()),
@@ -207,6 +212,8 @@ impl Call<'_> {
             ("GET", ["global-insight" | "global-insights"]) => Ok(self.global_insight()),
             ("POST", ["tokens", kind]) => self.issue_token(kind).await,
             ("GET", ["meshes", mesh, "dataplanes", name, "_snapshot"]) => self.snapshot(mesh, name),
+            ("GET", ["meshes", mesh, "_names"]) => self.names(mesh),
+            ("GET", ["meshes", mesh, "_names", "problems"]) => self.name_problems(mesh),
             ("GET", ["meshes", mesh, kind, "_overview"]) if *kind != "meshes" => self.overviews(kind, Some(mesh)),
             ("GET", ["meshes", mesh, kind, name, "_overview"]) => self.overview(kind, mesh, name),
             ("GET", ["meshes", mesh, kind]) if kind.ends_with("+insights") => self.overviews(kind, Some(mesh)),

@@ -33,7 +33,12 @@ impl Reply {
 impl Server {
     async fn start(options: Options) -> Self {
         let clock = Clock::from_fn(|| NOW_MS);
-        Self::over(Store::memory(clock.clone()), options, Defaults { mesh: true, signing_keys: false }).await
+        Self::over(
+            Store::memory(clock.clone()),
+            options,
+            Defaults { mesh: true, hostname_generators: false, signing_keys: false },
+        )
+        .await
     }
 
     async fn over(store: Store, options: Options, defaults: Defaults) -> Self {
@@ -322,7 +327,12 @@ async fn a_full_store_is_a_server_error_and_recovers() {
     let dir = tempfile::tempdir().unwrap();
     let clock = Clock::from_fn(|| NOW_MS);
     let store = Store::open_bounded(dir.path(), clock, 200 << 10).unwrap();
-    let server = Server::over(store, Options::default(), Defaults { mesh: true, signing_keys: false }).await;
+    let server = Server::over(
+        store,
+        Options::default(),
+        Defaults { mesh: true, hostname_generators: false, signing_keys: false },
+    )
+    .await;
     let secret = |i: usize| {
         let data = base64::engine::general_purpose::STANDARD.encode("x".repeat(20 << 10));
         json!({"type": "Secret", "mesh": "default", "name": format!("s{i}"), "data": data})
@@ -343,10 +353,13 @@ async fn a_full_store_is_a_server_error_and_recovers() {
 
 #[tokio::test]
 async fn the_server_ends_when_asked_to() {
-    let core =
-        Core::start(Store::memory(Clock::system()), Clock::system(), Defaults { mesh: true, signing_keys: false })
-            .await
-            .unwrap();
+    let core = Core::start(
+        Store::memory(Clock::system()),
+        Clock::system(),
+        Defaults { mesh: true, hostname_generators: false, signing_keys: false },
+    )
+    .await
+    .unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (_ready, readiness) = watch::channel(true);
@@ -355,4 +368,55 @@ async fn the_server_ends_when_asked_to() {
     let _idle = TcpStream::connect(address).await.unwrap();
     stop.send(true).unwrap();
     tokio::time::timeout(Duration::from_secs(10), server).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn names_what_became_of_them_and_statuses_are_shown() {
+    let clock = Clock::from_fn(|| NOW_MS);
+    let defaults = Defaults { mesh: true, hostname_generators: true, signing_keys: false };
+    let core = Core::start(Store::memory(clock.clone()), clock, defaults).await.unwrap();
+    let vo = |name: &str| {
+        format!(
+            "type: VirtualOutbound\nmesh: default\nname: {name}\nselectors: [{{match: {{kuma.io/service: '*'}}}}]\nconf: {{host: \
+             x.mesh, port: '80', parameters: [{{name: s, tagKey: kuma.io/service}}]}}\n---\n"
+        )
+    };
+    let yaml = vo("vo-a")
+        + &vo("vo-b")
+        + "type: Mesh\nname: default\nmeshServices: {mode: Everywhere}\n---\ntype: Dataplane\nmesh: default\nname: d\nnetworking: \
+           {address: 10.0.0.1, inbound: [{port: 80, tags: {kuma.io/service: web}}]}\n---\ntype: MeshService\nmesh: default\nname: \
+           web\nspec: {selector: {dataplaneTags: {kuma.io/service: web}}, ports: [{port: 80}]}\n";
+    let intake = crate::resource::read(&yaml, "t.yaml");
+    for written in core.apply(intake.resources).await {
+        written.outcome.unwrap();
+    }
+    let settings = crate::settings::Settings::new("/nowhere".into());
+    let (_publishing, subscription) = crate::publish::Loop::start(core.clone(), settings).await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (ready, readiness) = watch::channel(false);
+    let (_stop, stop) = watch::channel(false);
+    let options = Options { published: Some(subscription), ..Options::default() };
+    tokio::spawn(Api::new(core.clone(), options, readiness).run(listener, None, stop));
+    let server = Server { address, core, ready, _stop };
+
+    let names = server.get("/meshes/default/_names").await.json();
+    let shown: Vec<&str> = names["items"].as_array().unwrap().iter().filter_map(|n| n["name"].as_str()).collect();
+    assert_eq!(shown, ["web.mesh", "x.mesh", "web.svc.mesh.local"]);
+    let problems = server.get("/meshes/default/_names/problems").await.json();
+    assert_eq!(problems["conflicts"][0]["winner"]["origin"], "VirtualOutbound default/vo-a");
+    assert_eq!(problems["conflicts"][0]["loser"]["origin"], "VirtualOutbound default/vo-b");
+    let metrics = server.get("/metrics").await.text;
+    assert!(
+        metrics.contains("weir_name_conflicts{mesh=\"default\"} 1\n") && metrics.contains("vip_generation_count 1\n")
+    );
+    let status = &server.get("/meshes/default/meshservices/web").await.json()["status"];
+    assert_eq!(status["vips"], json!([{"ip": "241.0.0.0"}]));
+    assert_eq!(status["addresses"][0]["hostname"], "web.svc.mesh.local");
+    assert_eq!(status["addresses"][0]["hostnameGeneratorRef"]["coreName"], "local-universal-mesh-service");
+    assert_eq!(status["hostnameGenerators"][0]["conditions"][0]["status"], "True");
+    assert_eq!(status["dataplaneProxies"], json!({"connected": 0, "healthy": 1, "total": 1}));
+    let listed = server.get("/meshes/default/meshservices").await.json();
+    assert_eq!(listed["items"][0]["status"]["vips"], status["vips"]);
+    assert_eq!(server.get("/meshes/nowhere/_names").await.status, 404);
 }

@@ -16,7 +16,13 @@ const WEB: &str = "type: Dataplane\nmesh: default\nname: web\nnetworking: {addre
 
 async fn core() -> Arc<Core> {
     let clock = Clock::system();
-    Core::start(Store::memory(clock.clone()), clock, Defaults { mesh: true, signing_keys: true }).await.unwrap()
+    Core::start(
+        Store::memory(clock.clone()),
+        clock,
+        Defaults { mesh: true, hostname_generators: false, signing_keys: true },
+    )
+    .await
+    .unwrap()
 }
 
 fn hello(proxy_type: &str, name: &str, resource: &str) -> proto::Hello {

@@ -5,7 +5,7 @@ use super::external;
 use super::rows::{Reached, Rows, handler_for, proxy_row, service_row};
 use super::sni::{self, service};
 use super::world::{Available, MeshIndex, World, carries};
-use super::{Compiled, endpoints, zone};
+use super::{Compiled, endpoints, services, zone};
 use crate::resource::{Tags, ZoneEgress};
 use snapshot::{Origin, ProxyKind, SniTarget};
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +31,7 @@ pub(super) fn compile(world: &World, name: &str, spec: &ZoneEgress) -> Compiled 
             egress.internal(mesh, true);
         }
         egress.external(mesh);
+        services::at_egress(world, mesh, egress.zone, &mut egress.rows);
     }
     let rows = egress.rows;
     rows.finish(proxy)

@@ -225,7 +225,7 @@ fn egresses_into(list: &mut Endpoints, world: &World, zone: &str, weight: u32, p
     egresses(world, zone, weight, priority).into_iter().for_each(|e| list.push(e));
 }
 
-fn of_instance(instance: &Instance, weight: u32, priority: u8) -> Endpoint {
+pub(super) fn of_instance(instance: &Instance, weight: u32, priority: u8) -> Endpoint {
     Endpoint {
         address: Address::Ip(instance.address),
         port: instance.port,

@@ -4,7 +4,7 @@
 use super::rows::{Rows, proxy_row};
 use super::sni::{ZONE, service};
 use super::world::{Available, Instance, MeshIndex, World};
-use super::{Compiled, endpoints, zone};
+use super::{Compiled, endpoints, services, zone};
 use crate::resource::ZoneIngress;
 use snapshot::{Origin, ProxyKind};
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +21,7 @@ pub(super) fn compile(world: &World, name: &str, spec: &ZoneIngress) -> Compiled
         }
         internal(mesh, &proxy.zone, &mut rows, false);
         internal(mesh, &proxy.zone, &mut rows, true);
+        services::at_ingress(world, mesh, &proxy.zone, &mut rows);
     }
     rows.finish(proxy)
 }

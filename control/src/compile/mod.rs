@@ -10,13 +10,16 @@ mod ingress;
 mod material;
 mod permissions;
 mod protocol;
+mod reachable;
 mod rows;
+mod services;
 mod sidecar;
 mod sni;
 mod world;
 mod zone;
 
 pub use egress::SERVICE_NAME as ZONE_EGRESS;
+pub use services::ServiceMembers;
 pub use world::{Settings, World};
 
 use crate::resource::GatewayType;

@@ -7,6 +7,7 @@ use super::sni::{self, MESH, service};
 use super::world::{MeshIndex, World};
 use super::{Compiled, Problem, permissions};
 use crate::resource::{Dataplane, Tags};
+use crate::settings::Aaaa;
 use snapshot::{
     Backend, Balance, DnsSettings, Endpoint, Forward, Handler, HostPattern, ListenerRow, Match, NameRow, Origin,
     PermissionRow, Protocol, ProxyKind, ProxyRow, RouteAction, RouteRow, ServiceRow, SniRow, Tables, Timeouts,
@@ -58,6 +59,8 @@ pub(super) fn proxy_row(
             domain: world.settings.domain.clone(),
             ttl_s: world.settings.dns_ttl_s,
             vip_ranges: world.settings.vip_ranges.clone(),
+            upstreams: world.settings.dns_upstreams.clone(),
+            no_aaaa: world.settings.aaaa == Aaaa::Off,
         },
         ..ProxyRow::default()
     }

@@ -1,11 +1,14 @@
 //! A Dataplane beside a workload, and a delegated gateway, which is one without inbounds. It knows which sockets and
 //! virtual addresses there are and what stands behind them; endpoints are `endpoints`' matter.
 
+use super::reachable::{Reachable, Reference};
 use super::rows::{Input, Rows, Upstreams, handler_for};
+use super::services::Target;
 use super::sni::{PROTOCOL, SERVICE, ZONE};
-use super::{Compiled, Options, protocol};
+use super::{Compiled, Options, protocol, services};
 use crate::names::NamedOutbound;
 use crate::resource::{Inbound, Tags};
+use crate::settings::Aaaa;
 use snapshot::{Handler, InboundTls, Interception, ListenerRow, NameRow, Origin, ProxyKind, Role, limits};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -22,7 +25,8 @@ pub(super) fn compile(input: Input<'_>, options: Options) -> Compiled {
         };
     }
     let is_transparent = proxy.interception.outbound_port != 0 || proxy.interception.inbound_port != 0;
-    let has_ipv6 = input.world.settings.has_ipv6 && !proxy.interception.ipv4_only;
+    let aaaa = input.world.settings.aaaa;
+    let has_ipv6 = input.world.settings.has_ipv6 && aaaa == Aaaa::Native && !proxy.interception.ipv4_only;
     if !has_ipv6 {
         proxy.dns.vip_ranges.retain(|range| !range.contains(':'));
     }
@@ -32,6 +36,7 @@ pub(super) fn compile(input: Input<'_>, options: Options) -> Compiled {
         upstreams: Upstreams::new(input),
         captured: proxy.interception.inbound_port != 0,
         has_ipv6,
+        is_mapped: aaaa == Aaaa::Mapped && !proxy.interception.ipv4_only,
     };
     if net.transparent_proxying.as_ref().is_some_and(|tp| !tp.direct_access_services.is_empty()) {
         let text = "directAccessServices isn't supported yet: use the services' names";
@@ -43,6 +48,8 @@ pub(super) fn compile(input: Input<'_>, options: Options) -> Compiled {
     }
     if is_transparent || options.as_transparent {
         sidecar.named_outbounds();
+        sidecar.service_outbounds();
+        sidecar.freed_outbounds();
     }
     sidecar.rows.finish(proxy)
 }
@@ -53,6 +60,8 @@ struct Sidecar<'a> {
     upstreams: Upstreams<'a>,
     captured: bool,
     has_ipv6: bool,
+    /// AAAA answers are the IPv4 addresses in IPv6 form: sockets of both families reach the IPv4 listener.
+    is_mapped: bool,
 }
 
 impl Sidecar<'_> {
@@ -122,13 +131,20 @@ impl Sidecar<'_> {
     fn written_outbounds(&mut self) {
         for outbound in &self.input.dataplane.networking.outbound {
             let address = SocketAddr::new(outbound.address.unwrap_or(Ipv4Addr::LOCALHOST.into()), outbound.port);
-            if !outbound.tags.contains_key(SERVICE) {
-                let text =
-                    format!("outbound {address} has no kuma.io/service tag (backendRef isn't supported yet): left out");
-                self.rows.note(self.input.origin(), text);
+            let origin = self.input.origin();
+            if let Some(written) = &outbound.backend_ref {
+                let target = Reference::read(written).and_then(|r| r.target(self.input.world, self.input.mesh));
+                if target.is_none_or(|target| !self.lead_to((address, false), target, origin.clone())) {
+                    let text =
+                        format!("outbound {address}: no resource is what its backendRef {written} says: left out");
+                    self.rows.note(origin, text);
+                }
                 continue;
             }
-            let origin = self.input.origin();
+            if !outbound.tags.contains_key(SERVICE) {
+                self.rows.note(origin, format!("outbound {address} has no kuma.io/service tag: left out"));
+                continue;
+            }
             self.outbound(address, false, &outbound.tags, origin);
         }
     }
@@ -150,14 +166,49 @@ impl Sidecar<'_> {
                 self.outbound(SocketAddr::new(ip.into(), outbound.port), true, &outbound.tags, outbound.origin.clone());
             }
         }
-        self.freed_outbounds();
         for row in &self.input.mesh.names.names {
             let remains = row.v4.is_some_and(|ip| v4.contains(&ip)) || row.v6.is_some_and(|ip| v6.contains(&ip));
             if remains {
-                let v6 = row.v6.filter(|_| self.has_ipv6);
+                let mapped = row.v4.filter(|_| self.is_mapped).map(|v4| v4.to_ipv6_mapped());
+                let v6 = row.v6.filter(|_| self.has_ipv6).or(mapped);
                 self.rows.names.insert(row.name.clone(), NameRow { v6, ..row.clone() });
             }
         }
+    }
+
+    /// Of the newer kinds, where they are dialled and what they are called.
+    fn service_outbounds(&mut self) {
+        let Input { world, mesh, dataplane, .. } = self.input;
+        let reachable =
+            Reachable::of(dataplane.networking.transparent_proxying.as_ref(), mesh.spec.mesh_services_mode());
+        let mut served = BTreeSet::new();
+        for outbound in mesh.names.services.outbounds.iter().filter(|o| reachable.contains(world, mesh, o)) {
+            let target = Target { kind: outbound.kind, name: &outbound.name, port: outbound.port };
+            let origin = Origin::new(outbound.kind.name(), &mesh.name, &outbound.name);
+            let v6 = outbound.v6.filter(|_| self.has_ipv6).map(IpAddr::V6);
+            for ip in outbound.v4.map(IpAddr::V4).into_iter().chain(v6) {
+                served.insert(ip);
+                self.lead_to((SocketAddr::new(ip, outbound.port), true), target, origin.clone());
+            }
+        }
+        for row in &mesh.names.services.names {
+            let v6 = row.v6.filter(|_| self.has_ipv6);
+            let mut addresses = row.v4.map(IpAddr::V4).into_iter().chain(v6.map(IpAddr::V6));
+            if addresses.any(|ip| served.contains(&ip)) {
+                self.rows.names.insert(row.name.clone(), NameRow { v6, ..row.clone() });
+            }
+        }
+    }
+
+    /// Says whether there is such a service and port.
+    fn lead_to(&mut self, (address, vip): (SocketAddr, bool), target: Target<'_>, origin: Origin) -> bool {
+        let Input { world, mesh, dataplane, .. } = self.input;
+        let zone = world.zone_of(dataplane);
+        let from = services::From { world, mesh, zone: &zone };
+        let Some(to) = services::reach(from, &mut self.rows, target) else { return false };
+        let handler = handler_for(&to, limits::REQUEST_TIMEOUT_MS);
+        self.rows.listen(ListenerRow { address, role: Role::Outbound { vip, handler }, origin });
+        true
     }
 
     /// Without a backend: who uses an old DNS answer is reset, and the log says whose address it was.

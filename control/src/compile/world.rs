@@ -10,7 +10,8 @@ use crate::resource::{
     Resource, Secret, Spec, Tags, TrafficPermission, ZoneEgress, ZoneIngress, ZoneNetworking,
 };
 use crate::select;
-use snapshot::Origin;
+use crate::settings::Aaaa;
+use snapshot::{DnsUpstream, Origin};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
@@ -25,6 +26,10 @@ pub struct Settings {
     pub zone: String,
     /// Whether proxies serve IPv6 VIPs and AAAA records.
     pub has_ipv6: bool,
+    /// What AAAA questions are answered.
+    pub aaaa: Aaaa,
+    /// Which servers know certain domains.
+    pub dns_upstreams: Vec<DnsUpstream>,
     /// Ranges of virtual IPs, for the routes that proxies need.
     pub vip_ranges: Vec<String>,
     /// DNS names in `address` and `advertisedAddress` fields, resolved.
@@ -42,6 +47,8 @@ pub(super) struct Instance {
     pub tags: Tags,
     pub address: IpAddr,
     pub port: u16,
+    /// The inbound's name, which is its port where it has none.
+    pub inbound: String,
     pub zone: String,
     pub ready: bool,
     pub origin: Origin,
@@ -88,7 +95,7 @@ pub(super) struct MeshIndex {
     pub gateway_instances: BTreeMap<String, Vec<Instance>>,
     /// Tag sets that clients ask for beyond the plain service, by service.
     pub asked: BTreeMap<String, BTreeSet<Tags>>,
-    resources: BTreeMap<&'static str, Vec<Arc<Resource>>>,
+    pub(super) resources: BTreeMap<&'static str, Vec<Arc<Resource>>>,
     external: BTreeMap<String, Vec<Arc<Resource>>>,
 }
 
@@ -177,10 +184,6 @@ impl World {
         &self.problems
     }
 
-    pub fn names(&self, mesh: &str) -> Option<&MeshNames> {
-        self.meshes.get(mesh).map(|index| &index.names)
-    }
-
     /// Keys of all proxies that can be compiled, sorted.
     pub fn proxies(&self) -> Vec<super::ProxyKey> {
         let mut keys = Vec::new();
@@ -247,7 +250,10 @@ impl World {
                 Spec::ExternalService(_) => "ExternalService",
                 Spec::TrafficPermission(_) => "TrafficPermission",
                 Spec::Secret(_) => "Secret",
-                Spec::VirtualOutbound(_) | Spec::GlobalSecret(_) | Spec::Zone(_) | Spec::Opaque(_) => continue,
+                other => match crate::names::kind_of(other) {
+                    Some(kind) => kind.name(),
+                    None => continue,
+                },
             };
             if kind.starts_with("Zone") {
                 self.zone_proxies.insert((kind, resource.meta.name.clone()), resource);
@@ -321,7 +327,9 @@ impl World {
                 tags.insert(ZONE.into(), zone.clone());
             }
             let ready = inbound.is_ready();
-            list.push(Instance { tags, address, port: inbound.port, zone, ready, origin: origin.clone() });
+            let name = if inbound.name.is_empty() { inbound.port.to_string() } else { inbound.name.clone() };
+            let origin = origin.clone();
+            list.push(Instance { tags, address, port: inbound.port, inbound: name, zone, ready, origin });
         }
         Ok(list)
     }
@@ -345,8 +353,8 @@ impl World {
             .map(|listener| {
                 let mut tags = gateway::effective_tags(&own_tags, gateway, listener);
                 tags.insert(MESH.into(), index.name.clone());
-                let port = listener.port;
-                Instance { tags, address, port, zone: zone.clone(), ready: true, origin: origin.clone() }
+                let (port, inbound) = (listener.port, String::new());
+                Instance { tags, address, port, inbound, zone: zone.clone(), ready: true, origin: origin.clone() }
             })
             .collect()
     }

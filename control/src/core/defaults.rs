@@ -3,7 +3,7 @@
 
 use super::{Core, Refusal};
 use crate::identity::{TokenScope, UserClaims, generate_signing_key, uuid};
-use crate::store::{Change, Key, Store};
+use crate::store::{Change, Expect, Key, Store};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
@@ -21,6 +21,8 @@ const STARTED: &str = "defaults-made";
 pub struct Defaults {
     /// Mesh `default`, mTLS off, unless this store has been started with before.
     pub mesh: bool,
+    /// Kuma's HostnameGenerators, unless this store has been started with before.
+    pub hostname_generators: bool,
     /// Keys that sign tokens, for zones, users and each new mesh, and the admin's token. Making one takes a moment;
     /// a process that serves nobody else needs none.
     pub signing_keys: bool,
@@ -28,7 +30,7 @@ pub struct Defaults {
 
 impl Default for Defaults {
     fn default() -> Self {
-        Self { mesh: true, signing_keys: true }
+        Self { mesh: true, hostname_generators: true, signing_keys: true }
     }
 }
 
@@ -49,11 +51,15 @@ impl Core {
             let body = json!({"type": "Mesh", "name": "default"}).to_string();
             changes.push(Change::put(Key::new("Mesh", "", "default"), body));
         }
+        let has_new_mesh = changes.len() > 1;
+        if first && defaults.hostname_generators {
+            changes.extend(GENERATORS.map(generator));
+        }
         let mut scopes = Vec::new();
         if defaults.signing_keys {
             let mut meshes: Vec<String> =
                 self.store.list(Some("Mesh"), None).iter().map(|d| d.key.name.clone()).collect();
-            if changes.len() > 1 {
+            if has_new_mesh {
                 meshes.push("default".into());
             }
             scopes = meshes.into_iter().map(|mesh| TokenScope::Dataplane { mesh }).collect();
@@ -77,6 +83,54 @@ impl Core {
         self.store.apply(vec![secret("GlobalSecret", "", ADMIN_TOKEN_SECRET, &token)]).await?;
         Ok(())
     }
+}
+
+/// Name, template, what it selects, and by which labels beside the origin, which is its own too.
+type Generator = (&'static str, &'static str, &'static str, &'static [(&'static str, &'static str)], &'static str);
+
+const UNIVERSAL: &[(&str, &str)] = &[("kuma.io/env", "universal")];
+const GENERATORS: [Generator; 7] = [
+    ("local-universal-mesh-service", "{{ .DisplayName }}.svc.mesh.local", "meshService", UNIVERSAL, "zone"),
+    ("local-mesh-external-service", "{{ .DisplayName }}.extsvc.mesh.local", "meshExternalService", &[], "zone"),
+    (
+        "synced-kube-mesh-service",
+        "{{ .DisplayName }}.{{ .Namespace }}.svc.{{ .Zone }}.mesh.local",
+        "meshService",
+        &[("kuma.io/env", "kubernetes"), ("k8s.kuma.io/is-headless-service", "false")],
+        "global",
+    ),
+    (
+        "synced-headless-kube-mesh-service",
+        "{{ label \"statefulset.kubernetes.io/pod-name\" }}.{{ label \"k8s.kuma.io/service-name\" }}.{{ .Namespace }}.svc.{{ .Zone \
+         }}.mesh.local",
+        "meshService",
+        &[("kuma.io/env", "kubernetes"), ("k8s.kuma.io/is-headless-service", "true")],
+        "global",
+    ),
+    (
+        "synced-universal-mesh-service",
+        "{{ .DisplayName }}.svc.{{ .Zone }}.mesh.local",
+        "meshService",
+        UNIVERSAL,
+        "global",
+    ),
+    ("synced-mesh-external-service", "{{ .DisplayName }}.extsvc.mesh.local", "meshExternalService", &[], "global"),
+    ("synced-mesh-multi-zone-service", "{{ .DisplayName }}.mzsvc.mesh.local", "meshMultiZoneService", &[], "global"),
+];
+
+fn generator((name, template, kind, labels, origin): Generator) -> Change {
+    let mut wanted: serde_json::Map<String, serde_json::Value> =
+        labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).into())).collect();
+    wanted.insert("kuma.io/origin".into(), origin.into());
+    let own = [("kuma.io/origin".to_owned(), origin.to_owned())];
+    let body = json!({
+        "type": "HostnameGenerator",
+        "name": name,
+        "labels": {"kuma.io/origin": origin},
+        "spec": {"selector": {kind: {"matchLabels": wanted}}, "template": template},
+    });
+    let key = Key::new("HostnameGenerator", "", name);
+    Change::Put { key, body: body.to_string(), labels: own.into(), expect: Expect::Anything }
 }
 
 /// The first key of each scope, made side by side.

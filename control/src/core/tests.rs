@@ -5,7 +5,7 @@ use crate::resource::read;
 use std::time::Duration;
 
 const NOW_MS: u64 = 1_800_000_000_000;
-const NO_KEYS: Defaults = Defaults { mesh: true, signing_keys: false };
+const NO_KEYS: Defaults = Defaults { mesh: true, hostname_generators: false, signing_keys: false };
 
 async fn core(defaults: Defaults) -> Arc<Core> {
     let clock = Clock::from_fn(|| NOW_MS);

@@ -1,6 +1,6 @@
 //! From entries and their addresses to the names and outbounds that sidecars get.
 
-use super::{FREED, FreedOutbound, MeshNames, NameSettings, NamedOutbound, View, Wish, servable};
+use super::{FREED, FreedOutbound, MeshNames, NameSettings, NamedOutbound, ServiceNames, View, Wish, servable};
 use crate::vip::{EntryKind, Key, Vip, VipTable};
 use snapshot::{NameRow, Origin};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -85,6 +85,8 @@ pub fn names_and_outbounds(view: &View, vips: &VipTable, settings: &NameSettings
                 out.name(Claim::Fqdn, key, row(&key.name, *vip, &first.origin));
                 out.ports(key, *vip, wishes);
             }
+            // Those are in tables of their own (`services`).
+            EntryKind::MeshService | EntryKind::MeshExternalService | EntryKind::MeshMultiZoneService => {}
         }
     }
     let Publisher { names, outbounds, mut warnings, .. } = out;
@@ -93,7 +95,7 @@ pub fn names_and_outbounds(view: &View, vips: &VipTable, settings: &NameSettings
     warnings.extend(outbounds.warnings);
     let names = names.into_values().map(|(_, _, row)| row).collect();
     let freed = freed(&view.mesh, vips, settings.vip_port);
-    (MeshNames { names, outbounds: outbounds_sorted, freed }, warnings)
+    (MeshNames { names, outbounds: outbounds_sorted, freed, services: ServiceNames::default() }, warnings)
 }
 
 struct Publisher<'a> {

@@ -1,5 +1,7 @@
 //! Acceptance cases of spec/naming.md §13.1 to §13.3, each named after its number there.
 
+mod seeds;
+
 use super::*;
 use crate::resource::{
     AvailableService, Dataplane, ExternalNetworking, ExternalService, GatewayListener, GatewayProtocol, Meta,

@@ -16,7 +16,7 @@ fn resources(yaml: &str) -> Vec<Resource> {
 
 async fn started(yaml: &str) -> (Arc<Core>, Subscription) {
     let clock = Clock::system();
-    let defaults = Defaults { mesh: true, signing_keys: false };
+    let defaults = Defaults { mesh: true, hostname_generators: false, signing_keys: false };
     let core = Core::start(Store::memory(clock.clone()), clock, defaults).await.unwrap();
     apply(&core, yaml).await;
     let (publishing, subscription) = Loop::start(core.clone(), Settings::new("/nowhere".into())).await.unwrap();
@@ -133,7 +133,7 @@ async fn one_apply_among_a_hundred_services_is_compiled_soon() {
 #[tokio::test]
 async fn generations_grow_over_a_restart_even_when_the_clock_was_set_back() {
     let (clock, now) = Clock::manual(1_700_000_000_000);
-    let defaults = Defaults { mesh: true, signing_keys: false };
+    let defaults = Defaults { mesh: true, hostname_generators: false, signing_keys: false };
     let core = Core::start(Store::memory(clock.clone()), clock, defaults).await.unwrap();
     let mut last = Generation::default();
     for set_back_ms in [0, 3_600_000, 0] {
@@ -143,4 +143,63 @@ async fn generations_grow_over_a_restart_even_when_the_clock_was_set_back() {
         assert!(generation > last, "{generation} after {last}");
         last = generation;
     }
+}
+
+#[tokio::test]
+async fn k6_a_mesh_whose_addresses_cannot_be_kept_is_told_and_stops_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Clock::system();
+    let store = Store::open_bounded(folder.path(), clock.clone(), 4 << 20).unwrap();
+    let defaults = Defaults { mesh: false, hostname_generators: false, signing_keys: false };
+    let core = Core::start(store, clock, defaults).await.unwrap();
+    apply(&core, "type: Mesh\nname: mesh-1\n---\ntype: Mesh\nname: mesh-2\n").await;
+    let (mut publishing, subscription) = Loop::start(core.clone(), Settings::new("/nowhere".into())).await.unwrap();
+    assert_eq!(subscription.borrow().naming.passes.done, 1);
+    for mesh in ["mesh-1", "mesh-2"] {
+        let inbound = |i: usize| format!("{{port: {}, tags: {{kuma.io/service: service-{i}}}}}", i + 1);
+        let inbounds = (0..4000).map(inbound).collect::<Vec<_>>().join(", ");
+        let yaml = format!(
+            "type: Dataplane\nmesh: {mesh}\nname: d\nnetworking: {{address: 10.0.0.1, inbound: [{inbounds}]}}\n"
+        );
+        apply(&core, &yaml).await;
+    }
+    // Little room is left: less than the table of either mesh needs.
+    for size in [100_000, 10_000, 1_000] {
+        let mut number = 0;
+        let filler = |number: usize| format!("filler-{size}-{number}");
+        while core.store().set_blob(&filler(number), vec![b'x'; size]).await.is_ok() {
+            number += 1;
+        }
+    }
+    publishing.refresh().await.unwrap();
+    let published = subscription.borrow().clone();
+    let told = "error during update, mesh = mesh-1; error during update, mesh = mesh-2";
+    assert!(published.problems.iter().any(|p| p.starts_with(told)), "{:?}", published.problems);
+    assert_eq!((published.naming.passes.done, published.naming.passes.failed), (1, 1));
+    assert!(published.world.names("mesh-1").unwrap().names.is_empty());
+    assert_eq!(published.naming.meshes["mesh-2"].entries, 4000);
+}
+
+#[tokio::test]
+async fn a_mesh_service_has_an_address_and_a_name_that_sidecars_dial() {
+    let yaml = "type: Mesh\nname: default\nmeshServices: {mode: Everywhere}\n---\ntype: MeshService\nmesh: default\nname: web\nspec: \
+                {selector: {dataplaneTags: {kuma.io/service: service-0}}, ports: [{port: 80, targetPort: 10000}]}\n---\ntype: \
+                HostnameGenerator\nname: g\nspec: {selector: {meshService: {matchLabels: {kuma.io/origin: zone}}}, template: '{{ \
+                .DisplayName }}.svc.mesh.local'}\n---\n";
+    let (_core, subscription) = started(&(yaml.to_owned() + &dataplane(0))).await;
+    let published = subscription.borrow().clone();
+    let tables = compile(&published.world, &ProxyKey::dataplane("default", "dp-0")).tables;
+    let name = tables.names.iter().find(|row| row.name == "web.svc.mesh.local").unwrap();
+    assert_eq!(name.v4.map(|ip| ip.to_string()).as_deref(), Some("241.0.0.0"));
+    assert!(tables.listeners.iter().any(|listener| listener.address.to_string() == "241.0.0.0:80"));
+    assert!(tables.names.iter().any(|row| row.name == "service-0.mesh"));
+    assert_eq!(published.problems, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn in_exclusive_mode_names_of_tags_are_gone() {
+    let yaml = "type: Mesh\nname: default\nmeshServices: {mode: Exclusive}\n---\n";
+    let (_core, subscription) = started(&(yaml.to_owned() + &dataplane(0))).await;
+    let published = subscription.borrow().clone();
+    assert!(published.world.names("default").unwrap().names.is_empty());
 }

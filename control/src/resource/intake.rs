@@ -7,7 +7,7 @@ use super::registry::{self, KindInfo, Shape, Support};
 use super::yaml::{self, MapKey, Node, Value};
 use super::{
     Meta, Opaque, Place, Resource, Spec, dataplane, external, gateway, kubernetes, mesh, name, permission, route,
-    secret, virtual_outbound, zone,
+    secret, service, virtual_outbound, zone,
 };
 use std::collections::BTreeMap;
 
@@ -257,6 +257,17 @@ fn universal<'a>(root: &'a Node, kind: &KindInfo, mut f: Fields<'a>) -> Parts<'a
         rest.retain(|(key, _)| key.text != "spec");
         rest.extend(inner);
     }
+    if kind.shape == Shape::Spec && kind.support == Support::Typed {
+        rest.retain(|(key, _)| key.text != "spec");
+        let mut beside = Fields::new(rest, f.spot.clone());
+        beside.also_known(&["spec"]);
+        beside.done();
+        let spec = match wrapper.and_then(|cursor| cursor.fields()) {
+            Some(spec) => spec,
+            None => Fields::new(Vec::new(), f.spot.member("spec")),
+        };
+        return Parts { mesh, name, name_spot: f.spot("name"), labels, spec, universal: true };
+    }
     let spec = Fields::new(rest, Spot { path: String::new(), ..f.spot.clone() });
     Parts { mesh, name, name_spot: f.spot("name"), labels, spec, universal: true }
 }
@@ -326,6 +337,10 @@ fn decode(kind: &KindInfo, f: &mut Fields<'_>, meta: &Meta, root: &Node) -> Spec
         "Secret" => Spec::Secret(secret::decode(f)),
         "GlobalSecret" => Spec::GlobalSecret(secret::decode(f)),
         "Zone" => Spec::Zone(zone::decode_zone(f)),
+        "MeshService" => Spec::MeshService(service::mesh_service(f)),
+        "MeshExternalService" => Spec::MeshExternalService(service::external(f)),
+        "MeshMultiZoneService" => Spec::MeshMultiZoneService(service::multi_zone(f)),
+        "HostnameGenerator" => Spec::HostnameGenerator(service::generator(f)),
         _ => Spec::Opaque(opaque(kind, f, meta, root)),
     }
 }

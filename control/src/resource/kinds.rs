@@ -2,11 +2,17 @@
 //! field: an absent value stays absent, so that a resource is given back as it was written.
 
 mod gateway;
+mod service;
 
 pub use gateway::{
     Backend, GatewayListener, GatewayProtocol, HeaderFilter, HttpRule, ListenerTls, MatcherKind, MeshGateway,
     MeshGatewayRoute, Mirror, Modifier, NameValue, PathReplace, Redirect, Rewrite, RouteConf, RouteFilter, RouteMatch,
     TlsMode,
+};
+pub use service::{
+    ExternalEndpoint, ExternalMatch, GeneratorSelector, HostnameGenerator, LabelSelector, MeshExternalService,
+    MeshExternalTls, MeshMultiZoneService, MeshService, MeshServicesMode, MultiZoneSelector, NameRef, ServiceIdentity,
+    ServiceKind, ServicePort, ServiceSelector, TargetPort, Under, Verification,
 };
 
 use serde::Serialize;
@@ -128,6 +134,16 @@ impl Mesh {
     pub fn ca(&self) -> Option<&CaBackend> {
         let mtls = self.mtls.as_ref()?;
         mtls.backends.iter().find(|b| !mtls.enabled_backend.is_empty() && b.name == mtls.enabled_backend)
+    }
+
+    pub fn mesh_services_mode(&self) -> MeshServicesMode {
+        let mode = self.mesh_services.as_ref().and_then(|written| written.get("mode")).and_then(|mode| mode.as_str());
+        match mode {
+            Some("Everywhere") => MeshServicesMode::Everywhere,
+            Some("ReachableBackends") => MeshServicesMode::ReachableBackends,
+            Some("Exclusive") => MeshServicesMode::Exclusive,
+            _ => MeshServicesMode::Disabled,
+        }
     }
 
     pub fn passthrough(&self) -> bool {

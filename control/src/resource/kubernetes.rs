@@ -4,7 +4,7 @@
 use super::Meta;
 use super::decode::{Fields, Spot};
 use super::intake::Parts;
-use super::registry::KindInfo;
+use super::registry::{KindInfo, Shape};
 use super::yaml::{MapKey, Node, Value};
 use std::collections::BTreeMap;
 
@@ -99,6 +99,9 @@ pub(super) fn parts<'a>(root: &'a Node, kind: &KindInfo, mut f: Fields<'a>) -> P
     let mut spec = spec.unwrap_or_else(|| Fields::new(Vec::new(), f.spot.clone()));
     // Paths are those of the universal form, as Kuma's validators have them.
     spec.spot.path.clear();
+    if kind.shape == Shape::Spec {
+        spec.spot.path.push_str("spec");
+    }
     f.done();
     Parts { mesh, name, name_spot, labels, spec, universal: false }
 }

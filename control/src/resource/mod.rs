@@ -19,6 +19,7 @@ mod problem;
 pub mod registry;
 mod route;
 mod secret;
+mod service;
 mod variables;
 mod virtual_outbound;
 mod yaml;
@@ -32,12 +33,15 @@ pub use variables::{Rendered, render_variables};
 pub use yaml::yaml_to_json;
 
 pub use kinds::{
-    Admin, AvailableService, Backend, CaBackend, CaConf, DataSource, Dataplane, ExternalNetworking, ExternalService,
-    ExternalTls, Gateway, GatewayListener, GatewayProtocol, GatewayType, HeaderFilter, Health, HttpRule, Inbound,
-    InboundState, ListenerTls, Matcher, MatcherKind, Mesh, MeshGateway, MeshGatewayRoute, MeshNetworking, MeshOutbound,
-    Mirror, Modifier, Mtls, NameValue, Networking, Opaque, Outbound, Parameter, PathReplace, Redirect, Rewrite,
-    RouteConf, RouteFilter, RouteMatch, Routing, Secret, ServiceProbe, Tags, TlsMode, TrafficPermission,
-    TransparentProxying, VirtualOutbound, VirtualOutboundConf, Zone, ZoneEgress, ZoneIngress, ZoneNetworking,
+    Admin, AvailableService, Backend, CaBackend, CaConf, DataSource, Dataplane, ExternalEndpoint, ExternalMatch,
+    ExternalNetworking, ExternalService, ExternalTls, Gateway, GatewayListener, GatewayProtocol, GatewayType,
+    GeneratorSelector, HeaderFilter, Health, HostnameGenerator, HttpRule, Inbound, InboundState, LabelSelector,
+    ListenerTls, Matcher, MatcherKind, Mesh, MeshExternalService, MeshExternalTls, MeshGateway, MeshGatewayRoute,
+    MeshMultiZoneService, MeshNetworking, MeshOutbound, MeshService, MeshServicesMode, Mirror, Modifier, Mtls,
+    MultiZoneSelector, NameRef, NameValue, Networking, Opaque, Outbound, Parameter, PathReplace, Redirect, Rewrite,
+    RouteConf, RouteFilter, RouteMatch, Routing, Secret, ServiceIdentity, ServiceKind, ServicePort, ServiceProbe,
+    ServiceSelector, Tags, TargetPort, TlsMode, TrafficPermission, TransparentProxying, Under, Verification,
+    VirtualOutbound, VirtualOutboundConf, Zone, ZoneEgress, ZoneIngress, ZoneNetworking,
 };
 
 use serde::{Deserialize, Serialize};
@@ -85,6 +89,10 @@ pub enum Spec {
     Secret(Secret),
     GlobalSecret(Secret),
     Zone(Zone),
+    MeshService(Under<MeshService>),
+    MeshExternalService(Under<MeshExternalService>),
+    MeshMultiZoneService(Under<MeshMultiZoneService>),
+    HostnameGenerator(Under<HostnameGenerator>),
     Opaque(Opaque),
 }
 

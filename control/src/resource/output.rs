@@ -39,6 +39,10 @@ impl Spec {
             Self::Secret(_) => "Secret",
             Self::GlobalSecret(_) => "GlobalSecret",
             Self::Zone(_) => "Zone",
+            Self::MeshService(_) => "MeshService",
+            Self::MeshExternalService(_) => "MeshExternalService",
+            Self::MeshMultiZoneService(_) => "MeshMultiZoneService",
+            Self::HostnameGenerator(_) => "HostnameGenerator",
             Self::Opaque(opaque) => &opaque.kind,
         }
     }

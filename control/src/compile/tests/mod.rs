@@ -1,8 +1,10 @@
 //! Compilation, asked as a table.
 
+mod dns;
 mod gateways;
 mod golden;
 mod make;
+mod services;
 mod sidecars;
 mod zones;
 

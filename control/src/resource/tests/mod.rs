@@ -5,6 +5,7 @@ mod forms;
 mod kinds;
 mod output;
 mod seeds;
+mod services;
 mod virtual_outbounds;
 
 use super::{Intake, Resource, read};
