@@ -12,6 +12,7 @@ mod permissions;
 mod protocol;
 mod reachable;
 mod rows;
+mod selected;
 mod services;
 mod sidecar;
 mod sni;
