@@ -1,12 +1,16 @@
 //! What the compiler emits and the channel carries: plain rows with public fields, each with the resource it came from.
 //! Rows are sorted by their key, so equal meshes give equal tables. No index and no check lives here (see `build`).
 
+mod beyond;
+
+pub use beyond::{PassthroughProtocol, PassthroughRow, PassthroughTo, ProbeRow};
+
 use crate::host::HostPattern;
 use crate::name::{Origin, Protocol, ProxyKind};
 use crate::upstream::DnsUpstream;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// All that one proxy executes. Vectors are sorted: names by name, listeners by address, services and permissions by
 /// name, SNIs by name.
@@ -33,8 +37,14 @@ pub struct ProxyRow {
     pub admin_port: u16,
     /// Unmatched captured connections go on to where the application meant them to.
     pub passthrough: bool,
+    /// Where they don't, these still do.
+    #[serde(default)]
+    pub passthrough_rows: Vec<PassthroughRow>,
     pub interception: Interception,
     pub dns: DnsSettings,
+    /// Of the proxy's own applications.
+    #[serde(default)]
+    pub probes: Vec<ProbeRow>,
 }
 
 /// Ports of transparent proxying that the Dataplane asks for; 0 = off. How packets get there is the machine's matter.
@@ -179,7 +189,9 @@ pub enum RouteAction {
 pub struct Forward {
     #[serde(deserialize_with = "tight")]
     pub backends: Vec<Backend>,
-    pub filters: Filters,
+    /// Shared with the requests that they are applied to.
+    #[serde(deserialize_with = "filters")]
+    pub filters: Arc<Filters>,
     pub timeouts: Timeouts,
 }
 
@@ -265,11 +277,26 @@ pub struct Filters {
     pub mirror: Option<Mirror>,
 }
 
+impl Filters {
+    /// Whether they change nothing; asked at every request.
+    pub fn is_empty(&self) -> bool {
+        let Self { request, response, host, host_of_endpoint, path, mirror } = self;
+        let plain = host.is_none() && !host_of_endpoint && path.is_none() && mirror.is_none();
+        plain && request.is_empty() && response.is_empty()
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeaderOps {
     pub remove: Vec<String>,
     pub set: Vec<(String, String)>,
     pub add: Vec<(String, String)>,
+}
+
+impl HeaderOps {
+    fn is_empty(&self) -> bool {
+        self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -419,6 +446,13 @@ fn tight<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Vec<
     let mut list = Vec::deserialize(from)?;
     list.shrink_to_fit();
     Ok(list)
+}
+
+/// Most routes have none: those share one value.
+fn filters<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<Filters>, D::Error> {
+    static NONE: LazyLock<Arc<Filters>> = LazyLock::new(Arc::default);
+    let filters = Filters::deserialize(from)?;
+    Ok(if filters.is_empty() { NONE.clone() } else { Arc::new(filters) })
 }
 
 fn tight_shared<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Arc<Vec<T>>, D::Error> {

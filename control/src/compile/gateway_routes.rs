@@ -229,7 +229,7 @@ fn action_of(
     if let Some(redirect) = redirect {
         return redirect_of(redirect, port).map(RouteAction::Redirect);
     }
-    let filters = filters_of(gateway, rule)?;
+    let filters = filters_of(gateway, rule)?.into();
     if rule.backends.is_empty() {
         return Err("it has no backends".into());
     }
@@ -347,7 +347,7 @@ fn headers(ops: &mut HeaderOps, filter: &HeaderFilter) {
 /// Responses of HTTPS listeners tell browsers to stay with TLS.
 fn demand_tls(route: &mut RouteRow) {
     if let RouteAction::Forward(forward) = &mut route.action {
-        forward.filters.response.set.push((HSTS.0.into(), HSTS.1.into()));
+        Arc::make_mut(&mut forward.filters).response.set.push((HSTS.0.into(), HSTS.1.into()));
     }
 }
 

@@ -6,11 +6,11 @@ use super::sni::{MESH, SERVICE, ZONE, service};
 use super::{Problem, gateway};
 use crate::names::MeshNames;
 use crate::resource::{
-    Dataplane, ExternalService, GatewayType, Inbound, InboundState, Mesh, MeshGateway, MeshGatewayRoute, Meta,
-    Resource, Secret, Spec, Tags, TrafficPermission, ZoneEgress, ZoneIngress, ZoneNetworking,
+    Dataplane, ExternalService, GatewayType, Inbound, InboundState, Mesh, MeshGateway, MeshGatewayRoute,
+    MeshPassthrough, Meta, Resource, Secret, Spec, Tags, TrafficPermission, ZoneEgress, ZoneIngress, ZoneNetworking,
 };
 use crate::select;
-use crate::settings::Aaaa;
+use crate::settings::{Aaaa, Probing};
 use snapshot::{DnsUpstream, Origin};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -36,6 +36,7 @@ pub struct Settings {
     pub resolved: BTreeMap<String, IpAddr>,
     /// Contents of the files that data sources name, by path.
     pub files: BTreeMap<String, String>,
+    pub probing: Probing,
     /// Proxies that nobody is sent to for now, though their resources are there.
     pub withdrawn: BTreeSet<Origin>,
 }
@@ -117,6 +118,7 @@ impl MeshIndex {
     of_kind!(external_services, ExternalService);
     of_kind!(permissions, TrafficPermission);
     of_kind!(secrets, Secret);
+    of_kind!(passthroughs, MeshPassthrough);
 
     pub(super) fn dataplane(&self, name: &str) -> Option<(&Meta, &Dataplane)> {
         let list = self.resources.get("Dataplane")?;
@@ -250,6 +252,7 @@ impl World {
                 Spec::ExternalService(_) => "ExternalService",
                 Spec::TrafficPermission(_) => "TrafficPermission",
                 Spec::Secret(_) => "Secret",
+                Spec::MeshPassthrough(_) => "MeshPassthrough",
                 other => match crate::names::kind_of(other) {
                     Some(kind) => kind.name(),
                     None => continue,

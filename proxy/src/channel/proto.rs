@@ -72,13 +72,24 @@ pub struct Csr {
     #[prost(string, tag = "2")]
     pub pem: ::prost::alloc::string::String,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Status {
     #[prost(bool, tag = "1")]
     pub ready: bool,
     /// About to leave: peers stop sending.
     #[prost(bool, tag = "2")]
     pub draining: bool,
+    /// What probes of the proxy's applications found.
+    #[prost(message, repeated, tag = "3")]
+    pub health: ::prost::alloc::vec::Vec<InboundHealth>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InboundHealth {
+    /// As the snapshot's probe calls it.
+    #[prost(string, tag = "1")]
+    pub inbound: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub healthy: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ToProxy {

@@ -83,6 +83,11 @@ impl<S> TlsStream<S> {
         self.facts.alpn.as_deref()
     }
 
+    /// No bytes of the peer wait here: there is nothing to read until the socket has some.
+    pub(crate) fn holds_nothing(&self) -> bool {
+        self.reading == Reading::Open && self.plain().is_empty() && self.input.is_empty()
+    }
+
     /// The peer's own certificate.
     pub fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
         self.facts.leaf.as_ref()

@@ -81,7 +81,7 @@ fn try_push(bytes: &[u8], to_head: bool, out: &mut Vec<u8>) -> io::Result<Option
 
 /// The line that begins at `at`, and where the next one does.
 fn line(bytes: &[u8], at: usize) -> Option<(&[u8], usize)> {
-    let end = find_line_feed(bytes, at, bytes.len())?;
+    let end = find_line_feed(bytes, at)?;
     Some((bytes.get(at..end.checked_sub(1)?)?, end + 1))
 }
 

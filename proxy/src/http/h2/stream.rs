@@ -6,7 +6,7 @@ use super::conn::{Core, Shared};
 use super::request::{Builder, Malformed, Request};
 use crate::http::buffer::Buffer;
 use crate::http::framing::Framing;
-use crate::http::head::{Cursor, Head, parse_fields};
+use crate::http::head::{Cursor, Fields, Head, parse_fields};
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
@@ -414,7 +414,7 @@ impl StreamIo {
             core.push_data(&mut stream, b"", true);
         } else {
             let kept = self.partial.get(..section).unwrap_or_default();
-            let mut fields = Vec::new();
+            let mut fields = Fields::default();
             parse_fields(&mut Cursor { head: kept, at: 0 }, &mut fields)
                 .map_err(|fault| answer::unsound(fault.text()))?;
             core.push_trailers(stream.id, fields.iter().map(|f| (f.name.of(kept), f.value.of(kept))));
@@ -428,6 +428,8 @@ impl StreamIo {
 fn reset() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, "the stream was reset or its connection closed")
 }
+
+impl crate::stream::Wired for StreamIo {}
 
 impl AsyncRead for StreamIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
