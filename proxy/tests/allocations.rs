@@ -4,6 +4,7 @@
 use proxy::error::ConnError;
 use proxy::http::traffic::{Action, Context, Decision, Outcome, Picked, Plan, RequestView, Settings, Traffic};
 use proxy::http::{Pools, Wire, serve};
+use proxy::stream::Stream;
 use snapshot::Timeouts;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -60,7 +61,7 @@ impl Traffic for ToEndpoint {
     type Target = ();
     type Endpoint = SocketAddr;
     type Load = ();
-    type Io = tokio::net::TcpStream;
+    type Io = Stream;
 
     fn decide(&self, _: &RequestView<'_>) -> Decision<()> {
         let plan = Plan { target: (), path: None, timeouts: Timeouts::default(), h2: false, mirror: None };
@@ -72,7 +73,7 @@ impl Traffic for ToEndpoint {
     }
 
     async fn connect(&self, (): &(), endpoint: &SocketAddr) -> Result<Self::Io, ConnError> {
-        Ok(tokio::net::TcpStream::connect(endpoint).await.unwrap())
+        Ok(tokio::net::TcpStream::connect(endpoint).await.unwrap().into())
     }
 
     fn finished(&self, _: Option<&Plan<()>>, outcome: &Outcome<'_, SocketAddr>) {
@@ -118,7 +119,7 @@ fn proxy(settings: Settings) -> SocketAddr {
             let (io, peer) = listener.accept().await.unwrap();
             let traffic = Rc::new(ToEndpoint(to));
             let context = Context { traffic, pools, settings: Arc::new(settings), peer: Some(peer.ip()) };
-            serve(io, context, drained, Wire::Sniff).await;
+            serve(Stream::from(io), context, drained, Wire::Sniff).await;
         });
     });
     hear.recv().unwrap()

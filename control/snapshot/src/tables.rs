@@ -282,7 +282,8 @@ impl Filters {
     pub fn is_empty(&self) -> bool {
         let Self { request, response, host, host_of_endpoint, path, mirror } = self;
         let plain = host.is_none() && !host_of_endpoint && path.is_none() && mirror.is_none();
-        plain && request.is_empty() && response.is_empty()
+        let none = |ops: &HeaderOps| ops.remove.is_empty() && ops.set.is_empty() && ops.add.is_empty();
+        plain && none(request) && none(response)
     }
 }
 
@@ -291,12 +292,6 @@ pub struct HeaderOps {
     pub remove: Vec<String>,
     pub set: Vec<(String, String)>,
     pub add: Vec<(String, String)>,
-}
-
-impl HeaderOps {
-    fn is_empty(&self) -> bool {
-        self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
-    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

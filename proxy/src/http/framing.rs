@@ -64,7 +64,7 @@ pub fn announced_length(head: &Head, buffer: &[u8]) -> Option<u64> {
     head.values(buffer, Known::ContentLength).next().and_then(length)
 }
 
-fn length(value: &[u8]) -> Option<u64> {
+pub(super) fn length(value: &[u8]) -> Option<u64> {
     if value.is_empty() || value.len() > 19 || !value.iter().all(u8::is_ascii_digit) {
         return None;
     }

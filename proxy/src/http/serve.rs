@@ -30,10 +30,10 @@ use tokio::time::Instant;
 /// response before a reset.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 1 << 20;
-/// Scratch space that a thread keeps.
-const SCRATCH_SPARE_MAX: usize = 64;
+/// Scratch space that a thread keeps: as much as the streams of a few HTTP/2 connections need.
+const SCRATCH_SPARE_MAX: usize = 512;
 /// Larger output buffers aren't kept.
-const OUT_BYTES_KEPT: usize = 64 * 1024;
+const OUT_BYTES_KEPT: usize = 8 * 1024;
 
 /// What a connection needs only while a request is under way.
 #[derive(Default)]
