@@ -76,6 +76,8 @@ async fn serve(args: DpRun, own: Own, kind: &str) -> Result<(), Failure> {
     tokio::pin!(channel, running);
     let mut announced = std::pin::pin!(announce(status, name, admin, dns));
     let mut is_announced = false;
+    // One listener for signals over all turns of the loop: one that came between two wouldn't be heard.
+    let mut stop = std::pin::pin!(crate::notify::stop_signal());
     loop {
         tokio::select! {
             () = &mut running => return Ok(()),
@@ -84,7 +86,7 @@ async fn serve(args: DpRun, own: Own, kind: &str) -> Result<(), Failure> {
                 Err(error) => return Err(error.to_string().into()),
             },
             () = &mut announced, if !is_announced => is_announced = true,
-            () = crate::notify::stop_signal() => {
+            () = &mut stop => {
                 drain.notify_one();
                 // The channel goes on, so that the control plane hears of the leaving; a second signal ends the wait.
                 tokio::select! {

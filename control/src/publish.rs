@@ -24,8 +24,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// Writes that come together are published together.
-const DEBOUNCE: Duration = Duration::from_millis(2);
+/// A lone write is published at once. After a publication the next one waits this many times as long as it took, so that
+/// of a burst of writes to a large mesh each publication takes what came meanwhile.
+const PAUSE_RATIO: u32 = 4;
+const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// DNS names and files that resources name are looked at again after this long.
 const OUTSIDE_EVERY: Duration = Duration::from_secs(10);
 /// How long the first publication waits for new DNS names; later ones come when they come.
@@ -120,12 +122,10 @@ impl Loop {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // What isn't right yet is tried again with every tick.
         let mut is_failed = false;
+        let mut rested_at = Instant::now();
         loop {
             tokio::select! {
-                changed = self.changes.changed() => match changed {
-                    Ok(()) => tokio::time::sleep(DEBOUNCE).await,
-                    Err(_) => return,
-                },
+                changed = self.changes.changed() => if changed.is_err() { return },
                 changed = self.withdrawn.changed() => if changed.is_err() { return },
                 changed = self.outside.changed() => if !changed { continue },
                 _ = tick.tick() => if !self.outside.again().await && self.reported.is_empty() && !is_failed {
@@ -133,9 +133,14 @@ impl Loop {
                 },
                 () = self.out.closed() => return,
             }
+            if rested_at > Instant::now() {
+                tokio::time::sleep_until(rested_at.into()).await;
+            }
             self.changes.mark_unchanged();
             self.withdrawn.mark_unchanged();
+            let begun = Instant::now();
             let refreshed = self.refresh().await;
+            rested_at = Instant::now() + (begun.elapsed() * PAUSE_RATIO).min(PAUSE_MAX);
             is_failed = refreshed.is_err();
             if let Err(error) = refreshed {
                 tracing::error!(%error, "nothing is published until the store takes the allocated addresses");
@@ -146,8 +151,7 @@ impl Loop {
     async fn refresh(&mut self) -> Result<(), StoreError> {
         let begun = Instant::now();
         let contents = self.core.contents();
-        let mut resources = contents.resources;
-        resources.sort_by(|a, b| order(a).cmp(&order(b)));
+        let resources = Vec::clone(&contents.resources);
         let mut problems: Vec<String> = contents
             .unreadable
             .iter()

@@ -3,8 +3,9 @@
 
 use super::gateway_routes::{self, Sub};
 use super::rows::{Input, Rows, Upstreams};
+use super::selected::Selected;
 use super::sni::ZONE;
-use super::world::{MeshIndex, selects};
+use super::world::MeshIndex;
 use super::{Compiled, material};
 use crate::resource::{
     GatewayListener, GatewayProtocol, MeshGateway, MeshGatewayRoute, Meta, RouteConf, RouteFilter, Tags, TlsMode,
@@ -70,7 +71,8 @@ pub(super) fn compile(input: Input<'_>) -> Compiled {
     for listener in &spec.listeners {
         ports.entry(listener.port).or_default().push(listener);
     }
-    let mut gateway = Builtin { input, origin, own: tags, spec, rows, upstreams: Upstreams::new(input) };
+    let selected = Selected::new(input.mesh.routes());
+    let mut gateway = Builtin { input, origin, own: tags, spec, selected, rows, upstreams: Upstreams::new(input) };
     for (port, listeners) in ports {
         gateway.port(SocketAddr::new(address, port), &listeners);
     }
@@ -83,6 +85,7 @@ pub(super) struct Builtin<'a> {
     pub origin: Origin,
     own: Tags,
     spec: &'a MeshGateway,
+    selected: Selected<'a>,
     pub rows: Rows,
     pub upstreams: Upstreams<'a>,
 }
@@ -109,8 +112,7 @@ impl<'a> Builtin<'a> {
 
     fn sub(&self, listener: &'a GatewayListener) -> Sub<'a> {
         let tags = effective_tags(&self.own, self.spec, listener);
-        let mesh: &'a MeshIndex = self.input.mesh;
-        let routes = mesh.routes().filter(|(_, route)| selects(&route.selectors, &tags)).collect();
+        let routes = self.selected.by(&tags);
         Sub { host: HostPattern::parse(&listener.hostname), listener, routes }
     }
 

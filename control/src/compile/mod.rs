@@ -14,6 +14,7 @@ mod permissions;
 mod protocol;
 mod reachable;
 mod rows;
+mod selected;
 mod services;
 mod sidecar;
 mod sni;
