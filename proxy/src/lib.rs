@@ -5,6 +5,7 @@ mod accesslog;
 mod admin;
 mod admission;
 mod app;
+mod bare;
 pub mod channel;
 mod connection;
 pub mod error;
