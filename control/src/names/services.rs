@@ -1,6 +1,7 @@
 //! Names and addresses of MeshService, MeshExternalService and MeshMultiZoneService (spec/naming.md §6): which hostname
 //! a HostnameGenerator gives to which of them, and what sidecars dial. Pure; it must not know endpoints.
 
+use super::servable;
 use crate::resource::{MeshServicesMode, Resource, ServiceKind, Spec, Tags};
 use crate::template::HostnameTemplate;
 use crate::vip::{EntryKind, Key, Vip, VipTable};
@@ -129,8 +130,8 @@ pub fn hostnames(resources: &[&Resource], own_zone: &str) -> BTreeMap<Key, Hostn
                 Ok(template) => template.host(&data(service, labels), labels),
                 Err(error) => Err(error.clone()),
             };
-            let host = match made {
-                Ok(host) => host.trim_end_matches('.').to_ascii_lowercase(),
+            let host = match made.and_then(|host| servable(&host)) {
+                Ok(host) => host,
                 Err(error) => {
                     found.refused.push(refused("TemplateError", error));
                     continue;
