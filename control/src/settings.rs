@@ -2,9 +2,11 @@
 //! environment and the help. The environment wins over the file. Knows no resource.
 
 mod cidr;
+mod ignored;
 mod probing;
 
 pub use cidr::Cidr;
+use ignored::IGNORED;
 pub use probing::Probing;
 
 use serde_json::Value;
@@ -196,10 +198,13 @@ impl Settings {
                 errors.push(format!("{source}: {problem}"));
             }
         }
-        for path in leaves(file) {
-            if !KEYS.iter().any(|k| k.path == path) {
-                warnings.push(format!("{path}: this setting has no meaning here and is ignored"));
-            }
+        for path in leaves(file).iter().filter(|path| !KEYS.iter().any(|key| key.path == *path)) {
+            let instead = IGNORED.iter().find(|(ignored, ..)| ignored == path).map(|(.., instead)| format!(": {instead}"));
+            let instead = instead.unwrap_or_default();
+            warnings.push(format!("{path}: this setting has no meaning here and is ignored{instead}"));
+        }
+        for (_, variable, instead) in IGNORED.iter().filter(|(_, variable, _)| env(variable).is_some()) {
+            warnings.push(format!("{variable}: this setting has no meaning here and is ignored: {instead}"));
         }
         if self.tls_cert.is_some() != self.tls_key.is_some() {
             errors.push("general.tlsCertFile and general.tlsKeyFile: set both or neither".into());
@@ -474,7 +479,7 @@ fn leaves(file: &Value) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Aaaa, Cidr, Settings};
+    use super::{Aaaa, Settings};
     use serde_json::json;
 
     fn load(file: serde_json::Value, env: &[(&str, &str)]) -> Result<(Settings, Vec<String>), Vec<String>> {
@@ -496,6 +501,10 @@ mod tests {
         assert_eq!((other.dataplane_cleanup.as_secs(), other.host_vip_port), (72 * 3600 + 1, false));
         assert_eq!(warnings.len(), 1);
         assert!(warnings[0].starts_with("bootstrapServer.x"));
+        let file = json!({"bootstrapServer": {"corefileTemplatePath": "/corefile"}});
+        let (_, warnings) = load(file, &[("KUMA_EXPERIMENTAL_AUTO_REACHABLE_SERVICES", "true")]).unwrap();
+        assert!(warnings.len() == 2 && warnings[0].contains("dnsServer.upstreams"), "{warnings:?}");
+        assert!(warnings[1].contains("reachableServices"), "{warnings:?}");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 const ORIGIN_LABEL: &str = "kuma.io/origin";
 pub const ZONE_LABEL: &str = "kuma.io/zone";
 const DISPLAY_NAME_LABEL: &str = "kuma.io/display-name";
-const NAMESPACE_LABEL: &str = "k8s.kuma.io/namespace";
+pub(crate) const NAMESPACE_LABEL: &str = "k8s.kuma.io/namespace";
 
 /// A port of a service of these kinds, at its VIP.
 #[derive(Clone, Debug, PartialEq)]
