@@ -8,11 +8,11 @@ mod virtual_outbound;
 
 pub use publish::{NameWarning, names_and_outbounds, remember_ports};
 pub use report::{MeshNaming, Naming, Passes};
-pub(crate) use services::{NAMESPACE_LABEL, kind_of};
 pub use services::{
     Hostnames, Refused, ServiceNames, ServiceOutbound, ZONE_LABEL, hostnames, labels, service_key, service_keys,
     service_names,
 };
+pub(crate) use services::{NAMESPACE_LABEL, kind_of};
 pub use virtual_outbound::parameters;
 
 use crate::resource::{Inbound, InboundState, MeshGateway, MeshServicesMode, Resource, Spec, Tags};

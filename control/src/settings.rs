@@ -199,7 +199,8 @@ impl Settings {
             }
         }
         for path in leaves(file).iter().filter(|path| !KEYS.iter().any(|key| key.path == *path)) {
-            let instead = IGNORED.iter().find(|(ignored, ..)| ignored == path).map(|(.., instead)| format!(": {instead}"));
+            let instead =
+                IGNORED.iter().find(|(ignored, ..)| ignored == path).map(|(.., instead)| format!(": {instead}"));
             let instead = instead.unwrap_or_default();
             warnings.push(format!("{path}: this setting has no meaning here and is ignored{instead}"));
         }

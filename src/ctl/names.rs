@@ -30,7 +30,11 @@ pub(super) async fn inspect(args: Inspect) -> Done {
     let told = told(&problems, wanted.as_deref());
     match wanted {
         Some(name) if items.is_empty() => {
-            let why = if told.is_empty() { "; weir inspect names shows those that are".to_owned() } else { format!("\n{told}") };
+            let why = if told.is_empty() {
+                "; weir inspect names shows those that are".to_owned()
+            } else {
+                format!("\n{told}")
+            };
             Err(Failure::failed(format!("mesh {} has no name {name}{why}", args.reach.mesh)))
         }
         _ => Ok(table(&items) + &told),

@@ -221,12 +221,9 @@ fn seed_n13_a_service_that_is_removed_has_no_name_and_its_old_address_resets() {
 fn seed_the_http_gateway_routes_8080_for_foo_example_com() {
     let ground = Ground::new();
     HttpServer::start(ground.at(3, 9000), |head, _| format!("demo {}", head.lines().next().unwrap()));
-    let gateway = [
-        &seed!("gateway-2.5-08").replace("127.0.0.1", "NET.4"),
-        seed!("gateway-2.5-10"),
-        seed!("gateway-2.5-12"),
-    ]
-    .concat();
+    let gateway =
+        [&seed!("gateway-2.5-08").replace("127.0.0.1", "NET.4"), seed!("gateway-2.5-10"), seed!("gateway-2.5-12")]
+            .concat();
     let demo =
         workload("      kuma.io/protocol: http").replace("service: backend", "service: demo-app_kuma-demo_svc_5000");
     let _mesh = ground.up(&[gateway, demo].concat());

@@ -25,10 +25,10 @@ impl Call<'_> {
         let published = self.published()?;
         let names = published.world.names(mesh);
         let mut ports: HashMap<_, BTreeSet<u16>> = HashMap::new();
-        for served in names {
-            let tagged = served.outbounds.iter().map(|o| ((o.v4, o.v6), o.port));
-            let of_services = served.services.outbounds.iter().map(|o| ((o.v4, o.v6), o.port));
-            tagged.chain(of_services).for_each(|(address, port)| drop(ports.entry(address).or_default().insert(port)));
+        let tagged = names.into_iter().flat_map(|n| &n.outbounds).map(|o| ((o.v4, o.v6), o.port));
+        let of_services = names.into_iter().flat_map(|n| &n.services.outbounds).map(|o| ((o.v4, o.v6), o.port));
+        for (address, port) in tagged.chain(of_services) {
+            ports.entry(address).or_default().insert(port);
         }
         let rows = names.into_iter().flat_map(|n| n.names.iter().chain(&n.services.names)).collect();
         self.page(rows, |row| {

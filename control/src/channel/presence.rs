@@ -109,6 +109,7 @@ impl Presence {
         if !self.is_newest(proxy, stream) {
             return;
         }
+        self.expect([proxy.clone()], core.clock().now_ms());
         self.withdraw_away(core, proxy);
         self.disconnected(proxy, stream, false);
     }

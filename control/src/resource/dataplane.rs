@@ -11,7 +11,8 @@ use std::net::IpAddr;
 
 const DIFFER: &str = "serviceAddress and servicePort has to differ from address and port";
 
-const INSTEAD: &str = "the proxy serves its own /metrics and /ready on the admin port; applications are probed by serviceProbe";
+const INSTEAD: &str =
+    "the proxy serves its own /metrics and /ready on the admin port; applications are probed by serviceProbe";
 
 pub(super) fn decode(f: &mut Fields<'_>) -> Dataplane {
     let mut dp = Dataplane::default();

@@ -100,12 +100,7 @@ fn seed_the_documented_documents_give_the_documented_names() {
         (seed!("virtual-outbound-2.4-07"), "kuma.io/version=v2", "backend.v2.mesh", 80),
         (seed!("virtual-outbound-2.4-08"), "my.mesh/hostname=kafka.corp my.mesh/port=9092", "kafka.corp", 9092),
         (seed!("virtual-outbound-2.4-09"), "my.mesh/hostname=kafka.corp my.mesh/port=9092", "kafka.corp", 9092),
-        (
-            seed!("virtual-outbound-2.4-10"),
-            "statefulset.kubernetes.io/pod-name=zk-0",
-            "backend.zk-0.mesh",
-            8080,
-        ),
+        (seed!("virtual-outbound-2.4-10"), "statefulset.kubernetes.io/pod-name=zk-0", "backend.zk-0.mesh", 8080),
         (seed!("virtual-outbound-2.4-11"), "kuma.io/instance=0", "inst-0.backend.mesh", 8080),
     ] {
         let view = view_of(&[policy, vec![workload(tags)]].concat());

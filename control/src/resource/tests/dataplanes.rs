@@ -267,8 +267,9 @@ fn states_are_read_by_name_or_number_and_decide_readiness() {
 #[test]
 fn the_protocol_of_kuma_3_is_the_tag_unless_there_is_one() {
     let read = |fields: &str| {
-        let text =
-            format!("{{address: 1.1.1.1, inbound: [{{port: 80, {fields}}}], transparentProxying: {{redirectPortInbound: 15006}}}}");
+        let text = format!(
+            "{{address: 1.1.1.1, inbound: [{{port: 80, {fields}}}], transparentProxying: {{redirectPortInbound: 15006}}}}"
+        );
         let Spec::Dataplane(dp) = good(&document(&text)).spec else { panic!() };
         dp.networking.inbound[0].tags["kuma.io/protocol"].clone()
     };
