@@ -83,6 +83,15 @@ harness::isolated_tests! {
         let asked = stranger.try_run("dig", &["+time=1", "+tries=1", "-p", "15053", &format!("@{}", web.v4), "backend.mesh"]);
         assert!(asked.is_err(), "{asked:?}");
     }
+
+    fn with_redirect_a_proxy_reaches_the_control_plane_of_its_own_machine_by_any_address() {
+        let mesh = Mesh::start();
+        mesh.apply(&format!("{MESH}---{ALLOW_ALL}"));
+        install(&mesh, &mesh.host, &["--redirect-dns"]);
+        let yaml = dataplane_yaml("web-1", mesh.host.v4.into(), &[(8080, 8080, HTTP_WEB)], TRANSPARENT);
+        let mut proxy = Process::start("web-1", unprivileged(&mesh, &mesh.host, "web-1", &yaml, &[]));
+        ready(&mut proxy);
+    }
 }
 
 /// On `docker0` of its machine, as Docker sets one up: 172.17.0.2.
