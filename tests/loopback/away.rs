@@ -52,8 +52,7 @@ fn a_dataplane_that_was_lost_together_with_the_control_plane_is_removed_by_the_n
         process.kill();
         process.wait(LONG);
     }
-    let times =
-        [("WEIR_DP_SERVER_OFFLINE_GRACE", "100ms"), ("KUMA_RUNTIME_UNIVERSAL_DATAPLANE_CLEANUP_AGE", "1500ms")];
+    let times = [("WEIR_DP_SERVER_OFFLINE_GRACE", "100ms"), ("KUMA_RUNTIME_UNIVERSAL_DATAPLANE_CLEANUP_AGE", "1500ms")];
     let mut cp = ground.cp_with(&times);
     cp.process.wait_for("nobody is sent to it any more", LONG);
     cp.process.wait_for("is away for good", LONG);
