@@ -163,7 +163,7 @@ fn template(text: &str) -> String {
         assert!(host.as_ref().is_ok_and(|host| host.len() <= OUTPUT_BYTES_MAX) || host.is_err());
         host.map(|_| "host".to_owned()).or(port.map(|_| "port".to_owned()))
     });
-    let label = HostnameTemplate::new(text).map(|template| template.host(&data, &data).is_ok());
+    let label = HostnameTemplate::new(text).map(|mut template| template.host(&data, &data).is_ok());
     // The engine's own fault is caught there, and is a finding here.
     let words = |error: String| {
         assert!(!error.contains("engine failed"), "{error}");
