@@ -16,6 +16,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 pub(crate) const SERVICE_TAG: &str = "kuma.io/service";
 const MESH_TAG: &str = "kuma.io/mesh";
@@ -24,9 +25,9 @@ const MESH_TAG: &str = "kuma.io/mesh";
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MeshNames {
     /// Sorted by name; one row a name.
-    pub names: Vec<NameRow>,
+    pub names: Vec<Arc<NameRow>>,
     /// Sorted by address and port.
-    pub outbounds: Vec<NamedOutbound>,
+    pub outbounds: Vec<Arc<NamedOutbound>>,
 }
 
 /// A virtual listener: VIP (both families, where there are ranges) and port, to the endpoints that carry all `tags`.

@@ -5,6 +5,7 @@ mod outside;
 #[cfg(test)]
 mod tests;
 
+use crate::changed;
 use crate::compile::{self, World};
 use crate::core::{Core, MeshCa};
 use crate::names::{MeshNames, NameSettings, NamesInput, names_and_outbounds, view};
@@ -20,8 +21,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// Writes that come together are published together.
-const DEBOUNCE: Duration = Duration::from_millis(2);
+/// A lone write is published at once. After a publication the next one waits this many times as long as it took, so that
+/// of a burst of writes to a large mesh each publication takes what came meanwhile.
+const PAUSE_RATIO: u32 = 4;
+const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// DNS names and files that resources name are looked at again after this long.
 const OUTSIDE_EVERY: Duration = Duration::from_secs(10);
 /// How long the first publication waits for new DNS names; later ones come when they come.
@@ -37,7 +40,7 @@ pub struct Published {
     pub revision: u64,
     pub world: World,
     /// Sorted by kind, mesh, name.
-    pub resources: Vec<Arc<Resource>>,
+    pub resources: Arc<Vec<Arc<Resource>>>,
     /// Of meshes with mTLS.
     pub authorities: BTreeMap<String, Arc<MeshCa>>,
     /// What an operator should know: conflicts of names, exhausted ranges, secrets that can't be used.
@@ -47,17 +50,20 @@ pub struct Published {
 impl Published {
     pub fn resource(&self, kind: &str, mesh: &str, name: &str) -> Option<&Arc<Resource>> {
         let wanted = (kind, mesh, name);
-        let found = self.resources.binary_search_by(|r| order(r).cmp(&wanted)).ok()?;
+        let found = self.resources.binary_search_by(|r| r.order().cmp(&wanted)).ok()?;
         self.resources.get(found)
     }
 }
 
-fn order(resource: &Resource) -> (&str, &str, &str) {
-    (resource.kind(), &resource.meta.mesh, &resource.meta.name)
-}
-
 /// What sessions hold.
 pub type Subscription = watch::Receiver<Arc<Published>>;
+
+/// Names of all meshes.
+#[derive(Default)]
+struct Names {
+    by_mesh: BTreeMap<String, Arc<MeshNames>>,
+    problems: Vec<String>,
+}
 
 pub struct Loop {
     core: Arc<Core>,
@@ -67,6 +73,9 @@ pub struct Loop {
     changes: watch::Receiver<u64>,
     withdrawn: watch::Receiver<BTreeSet<Key>>,
     outside: Outside,
+    names: Names,
+    /// What they were made of has changed since.
+    has_stale_names: bool,
     reported: BTreeSet<String>,
     out: watch::Sender<Arc<Published>>,
 }
@@ -92,14 +101,25 @@ impl Loop {
             generation: Generation { epoch, sequence: 0 },
             revision: 0,
             world: World::new(Vec::new(), compile::Settings::default(), BTreeMap::new()),
-            resources: Vec::new(),
+            resources: Arc::default(),
             authorities: BTreeMap::new(),
             problems: Vec::new(),
         };
         let (out, subscription) = watch::channel(Arc::new(nothing));
         let (changes, withdrawn) = (core.watch(), core.watch_withdrawn());
-        let (outside, reported) = (Outside::new(), BTreeSet::new());
-        let mut this = Self { core, settings, epoch, sequence: 0, changes, withdrawn, outside, reported, out };
+        let mut this = Self {
+            core,
+            settings,
+            epoch,
+            sequence: 0,
+            changes,
+            withdrawn,
+            outside: Outside::new(),
+            names: Names::default(),
+            has_stale_names: true,
+            reported: BTreeSet::new(),
+            out,
+        };
         this.refresh().await?;
         Ok((this, subscription))
     }
@@ -111,12 +131,10 @@ impl Loop {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // What isn't right yet is tried again with every tick.
         let mut is_failed = false;
+        let mut rested_at = Instant::now();
         loop {
             tokio::select! {
-                changed = self.changes.changed() => match changed {
-                    Ok(()) => tokio::time::sleep(DEBOUNCE).await,
-                    Err(_) => return,
-                },
+                changed = self.changes.changed() => if changed.is_err() { return },
                 changed = self.withdrawn.changed() => if changed.is_err() { return },
                 changed = self.outside.changed() => if !changed { continue },
                 _ = tick.tick() => if !self.outside.again().await && self.reported.is_empty() && !is_failed {
@@ -124,9 +142,14 @@ impl Loop {
                 },
                 () = self.out.closed() => return,
             }
+            if rested_at > Instant::now() {
+                tokio::time::sleep_until(rested_at.into()).await;
+            }
             self.changes.mark_unchanged();
             self.withdrawn.mark_unchanged();
+            let begun = Instant::now();
             let refreshed = self.refresh().await;
+            rested_at = Instant::now() + (begun.elapsed() * PAUSE_RATIO).min(PAUSE_MAX);
             is_failed = refreshed.is_err();
             if let Err(error) = refreshed {
                 tracing::error!(%error, "nothing is published until the store takes the allocated addresses");
@@ -137,42 +160,50 @@ impl Loop {
     async fn refresh(&mut self) -> Result<(), StoreError> {
         let begun = Instant::now();
         let contents = self.core.contents();
-        let mut resources = contents.resources;
-        resources.sort_by(|a, b| order(a).cmp(&order(b)));
+        let (resources, revision) = (contents.resources, contents.revision);
+        let before = self.out.borrow().clone();
+        let changes = changed::between(&before.resources, &resources);
         let mut problems: Vec<String> = contents
             .unreadable
             .iter()
             .map(|(key, why)| format!("{key} can't be read and is left out: {why}"))
             .collect();
-        self.outside.follow(&resources, PATIENCE).await;
+        if self.sequence == 0 || changed::sides(&changes).any(Outside::is_named_by) {
+            self.outside.follow(&resources, PATIENCE).await;
+        }
         problems.extend(self.outside.problems());
-        let names = self.names(&resources, &mut problems).await?;
+        if self.has_stale_names || changed::sides(&changes).any(concerns_names) {
+            self.has_stale_names = true;
+            self.names = self.find_names(&resources).await?;
+            self.has_stale_names = false;
+        }
+        problems.extend(self.names.problems.iter().cloned());
         let names_us = begun.elapsed().as_micros();
         let authorities = self.authorities(&resources, &mut problems);
-        let settings = compile::Settings {
-            domain: self.settings.domain.clone(),
-            dns_ttl_s: self.settings.dns_ttl_s,
-            zone: self.settings.zone.clone(),
-            has_ipv6: self.settings.cidr_v6.is_some(),
-            vip_ranges: [Some(self.settings.cidr), self.settings.cidr_v6]
-                .iter()
-                .flatten()
-                .map(ToString::to_string)
-                .collect(),
-            resolved: self.outside.resolved(),
-            files: self.outside.files(),
-            withdrawn: self.core.withdrawn().iter().map(|k| Origin::new(&k.kind, &k.mesh, &k.name)).collect(),
-        };
-        let world = World::new(resources.clone(), settings, names);
-        problems.extend(world.problems().iter().map(ToString::to_string));
+        let world =
+            World::after(Some(&before.world), resources.clone(), self.world_settings(), self.names.by_mesh.clone());
+        problems.extend(world.problems().map(ToString::to_string));
         self.report(&problems);
         self.sequence += 1;
         let generation = Generation { epoch: self.epoch, sequence: self.sequence };
-        let revision = contents.revision;
         tracing::debug!(%generation, names_us, all_us = begun.elapsed().as_micros(), "mesh published");
         // A subscription may be gone by now; there will be others.
         self.out.send_replace(Arc::new(Published { generation, revision, world, resources, authorities, problems }));
         Ok(())
+    }
+
+    fn world_settings(&self) -> compile::Settings {
+        let ranges = [Some(self.settings.cidr), self.settings.cidr_v6];
+        compile::Settings {
+            domain: self.settings.domain.clone(),
+            dns_ttl_s: self.settings.dns_ttl_s,
+            zone: self.settings.zone.clone(),
+            has_ipv6: self.settings.cidr_v6.is_some(),
+            vip_ranges: ranges.iter().flatten().map(ToString::to_string).collect(),
+            resolved: self.outside.resolved(),
+            files: self.outside.files(),
+            withdrawn: self.core.withdrawn().iter().map(|k| Origin::new(&k.kind, &k.mesh, &k.name)).collect(),
+        }
     }
 
     /// The CA of every mesh that has mTLS on; one that can't be used stops only its mesh.
@@ -189,11 +220,7 @@ impl Loop {
     }
 
     /// Names of every mesh, with addresses that are durable before anyone hears of them.
-    async fn names(
-        &self,
-        resources: &[Arc<Resource>],
-        problems: &mut Vec<String>,
-    ) -> Result<BTreeMap<String, MeshNames>, StoreError> {
+    async fn find_names(&self, resources: &[Arc<Resource>]) -> Result<Names, StoreError> {
         let settings = NameSettings {
             domain: self.settings.domain.clone(),
             service_vip_enabled: self.settings.service_vip_enabled,
@@ -201,12 +228,12 @@ impl Loop {
             own_zone: self.settings.zone.clone(),
         };
         let plain: Vec<&Resource> = resources.iter().map(AsRef::as_ref).collect();
-        let mut names = BTreeMap::new();
+        let (mut by_mesh, mut problems) = (BTreeMap::new(), Vec::new());
         let mut changes = Vec::new();
         for mesh in resources.iter().filter(|r| r.kind() == "Mesh").map(|r| r.meta.name.as_str()) {
             let view = view(&NamesInput { mesh, resources: &plain, settings: &settings });
             let blob = format!("vips/{mesh}");
-            let before = self.load_vips(&blob, problems);
+            let before = self.load_vips(&blob, &mut problems);
             let (table, trouble) =
                 vip::allocate(&before, &view.keys(), &ranges(&self.settings), self.core.clock().now_ms());
             problems.extend(trouble.iter().map(|p| format!("mesh {mesh}: {p}")));
@@ -216,12 +243,12 @@ impl Loop {
             }
             let (published, warnings) = names_and_outbounds(&view, &table, &settings);
             problems.extend(warnings.iter().map(|w| format!("mesh {mesh}: {w}")));
-            names.insert(mesh.to_owned(), published);
+            by_mesh.insert(mesh.to_owned(), Arc::new(published));
         }
         if !changes.is_empty() {
             self.core.store().apply(changes).await?;
         }
-        Ok(names)
+        Ok(Names { by_mesh, problems })
     }
 
     fn load_vips(&self, blob: &str, problems: &mut Vec<String>) -> VipTable {
@@ -240,6 +267,21 @@ impl Loop {
         }
         self.reported = now;
     }
+}
+
+/// Whether names may be others for its sake.
+fn concerns_names(resource: &Arc<Resource>) -> bool {
+    use crate::resource::Spec;
+    let is_unconcerned = matches!(
+        resource.spec,
+        Spec::MeshGatewayRoute(_)
+            | Spec::TrafficPermission(_)
+            | Spec::Secret(_)
+            | Spec::GlobalSecret(_)
+            | Spec::ZoneEgress(_)
+            | Spec::Opaque(_)
+    );
+    !is_unconcerned
 }
 
 fn ranges(settings: &Settings) -> Ranges {

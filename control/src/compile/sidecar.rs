@@ -1,16 +1,18 @@
 //! A Dataplane beside a workload, and a delegated gateway, which is one without inbounds. It knows which sockets and
 //! virtual addresses there are and what stands behind them; endpoints are `endpoints`' matter.
 
-use super::rows::{Input, Rows, Upstreams, handler_for};
+use super::rows::{Client, Input, Rows, Upstreams, handler_for};
+use super::shared::Place;
 use super::sni::{PROTOCOL, SERVICE, ZONE};
-use super::{Compiled, Options, protocol};
+use super::{Made, Options, protocol};
 use crate::names::NamedOutbound;
 use crate::resource::{Inbound, Tags};
 use snapshot::{InboundTls, Interception, ListenerRow, NameRow, Origin, ProxyKind, Role, limits};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
-pub(super) fn compile(input: Input<'_>, options: Options) -> Compiled {
+pub(super) fn compile(input: Input<'_>, options: Options) -> Made {
     let mut proxy = input.proxy_row(ProxyKind::Sidecar);
     let net = &input.dataplane.networking;
     proxy.passthrough = input.mesh.spec.passthrough();
@@ -26,10 +28,13 @@ pub(super) fn compile(input: Input<'_>, options: Options) -> Compiled {
     if !has_ipv6 {
         proxy.dns.vip_ranges.retain(|range| !range.contains(':'));
     }
+    let zone = proxy.zone.clone();
+    let client = Client { mesh: input.mesh, zone: &zone, dataplane: Some(input.dataplane) };
     let mut sidecar = Sidecar {
         input,
+        zone: &zone,
         rows: Rows::default(),
-        upstreams: Upstreams::new(input),
+        upstreams: Upstreams::new(input.world, client),
         captured: proxy.interception.inbound_port != 0,
         has_ipv6,
     };
@@ -49,6 +54,7 @@ pub(super) fn compile(input: Input<'_>, options: Options) -> Compiled {
 
 struct Sidecar<'a> {
     input: Input<'a>,
+    zone: &'a str,
     rows: Rows,
     upstreams: Upstreams<'a>,
     captured: bool,
@@ -136,26 +142,38 @@ impl Sidecar<'_> {
     /// Virtual listeners, and the names that still lead to one.
     fn named_outbounds(&mut self) {
         let tp = self.input.dataplane.networking.transparent_proxying.as_ref();
-        let reachable = tp.map_or(&[] as &[String], |tp| &tp.reachable_services);
-        let is_reachable =
-            |o: &&NamedOutbound| reachable.is_empty() || o.tags.get(SERVICE).is_some_and(|s| reachable.contains(s));
+        let reachable: BTreeSet<&str> = tp.iter().flat_map(|tp| &tp.reachable_services).map(String::as_str).collect();
+        let place = Place { zone: self.zone.to_owned(), has_ipv6: self.has_ipv6 };
+        if reachable.is_empty()
+            && let Some(shared) = self.input.mesh.sidecars.at(self.input.world, self.input.mesh, place)
+        {
+            shared.left_out().for_each(|outbound| self.named_outbound(outbound));
+            self.rows.shared = Some(shared);
+            return;
+        }
+        let is_reachable = |o: &&Arc<NamedOutbound>| {
+            reachable.is_empty() || o.tags.get(SERVICE).is_some_and(|s| reachable.contains(&**s))
+        };
         let (mut v4, mut v6) = (BTreeSet::new(), BTreeSet::new());
         for outbound in self.input.mesh.names.outbounds.iter().filter(is_reachable) {
-            if let Some(ip) = outbound.v4 {
-                v4.insert(ip);
-                self.outbound(SocketAddr::new(ip.into(), outbound.port), true, &outbound.tags, outbound.origin.clone());
-            }
-            if let Some(ip) = outbound.v6.filter(|_| self.has_ipv6) {
-                v6.insert(ip);
-                self.outbound(SocketAddr::new(ip.into(), outbound.port), true, &outbound.tags, outbound.origin.clone());
-            }
+            v4.extend(outbound.v4);
+            v6.extend(outbound.v6.filter(|_| self.has_ipv6));
+            self.named_outbound(outbound);
         }
         for row in &self.input.mesh.names.names {
             let remains = row.v4.is_some_and(|ip| v4.contains(&ip)) || row.v6.is_some_and(|ip| v6.contains(&ip));
             if remains {
                 let v6 = row.v6.filter(|_| self.has_ipv6);
-                self.rows.names.insert(row.name.clone(), NameRow { v6, ..row.clone() });
+                let row = if v6 == row.v6 { row.clone() } else { Arc::new(NameRow { v6, ..NameRow::clone(row) }) };
+                self.rows.names.insert(row.name.clone(), row);
             }
+        }
+    }
+
+    fn named_outbound(&mut self, outbound: &NamedOutbound) {
+        let v6 = outbound.v6.filter(|_| self.has_ipv6);
+        for ip in outbound.v4.map(IpAddr::V4).into_iter().chain(v6.map(IpAddr::V6)) {
+            self.outbound(SocketAddr::new(ip, outbound.port), true, &outbound.tags, outbound.origin.clone());
         }
     }
 

@@ -6,6 +6,7 @@ use snapshot::{NameRow, Origin};
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// Something a user would expect to work and that doesn't.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,8 +64,9 @@ pub fn names_and_outbounds(view: &View, vips: &VipTable, settings: &NameSettings
     let mut outbounds_sorted = outbounds.list;
     outbounds_sorted.sort_by_key(|outbound| (outbound.v4, outbound.v6, outbound.port));
     warnings.extend(outbounds.warnings);
-    let names = names.into_values().map(|(_, _, row)| row).collect();
-    (MeshNames { names, outbounds: outbounds_sorted }, warnings)
+    let names = names.into_values().map(|(_, _, row)| Arc::new(row)).collect();
+    let outbounds = outbounds_sorted.into_iter().map(Arc::new).collect();
+    (MeshNames { names, outbounds }, warnings)
 }
 
 struct Publisher<'a> {

@@ -3,6 +3,7 @@
 mod gateways;
 mod golden;
 mod make;
+mod patched;
 mod sidecars;
 mod zones;
 
