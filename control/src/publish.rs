@@ -1,19 +1,24 @@
 //! The publishing loop: whenever the store has changed, all resources become one [`Published`] world (names allocated,
 //! authorities ready), which sessions compile their own proxy's tables from. Level-triggered: it recomputes, never patches.
 
+mod addresses;
+mod names;
 mod outside;
 #[cfg(test)]
 mod tests;
 
-use crate::changed;
+use crate::changed::{self, Change};
 use crate::compile::{self, World};
 use crate::core::{Core, MeshCa};
-use crate::names::{MeshNames, NameSettings, NamesInput, names_and_outbounds, view};
+use crate::names::NameSettings;
 use crate::resource::Resource;
 use crate::settings::Settings;
-use crate::store::{Change, Key, StoreError};
+use crate::store::{self, Key, Store, StoreError};
 use crate::vip::{self, Ranges, VipTable};
+use addresses::{Journal, Unsaved};
+use names::{Given, Names};
 use outside::Outside;
+use serde::de::DeserializeOwned;
 use snapshot::{Generation, Origin};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -58,13 +63,6 @@ impl Published {
 /// What sessions hold.
 pub type Subscription = watch::Receiver<Arc<Published>>;
 
-/// Names of all meshes.
-#[derive(Default)]
-struct Names {
-    by_mesh: BTreeMap<String, Arc<MeshNames>>,
-    problems: Vec<String>,
-}
-
 pub struct Loop {
     core: Arc<Core>,
     settings: Settings,
@@ -74,8 +72,6 @@ pub struct Loop {
     withdrawn: watch::Receiver<BTreeSet<Key>>,
     outside: Outside,
     names: Names,
-    /// What they were made of has changed since.
-    has_stale_names: bool,
     reported: BTreeSet<String>,
     out: watch::Sender<Arc<Published>>,
 }
@@ -116,7 +112,6 @@ impl Loop {
             withdrawn,
             outside: Outside::new(),
             names: Names::default(),
-            has_stale_names: true,
             reported: BTreeSet::new(),
             out,
         };
@@ -151,6 +146,9 @@ impl Loop {
             let refreshed = self.refresh().await;
             rested_at = Instant::now() + (begun.elapsed() * PAUSE_RATIO).min(PAUSE_MAX);
             is_failed = refreshed.is_err();
+            // In the time that others have to look at what was published.
+            let resources = self.out.borrow().resources.clone();
+            self.names.prepare(&resources, &self.name_settings());
             if let Err(error) = refreshed {
                 tracing::error!(%error, "nothing is published until the store takes the allocated addresses");
             }
@@ -172,11 +170,7 @@ impl Loop {
             self.outside.follow(&resources, PATIENCE).await;
         }
         problems.extend(self.outside.problems());
-        if self.has_stale_names || changed::sides(&changes).any(concerns_names) {
-            self.has_stale_names = true;
-            self.names = self.find_names(&resources).await?;
-            self.has_stale_names = false;
-        }
+        self.follow_names(&changes, &resources).await?;
         problems.extend(self.names.problems.iter().cloned());
         let names_us = begun.elapsed().as_micros();
         let authorities = self.authorities(&resources, &mut problems);
@@ -220,43 +214,38 @@ impl Loop {
     }
 
     /// Names of every mesh, with addresses that are durable before anyone hears of them.
-    async fn find_names(&self, resources: &[Arc<Resource>]) -> Result<Names, StoreError> {
-        let settings = NameSettings {
+    async fn follow_names(&mut self, changes: &[Change<'_>], resources: &[Arc<Resource>]) -> Result<(), StoreError> {
+        let (store, settings) = (self.core.store(), self.name_settings());
+        let ranges = ranges(&self.settings);
+        let given = Given { settings: &settings, ranges: &ranges, now_ms: self.core.clock().now_ms() };
+        self.names.follow(changes, resources, &given, &|mesh| load_addresses(store, mesh));
+        let mut unsaved = Vec::new();
+        for (mesh, what) in self.names.unsaved() {
+            let (table, journal) = match what {
+                Unsaved::Table(bytes) => (Some(bytes), None),
+                Unsaved::Journal(bytes) => (None, Some(bytes)),
+            };
+            unsaved.push(store::Change::Blob { name: journal_blob(&mesh), bytes: journal });
+            unsaved.extend(table.map(|bytes| store::Change::Blob { name: table_blob(&mesh), bytes: Some(bytes) }));
+        }
+        if unsaved.is_empty() {
+            return Ok(());
+        }
+        let saved = store.apply(unsaved).await;
+        if saved.is_err() {
+            // What is stored counts: everything is found anew from that.
+            self.names = Names::default();
+        }
+        saved.map(drop)
+    }
+
+    fn name_settings(&self) -> NameSettings {
+        NameSettings {
             domain: self.settings.domain.clone(),
             service_vip_enabled: self.settings.service_vip_enabled,
             vip_port: self.settings.service_vip_port,
             own_zone: self.settings.zone.clone(),
-        };
-        let plain: Vec<&Resource> = resources.iter().map(AsRef::as_ref).collect();
-        let (mut by_mesh, mut problems) = (BTreeMap::new(), Vec::new());
-        let mut changes = Vec::new();
-        for mesh in resources.iter().filter(|r| r.kind() == "Mesh").map(|r| r.meta.name.as_str()) {
-            let view = view(&NamesInput { mesh, resources: &plain, settings: &settings });
-            let blob = format!("vips/{mesh}");
-            let before = self.load_vips(&blob, &mut problems);
-            let (table, trouble) =
-                vip::allocate(&before, &view.keys(), &ranges(&self.settings), self.core.clock().now_ms());
-            problems.extend(trouble.iter().map(|p| format!("mesh {mesh}: {p}")));
-            problems.extend(view.conflicts.iter().map(|c| format!("mesh {mesh}: {c}")));
-            if table != before {
-                changes.push(Change::Blob { name: blob, bytes: serde_json::to_vec(&table).ok() });
-            }
-            let (published, warnings) = names_and_outbounds(&view, &table, &settings);
-            problems.extend(warnings.iter().map(|w| format!("mesh {mesh}: {w}")));
-            by_mesh.insert(mesh.to_owned(), Arc::new(published));
         }
-        if !changes.is_empty() {
-            self.core.store().apply(changes).await?;
-        }
-        Ok(Names { by_mesh, problems })
-    }
-
-    fn load_vips(&self, blob: &str, problems: &mut Vec<String>) -> VipTable {
-        let Some(bytes) = self.core.store().blob(blob) else { return VipTable::default() };
-        serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-            problems.push(format!("{blob}: the stored addresses can't be read ({error}); they are allocated anew"));
-            VipTable::default()
-        })
     }
 
     /// Each problem is logged once, until it goes away.
@@ -269,19 +258,31 @@ impl Loop {
     }
 }
 
-/// Whether names may be others for its sake.
-fn concerns_names(resource: &Arc<Resource>) -> bool {
-    use crate::resource::Spec;
-    let is_unconcerned = matches!(
-        resource.spec,
-        Spec::MeshGatewayRoute(_)
-            | Spec::TrafficPermission(_)
-            | Spec::Secret(_)
-            | Spec::GlobalSecret(_)
-            | Spec::ZoneEgress(_)
-            | Spec::Opaque(_)
-    );
-    !is_unconcerned
+fn table_blob(mesh: &str) -> String {
+    format!("vips/{mesh}")
+}
+
+/// What changed in the table since it was stored.
+fn journal_blob(mesh: &str) -> String {
+    format!("vips/{mesh}/changes")
+}
+
+fn load_addresses(store: &Store, mesh: &str) -> (VipTable, Option<String>) {
+    let read = || -> Result<VipTable, String> {
+        let (table, journal) = (table_blob(mesh), journal_blob(mesh));
+        let mut found: VipTable = read_blob(store, &table)?.unwrap_or_default();
+        if let Some(journal) = read_blob::<Journal>(store, &journal)? {
+            journal.apply(&mut found);
+        }
+        Ok(found)
+    };
+    read().map_or_else(|problem| (VipTable::default(), Some(problem)), |table| (table, None))
+}
+
+fn read_blob<T: DeserializeOwned>(store: &Store, name: &str) -> Result<Option<T>, String> {
+    let Some(bytes) = store.blob(name) else { return Ok(None) };
+    let why = |e| format!("{name}: the stored addresses can't be read ({e}); they are allocated anew");
+    serde_json::from_slice(&bytes).map(Some).map_err(why)
 }
 
 fn ranges(settings: &Settings) -> Ranges {

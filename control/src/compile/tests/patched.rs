@@ -64,7 +64,7 @@ fn some_gateway(dice: &mut Dice) -> Resource {
 }
 
 fn dice_cross(state: u64) -> bool {
-    (state >> 40) % 3 == 0
+    (state >> 40).is_multiple_of(3)
 }
 
 fn parsed(text: &str) -> Resource {
@@ -74,7 +74,12 @@ fn parsed(text: &str) -> Resource {
 }
 
 fn some_route(dice: &mut Dice) -> Resource {
-    let selector = dice.one_of(&["kuma.io/service: edge", "h: one", "h: two, kuma.io/service: '*'", "h: '*'"]);
+    let selector = dice.one_of(&[
+        "kuma.io/service: edge",
+        "h: one, kuma.io/service: edge",
+        "h: two, kuma.io/service: '*'",
+        "h: '*', kuma.io/service: '*'",
+    ]);
     let hostnames = dice.one_of(&["", "hostnames: [one.example], ", "hostnames: ['*.example'], "]);
     parsed(&format!(
         "type: MeshGatewayRoute\nmesh: default\nname: r{}\nselectors: [{{match: {{{selector}}}}}]\nconf: {{http: {{{hostnames}rules: \
