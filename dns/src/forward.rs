@@ -1,6 +1,7 @@
 //! What isn't ours, relayed to the original resolvers byte by byte (only the id is ours on the way): failover, a fresh
 //! source port and a random id per query, answers checked against id, question and address. It must not know mesh names.
 
+use crate::answer::Why;
 use crate::metrics::Metrics;
 use crate::resolv::Resolvers;
 use crate::{Times, wire};
@@ -71,22 +72,25 @@ impl Forwarder {
         Self { resolvers, times, mark, metrics, pending, secret: RandomState::new(), counter }
     }
 
-    /// The reply of a resolver, under the client's id. `None`: nobody answered in time.
-    pub(crate) async fn relay(&self, query: &[u8], client: SocketAddr, transport: Transport) -> Option<Vec<u8>> {
+    /// The reply of a resolver, under the client's id.
+    pub(crate) async fn relay(&self, query: &[u8], client: SocketAddr, transport: Transport) -> Result<Vec<u8>, Why> {
         if self.pending().contains(&client) {
             warn!(%client, "a query that was relayed came back: traffic of this process must be exempt from DNS capture");
-            return None;
+            return Err(Why::Loop);
         }
         let start = Instant::now();
+        if self.resolvers.ordered(start).is_empty() {
+            return Err(Why::NoResolver);
+        }
         let deadline = start + self.times.overall;
         let reply = match transport {
             Transport::Udp => self.over_udp(query, deadline).await,
             Transport::Tcp => timeout_at(deadline.into(), self.over_tcp(query)).await.unwrap_or_default(),
         };
         self.metrics.upstream(start.elapsed(), reply.is_some());
-        let mut reply = reply?;
-        wire::set_id(&mut reply, wire::id(query)?);
-        Some(reply)
+        let mut reply = reply.ok_or(Why::Unanswered)?;
+        wire::set_id(&mut reply, wire::id(query).unwrap_or_default());
+        Ok(reply)
     }
 
     /// Asks the servers one after the other, still listening to those asked before; then all again, until one answers.

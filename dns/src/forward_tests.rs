@@ -48,7 +48,7 @@ async fn a_query_that_comes_back_to_us_is_not_relayed_again() {
         let mut bytes = [0; 512];
         let (length, source) = resolver.recv_from(&mut bytes).await.unwrap();
         // Captured on its way out, the query arrives at our own socket with the source address it was sent from.
-        assert_eq!(forwarder.relay(&bytes[..length], source, Transport::Udp).await, None);
+        assert_eq!(forwarder.relay(&bytes[..length], source, Transport::Udp).await, Err(Why::Loop));
         bytes[2] |= 0x80;
         resolver.send_to(&bytes[..length], source).await.unwrap();
     };

@@ -2,6 +2,7 @@
 //! relayed to the original resolvers as it is. It must not know how snapshots are made or what traffic does with a VIP.
 #![forbid(unsafe_code)]
 
+mod answer;
 mod forward;
 mod lookup;
 mod metrics;
@@ -9,7 +10,6 @@ mod resolv;
 mod server;
 mod tcp;
 mod udp;
-mod unusual;
 mod wire;
 
 pub use lookup::{Answer, Question, is_below, lookup};

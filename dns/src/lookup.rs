@@ -27,6 +27,8 @@ pub enum Answer<'a> {
     NoData,
     /// The name of a virtual IP.
     Ptr(&'a str),
+    /// The name exists, but the question is about a transaction (AXFR and the like), not about a record.
+    NotImplemented,
     /// The question goes to the original resolvers, unchanged.
     NotOurs,
 }
@@ -53,6 +55,7 @@ fn of_row(row: &NameRow, kind: u16) -> Answer<'static> {
         (qtype::AAAA, _, Some(v6)) => Answer::Aaaa(v6),
         (qtype::ANY, None, None) => Answer::NoData,
         (qtype::ANY, v4, v6) => Answer::All { v4, v6 },
+        (kind, ..) if qtype::is_meta(kind) => Answer::NotImplemented,
         _ => Answer::NoData,
     }
 }
@@ -69,7 +72,7 @@ fn reverse_address(name: &str) -> Option<IpAddr> {
         let mut octets = [0u8; 4];
         let mut labels = text.split('.');
         for octet in octets.iter_mut().rev() {
-            *octet = labels.next()?.parse().ok()?;
+            *octet = labels.next().filter(|label| is_plain_number(label))?.parse().ok()?;
         }
         return labels.next().is_none().then_some(IpAddr::V4(octets.into()));
     }
@@ -81,6 +84,11 @@ fn reverse_address(name: &str) -> Option<IpAddr> {
         count += 1;
     }
     (count == 32).then_some(IpAddr::V6(bits.into()))
+}
+
+/// As resolvers write an octet: digits without a sign or a leading zero.
+fn is_plain_number(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'))
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ fn mesh() -> Snapshot {
 
 const TXT: u16 = 16;
 const HTTPS: u16 = 65;
+const AXFR: u16 = 252;
 const CHAOS: u16 = 3;
 
 #[test]
@@ -51,6 +52,9 @@ fn every_question_has_its_answer() {
         ("2.0.0.240.in-addr.arpa", qtype::A, class::IN, Answer::NotOurs),
         ("9.0.0.240.in-addr.arpa", qtype::PTR, class::IN, Answer::NotOurs),
         ("2.0.0.0.240.in-addr.arpa", qtype::PTR, class::IN, Answer::NotOurs),
+        ("+2.0.0.240.in-addr.arpa", qtype::PTR, class::IN, Answer::NotOurs),
+        ("02.0.0.240.in-addr.arpa", qtype::PTR, class::IN, Answer::NotOurs),
+        ("redis.mesh", AXFR, class::IN, Answer::NotImplemented),
         (nibbles, qtype::PTR, class::IN, Answer::Ptr("backend.mesh")),
         ("1.0.0.ip6.arpa", qtype::PTR, class::IN, Answer::NotOurs),
     ] {

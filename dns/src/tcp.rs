@@ -1,10 +1,10 @@
 //! DNS over TCP (RFC 7766): length-prefixed messages, answered as soon as each is known, in any order. It owns limits
 //! of connections; the answers are the same as over UDP.
 
+use crate::answer::ANSWER_BYTES_MAX;
 use crate::forward::Transport;
 use crate::metrics::Source;
-use crate::server::{Core, Outcome, respond, slow};
-use crate::wire;
+use crate::server::{self, Core, Outcome, respond};
 use bytes::{Buf, BytesMut};
 use std::io;
 use std::net::SocketAddr;
@@ -56,14 +56,14 @@ pub(crate) async fn serve_tcp(core: Arc<Core>, listener: TcpListener, mut shutdo
 async fn connection(core: &Arc<Core>, stream: TcpStream, client: SocketAddr) -> io::Result<()> {
     let (mut input, mut output) = stream.into_split();
     let mut buffer = BytesMut::with_capacity(512);
-    let mut pending: JoinSet<(Vec<u8>, Source, Instant)> = JoinSet::new();
+    let mut pending: JoinSet<(Vec<u8>, Instant)> = JoinSet::new();
     let mut open = true;
     while open || !pending.is_empty() {
         while pending.len() < PIPELINE_MAX
             && let Some(message) = take_message(&mut buffer)
         {
             let start = Instant::now();
-            let mut out = [0; wire::ANSWER_BYTES_MAX];
+            let mut out = [0; ANSWER_BYTES_MAX];
             match respond(&core.reader.load(), &core.domain, &message, &mut out) {
                 Outcome::Reply(length) => {
                     let bytes = out.get(..length).unwrap_or_default();
@@ -71,20 +71,17 @@ async fn connection(core: &Arc<Core>, stream: TcpStream, client: SocketAddr) -> 
                     core.metrics.replied(bytes, Source::Local, start.elapsed());
                 }
                 Outcome::Silent => return Ok(()),
-                outcome => {
+                Outcome::Relay => {
                     let core = core.clone();
-                    pending.spawn(async move {
-                        let (bytes, source) = slow(&core, &message, client, Transport::Tcp, outcome).await;
-                        (bytes, source, start)
-                    });
+                    pending.spawn(async move { (server::relay(&core, &message, client, Transport::Tcp).await, start) });
                 }
             }
         }
         tokio::select! {
             Some(answered) = pending.join_next() => {
-                let (bytes, source, start) = answered.map_err(io::Error::other)?;
+                let (bytes, start) = answered.map_err(io::Error::other)?;
                 write(&mut output, &bytes).await?;
-                core.metrics.replied(&bytes, source, start.elapsed());
+                core.metrics.replied(&bytes, Source::Upstream, start.elapsed());
             }
             read = timeout(IDLE, input.read_buf(&mut buffer)), if open && pending.len() < PIPELINE_MAX => {
                 match read {

@@ -1,10 +1,10 @@
 //! UDP sockets: a thread each that blocks in `recvmmsg` and answers with few `sendmmsg`, without allocating;
 //! what takes longer goes to a task on the runtime. What to answer is `server`'s matter.
 
+use crate::answer::{self, ANSWER_BYTES_MAX, Why};
 use crate::forward::Transport;
-use crate::metrics::Tally;
-use crate::server::{Core, Outcome, respond, slow};
-use crate::wire::{self, Rcode};
+use crate::metrics::{Source, Tally};
+use crate::server::{self, Core, Outcome, respond};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, SockaddrIn6, SockaddrLike, recvmmsg};
 use rustix::net::addr::SocketAddrArg;
@@ -36,7 +36,6 @@ const ERROR_PAUSE: Duration = Duration::from_millis(10);
 struct Job {
     message: Vec<u8>,
     client: SocketAddr,
-    outcome: Outcome,
     start: Instant,
     /// Of `RELAYS_MAX`.
     permit: OwnedSemaphorePermit,
@@ -112,13 +111,13 @@ impl Udp {
 }
 
 async fn relay(core: Arc<Core>, socket: Arc<UdpSocket>, job: Job) {
-    let Job { message, client, outcome, start, permit } = job;
-    let (bytes, source) = slow(&core, &message, client, Transport::Udp, outcome).await;
+    let Job { message, client, start, permit } = job;
+    let bytes = server::relay(&core, &message, client, Transport::Udp).await;
     drop(permit);
     // A full send buffer loses the reply, as a full queue on the way would: clients ask again.
     let sent = SockRef::from(&*socket).send_to_with_flags(&bytes, &client.into(), nix::libc::MSG_DONTWAIT);
     match sent {
-        Ok(_) if !bytes.is_empty() => core.metrics.replied(&bytes, source, start.elapsed()),
+        Ok(_) if !bytes.is_empty() => core.metrics.replied(&bytes, Source::Upstream, start.elapsed()),
         _ => core.metrics.dropped(1),
     }
 }
@@ -169,7 +168,7 @@ impl<S: SockaddrLike + Copy> Batch<S> {
 
 /// Replies that wait to be sent together.
 struct Replies {
-    bytes: [[u8; wire::ANSWER_BYTES_MAX]; REPLIES],
+    bytes: [[u8; ANSWER_BYTES_MAX]; REPLIES],
     lengths: [usize; REPLIES],
     clients: [SocketAddrAny; REPLIES],
     count: usize,
@@ -179,7 +178,7 @@ impl Replies {
     fn new() -> Self {
         let nobody = SocketAddr::from(([0, 0, 0, 0], 0)).as_any();
         let clients = std::array::from_fn(|_| nobody.clone());
-        Self { bytes: [[0; wire::ANSWER_BYTES_MAX]; REPLIES], lengths: [0; REPLIES], clients, count: 0 }
+        Self { bytes: [[0; ANSWER_BYTES_MAX]; REPLIES], lengths: [0; REPLIES], clients, count: 0 }
     }
 
     /// Where the next reply is written; there is room after every [`Replies::add`].
@@ -266,9 +265,9 @@ impl Answerer {
             let length = match respond(snapshot, &self.core.domain, message, room) {
                 Outcome::Reply(length) => length,
                 Outcome::Silent => 0,
-                outcome => match self.relays.hand_over(message, client, outcome, start) {
+                Outcome::Relay => match self.relays.hand_over(message, client, start) {
                     Ok(()) => continue,
-                    Err(()) => wire::error(message, Rcode::ServFail, room).unwrap_or(0),
+                    Err(()) => answer::failed(message, Why::Busy, room).unwrap_or(0),
                 },
             };
             if length == 0 {
@@ -286,9 +285,9 @@ impl Answerer {
 
 impl Relays {
     /// `Err`: too many are waiting already.
-    fn hand_over(&self, message: &[u8], client: SocketAddr, outcome: Outcome, start: Instant) -> Result<(), ()> {
+    fn hand_over(&self, message: &[u8], client: SocketAddr, start: Instant) -> Result<(), ()> {
         let permit = self.permits.clone().try_acquire_owned().map_err(drop)?;
-        let job = Job { message: message.to_vec(), client, outcome, start, permit };
+        let job = Job { message: message.to_vec(), client, start, permit };
         self.sender.try_send(job).map_err(drop)
     }
 }

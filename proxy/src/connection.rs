@@ -136,8 +136,8 @@ pub(crate) async fn copy(
         denied = revoked => Some(denied),
     };
     if outcome.as_ref().is_some_and(|failure| failure.reason == Reason::Denied) {
-        socket::reset_on_drop(downstream.tcp());
-        socket::reset_on_drop(upstream.tcp());
+        downstream.reset_on_drop();
+        upstream.reset_on_drop();
     }
     (ended.received, ended.sent) = (progress.up_bytes(), progress.down_bytes());
     outcome

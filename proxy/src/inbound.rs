@@ -9,15 +9,18 @@ use crate::sni::{self, Hello};
 use crate::socket::Mode;
 use crate::stream::Stream;
 use crate::traffic::HttpTraffic;
-use crate::{socket, tls};
+use crate::{mux, socket, tls};
 use snapshot::{InboundTls, ListenerRow, Protocol, Role, lookup};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
 /// The source of connections to the own application: interception rules let it through (spec/naming.md §7.1).
 const SOURCE_V4: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
 const SOURCE_V6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
+
+/// A tunnel without streams is closed after so long: its peer would have, were it alive.
+const TUNNEL_IDLE_MINUTES: u32 = 10;
 
 /// The parts of an inbound row.
 struct Inbound<'a> {
@@ -61,12 +64,81 @@ pub(crate) async fn serve(serving: &Serving, stream: TcpStream, row: &ListenerRo
     let mesh = snapshot.tables().proxy.mesh.clone();
     drop(snapshot);
     let accepted = match serving.worker.shared.identities.server(&mesh) {
-        Ok(server) => tls::accept_mesh(&server, stream).await,
+        Ok(server) => tls::accept_mesh_by(&server, &server.mux, stream).await,
         Err(why) => Err(ConnError::new(Reason::DownstreamTls, why)),
     };
     match accepted {
+        Ok((stream, peers)) if stream.alpn() == Some(mux::ALPN) => {
+            // Boxed, as few connections are tunnels.
+            Box::pin(tunnel(serving, stream.into(), &inbound, peers)).await;
+        }
         Ok((stream, peers)) => to_app(serving, Stream::from(stream), &inbound, Some(peers)).await,
         Err(failure) => ended(serving, &inbound, Ended::default(), Some(&failure)),
+    }
+}
+
+/// Many connections in one: each stream is served as a connection of its own, by the row then in force.
+async fn tunnel(serving: &Serving, mut stream: Stream, inbound: &Inbound<'_>, peers: Vec<String>) {
+    let worker = &serving.worker;
+    let tunnel = mux::Tunnel::new(false);
+    let mut told = worker.shared.draining.clone();
+    let drain = async {
+        if told.wait_for(|draining| *draining).await.is_ok() {
+            tunnel.close();
+        }
+        std::future::pending::<()>().await;
+    };
+    let accept = async {
+        while let Some(stream) = tunnel.accept().await {
+            match worker.admit_stream() {
+                Ok(place) => {
+                    let Serving { worker, peer, destination, .. } = serving;
+                    let one = Serving {
+                        worker: worker.clone(),
+                        peer: *peer,
+                        destination: *destination,
+                        begun: Instant::now(),
+                    };
+                    let peers = peers.clone();
+                    worker.spawn(async move {
+                        let _place = place;
+                        of_tunnel(&one, Stream::Mux(stream), peers).await;
+                    });
+                }
+                Err(failure) => {
+                    stream.reset_on_drop();
+                    worker.refuse(Direction::Inbound, &failure);
+                }
+            }
+        }
+        std::future::pending::<()>().await;
+    };
+    let idle = async {
+        let mut ticks = 0;
+        while ticks < TUNNEL_IDLE_MINUTES {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            ticks = if tunnel.is_idle() { ticks + 1 } else { 0 };
+        }
+    };
+    let outcome = tokio::select! {
+        biased;
+        outcome = mux::run(&mut stream, &tunnel) => outcome,
+        () = accept => Ok(()),
+        () = drain => Ok(()),
+        () = idle => Ok(()),
+    };
+    if let Err(why) = outcome {
+        stream.reset_on_drop();
+        ended(serving, inbound, Ended::default(), Some(&ConnError::new(Reason::DownstreamReset, why)));
+    }
+}
+
+async fn of_tunnel(serving: &Serving, stream: Stream, peers: Vec<String>) {
+    let listener = serving.worker.snapshot().listener(serving.destination).cloned();
+    match listener.as_ref().and_then(|listener| inbound(serving, &listener.row)) {
+        Some(inbound) => to_app(serving, stream, &inbound, Some(peers)).await,
+        // The inbound is gone; so is its socket.
+        None => stream.reset_on_drop(),
     }
 }
 
@@ -75,7 +147,9 @@ pub(crate) async fn permissive(serving: &Serving, stream: TcpStream, row: &Liste
     let Some(inbound) = inbound(serving, row) else { return };
     let hello = sni::read_hello(&stream, Duration::from_millis(sni::HELLO_TIMEOUT_MS), sni::HELLO_BYTES_MAX).await;
     match hello {
-        Ok(hello) if hello.alpn().is_some_and(|alpn| alpn.offers(tls::ALPN_KUMA)) => serve(serving, stream, row).await,
+        Ok(hello) if hello.alpn().is_some_and(|alpn| alpn.offers(tls::ALPN_KUMA) || alpn.offers(mux::ALPN)) => {
+            serve(serving, stream, row).await
+        }
         // Server-first protocols say nothing: after the wait they are plain text too.
         Ok(Hello::NotTls | Hello::Malformed(_) | Hello::TooLarge | Hello::NeedMore) | Err(_) => {
             to_app(serving, Stream::Plain(stream), &inbound, None).await;
@@ -130,7 +204,7 @@ async fn copy(
     let _counted = serving.worker.shared.metrics.handle(Direction::Inbound, inbound.service, "").connection();
     match socket::connect(inbound.app, &options, CONNECT_TIMEOUT).await {
         Err(failure) => {
-            socket::reset_on_drop(stream.tcp());
+            stream.reset_on_drop();
             Some(failure)
         }
         Ok(app) => {

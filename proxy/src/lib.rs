@@ -16,6 +16,7 @@ mod last_good;
 mod listener;
 mod memory;
 mod metrics;
+mod mux;
 mod outbound;
 mod quota;
 mod routing;

@@ -94,7 +94,7 @@ pub(crate) async fn http_connection(
     };
     let draining = serving.worker.shared.draining.clone();
     if let (http::traffic::End::Broken, Some(stream)) = http::serve(stream, context, draining, wire).await {
-        socket::reset_on_drop(stream.tcp());
+        stream.reset_on_drop();
     }
 }
 
@@ -111,7 +111,7 @@ async fn balance(
     let chosen = routing::choose(backends, &mut |bound| worker.draw(bound)).and_then(|name| snapshot.service(name));
     let Some(service) = chosen.cloned() else {
         let failure = ConnError::new(Reason::NoRoute, format!("{} has no backend", serving.destination));
-        socket::reset_on_drop(stream.tcp());
+        stream.reset_on_drop();
         return finish(worker, Direction::Outbound, &Ended::default(), (serving.peer, serving.begun, Some(&failure)));
     };
     drop(snapshot);
@@ -120,7 +120,7 @@ async fn balance(
     let counted = worker.shared.metrics.handle(Direction::Outbound, &service.name, "").connection();
     let failure = match worker.upstreams.connect(&service, &worker.shared.identities).await {
         Err(failure) => {
-            socket::reset_on_drop(stream.tcp());
+            stream.reset_on_drop();
             Some(failure)
         }
         Ok(mut upstream) => {

@@ -4,7 +4,7 @@
 mod leg;
 
 use std::cell::RefCell;
-use std::future::{Future, pending, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,12 +12,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use tokio::io::Interest;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use crate::error::Reason;
-use crate::socket::reset_on_drop;
 use crate::splice::Pipe;
 use crate::stream::Stream;
 use leg::Leg;
@@ -95,8 +92,8 @@ pub async fn copy_watched(a: &mut Stream, b: &mut Stream, idle: Duration, progre
         let mut up = Direction::new(head_a, &progress.up);
         let mut down = Direction::new(head_b, &progress.down);
         // A side that finished sending isn't read any more, so its reset would go unnoticed while the other is silent.
-        let mut a_broke = pin!(broke(a.plain()));
-        let mut b_broke = pin!(broke(b.plain()));
+        let mut a_broke = pin!(a.broke());
+        let mut b_broke = pin!(b.broke());
         let mut timer = pin!(tokio::time::sleep(idle.min(SETTLE_AFTER)));
         let mut last_move = Instant::now();
         poll_fn(move |cx| {
@@ -124,8 +121,8 @@ pub async fn copy_watched(a: &mut Stream, b: &mut Stream, idle: Duration, progre
         .await
     };
     if matches!(ended, End::DownstreamReset | End::UpstreamReset) {
-        reset_on_drop(a.tcp());
-        reset_on_drop(b.tcp());
+        a.reset_on_drop();
+        b.reset_on_drop();
     }
     Copied { up_bytes: progress.up_bytes(), down_bytes: progress.down_bytes(), ended }
 }
@@ -140,13 +137,6 @@ fn poll_idle(cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, due: Instant, ups
         timer.as_mut().reset(due);
     }
     Poll::Pending
-}
-
-async fn broke(tcp: Option<&TcpStream>) {
-    match tcp {
-        Some(tcp) => drop(tcp.ready(Interest::ERROR).await),
-        None => pending().await,
-    }
 }
 
 /// What one direction holds between its reader and its writer.

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::socket::reset_on_drop;
+use tokio::io::Interest;
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -18,10 +20,19 @@ async fn pair() -> (TcpStream, TcpStream) {
     (outer.unwrap(), inner.unwrap().0)
 }
 
+/// Streams of a tunnel stay on one thread, and so does a future that might hold one.
+fn on_a_thread<F: Future>(make: impl FnOnce() -> F + Send + 'static) -> JoinHandle<F::Output>
+where
+    F::Output: Send + 'static,
+{
+    let runtime = tokio::runtime::Handle::current();
+    tokio::task::spawn_blocking(move || runtime.block_on(make()))
+}
+
 /// Client and server with a copy between them.
 async fn proxied(idle: Duration) -> (TcpStream, TcpStream, JoinHandle<Copied>) {
     let ((client, a), (server, b)) = (pair().await, pair().await);
-    let copy = tokio::spawn(async move { copy_both(&mut a.into(), &mut b.into(), idle).await });
+    let copy = on_a_thread(move || async move { copy_both(&mut a.into(), &mut b.into(), idle).await });
     (client, server, copy)
 }
 
@@ -192,7 +203,7 @@ async fn a_slow_reader_holds_the_writer_back() {
 #[tokio::test]
 async fn replayed_bytes_are_delivered_first() {
     let ((mut client, a), (mut server, b)) = (pair().await, pair().await);
-    let copy = tokio::spawn(async move {
+    let copy = on_a_thread(move || async move {
         let mut a = Stream::with_prefix(a, Bytes::from_static(b"GET "));
         copy_both(&mut a, &mut b.into(), LONG).await
     });
@@ -228,9 +239,14 @@ async fn nothing_is_borrowed_while_nothing_moves() {
 
 mod tls {
     use super::*;
+    use crate::tls::TlsStream;
     use rustls::pki_types::{PrivateKeyDer, ServerName};
 
-    async fn tls_pair() -> (Stream, Stream) {
+    fn tls(stream: TlsStream<TcpStream>) -> Stream {
+        Stream::Tls(Box::new(stream))
+    }
+
+    async fn tls_pair() -> (TlsStream<TcpStream>, TlsStream<TcpStream>) {
         let key = rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap();
         let der = key.cert.der().clone();
         let private = PrivateKeyDer::Pkcs8(key.signing_key.serialize_der().into());
@@ -245,13 +261,13 @@ mod tls {
         let name = ServerName::try_from("a.test").unwrap();
         let (outer, inner) =
             tokio::join!(crate::tls::connect(&client, name, outer), crate::tls::accept(&server, inner));
-        (outer.unwrap().into(), inner.unwrap().into())
+        (outer.unwrap(), inner.unwrap())
     }
 
     #[tokio::test]
     async fn bytes_through_tls_on_both_legs_arrive_byte_exact_with_half_close() {
-        let ((client, mut a), (server, mut b)) = (tls_pair().await, tls_pair().await);
-        let copy = tokio::spawn(async move { copy_both(&mut a, &mut b, LONG).await });
+        let ((client, a), (server, b)) = (tls_pair().await, tls_pair().await);
+        let copy = on_a_thread(move || async move { copy_both(&mut tls(a), &mut tls(b), LONG).await });
         let (up, down) = (Arc::new(noise(3 << 20, 1)), Arc::new(noise(3 << 20, 2)));
         let (client_read, client_write) = tokio::io::split(client);
         let (server_read, server_write) = tokio::io::split(server);
@@ -267,8 +283,8 @@ mod tls {
 
     #[tokio::test]
     async fn tls_cut_without_its_goodbye_resets_the_plain_side() {
-        let ((client, mut a), (mut server, b)) = (tls_pair().await, pair().await);
-        let copy = tokio::spawn(async move { copy_both(&mut a, &mut b.into(), LONG).await });
+        let ((client, a), (mut server, b)) = (tls_pair().await, pair().await);
+        let copy = on_a_thread(move || async move { copy_both(&mut tls(a), &mut b.into(), LONG).await });
         drop(client);
         assert_reset(&mut server).await;
         assert_eq!(copy.await.unwrap().ended, End::DownstreamReset);

@@ -12,6 +12,7 @@ pub use verify::{ExternalVerifier, PeerVerifier, Refusal, Roots};
 
 use self::handshake::Handshake;
 use crate::error::{ConnError, Reason};
+use crate::mux;
 use rustls::client::{ClientSessionMemoryCache, Resumption};
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider, kx_group};
@@ -77,6 +78,8 @@ fn aes_is_fast() -> bool {
 #[derive(Debug)]
 pub struct MeshServer {
     pub config: Arc<ServerConfig>,
+    /// For listeners that serve tunnels of many streams too.
+    pub mux: Arc<ServerConfig>,
     verifier: Arc<PeerVerifier>,
 }
 
@@ -84,6 +87,8 @@ pub struct MeshServer {
 #[derive(Debug)]
 pub struct MeshClient {
     pub config: Arc<ClientConfig>,
+    /// Offers tunnels of many streams too.
+    pub mux: Arc<ClientConfig>,
     verifier: Arc<PeerVerifier>,
 }
 
@@ -96,7 +101,10 @@ impl MeshServer {
         let config = builder
             .with_client_cert_verifier(Arc::clone(&verifier) as _)
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
-        Ok(Self { config: Arc::new(tune_server(config, vec![ALPN_KUMA.to_vec()])?), verifier })
+        let config = tune_server(config, vec![ALPN_KUMA.to_vec()])?;
+        let mut mux = config.clone();
+        mux.alpn_protocols.insert(0, mux::ALPN.to_vec());
+        Ok(Self { config: Arc::new(config), mux: Arc::new(mux), verifier })
     }
 }
 
@@ -110,7 +118,8 @@ impl MeshClient {
             .dangerous()
             .with_custom_certificate_verifier(Arc::clone(&verifier) as _)
             .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
-        Ok(Self { config: Arc::new(tune_client(config, vec![ALPN_KUMA.to_vec()])), verifier })
+        let mux = tune_client(config.clone(), vec![mux::ALPN.to_vec(), ALPN_KUMA.to_vec()]);
+        Ok(Self { config: Arc::new(tune_client(config, vec![ALPN_KUMA.to_vec()])), mux: Arc::new(mux), verifier })
     }
 }
 
@@ -159,8 +168,20 @@ pub async fn accept_mesh<S>(server: &MeshServer, io: S) -> Result<(TlsStream<S>,
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    accept_mesh_by(server, &server.config, io).await
+}
+
+/// The same, by one of the server's configurations.
+pub async fn accept_mesh_by<S>(
+    server: &MeshServer,
+    config: &Arc<ServerConfig>,
+    io: S,
+) -> Result<(TlsStream<S>, Vec<String>), ConnError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let refused = |problem: String| ConnError::new(Reason::DownstreamTls, problem);
-    let handshake = Handshake::server(Arc::clone(&server.config), io);
+    let handshake = Handshake::server(Arc::clone(config), io);
     let handshake =
         within(HANDSHAKE_TIMEOUT_MS, handshake).await.map_err(|e| refused(format!("TLS handshake: {e}")))?;
     let session = handshake.common();
@@ -194,7 +215,20 @@ pub async fn connect_mesh<S>(mesh: &MeshClient, name: ServerName<'static>, io: S
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let handshake = within(HANDSHAKE_TIMEOUT_MS, Handshake::client(Arc::clone(&mesh.config), name, io)).await?;
+    connect_mesh_by(mesh, &mesh.config, name, io).await
+}
+
+/// The same, by one of the client's configurations.
+pub async fn connect_mesh_by<S>(
+    mesh: &MeshClient,
+    config: &Arc<ClientConfig>,
+    name: ServerName<'static>,
+    io: S,
+) -> Result<TlsStream<S>, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let handshake = within(HANDSHAKE_TIMEOUT_MS, Handshake::client(Arc::clone(config), name, io)).await?;
     recheck(&mesh.verifier, handshake.common(), KeyUsage::server_auth()).map_err(|refusal| refusal.to_string())?;
     TlsStream::new(handshake).map_err(|e| explain(&e))
 }

@@ -147,12 +147,15 @@ impl Worker {
         Ok([in_process, at_listener])
     }
 
+    /// A place in the process for a stream of a tunnel: it counts as a connection.
+    pub(crate) fn admit_stream(&self) -> Result<Counted, ConnError> {
+        let max = quota::process_max(self.snapshot().tables().proxy.kind);
+        let full = || ConnError::new(Reason::Overflow, format!("this proxy has its {max} connections"));
+        self.shared.live.enter(max).ok_or_else(full)
+    }
+
     /// Counts each, and says so once in a while: a flood mustn't become one of log lines.
-    fn refuse(&self, purpose: Purpose, failure: &ConnError) {
-        let direction = match purpose {
-            Purpose::CaptureInbound => Direction::Inbound,
-            Purpose::Own | Purpose::CaptureOutbound => Direction::Outbound,
-        };
+    pub(crate) fn refuse(&self, direction: Direction, failure: &ConnError) {
         self.shared.metrics.handle(direction, "", "").failed(failure.reason);
         let (count, said) = self.refused.get();
         if said.is_some_and(|at| at.elapsed() < REFUSALS_SAID_EVERY) {
@@ -252,7 +255,13 @@ async fn accept(worker: Rc<Worker>, opened: Opened) {
                 let arrival = connection::Arrival { stream, peer, listener: address, purpose, places };
                 worker.spawn(connection::serve(worker.clone(), arrival));
             }
-            Err(failure) => worker.refuse(purpose, &failure),
+            Err(failure) => {
+                let direction = match purpose {
+                    Purpose::CaptureInbound => Direction::Inbound,
+                    Purpose::Own | Purpose::CaptureOutbound => Direction::Outbound,
+                };
+                worker.refuse(direction, &failure);
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! One of the two streams of a copy: reading, writing and shutting down, plain or TLS. Must not know the other stream, counts
 //! or when the copy is over.
 
+use std::future::{Future, pending};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -10,6 +11,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::mux::MuxStream;
 use crate::socket::settle;
 use crate::stream::Stream;
 use crate::tls::TlsStream;
@@ -18,6 +20,7 @@ use crate::tls::TlsStream;
 pub(super) enum Leg<'a> {
     Plain(Plain<'a>),
     Tls(&'a mut TlsStream<TcpStream>),
+    Mux(&'a mut MuxStream),
 }
 
 pub(super) struct Plain<'a> {
@@ -76,13 +79,30 @@ impl<'a> Leg<'a> {
             Stream::Plain(tcp) => (plain(tcp), Bytes::new()),
             Stream::Replayed(replayed) => (plain(&replayed.tcp), std::mem::take(&mut replayed.prefix)),
             Stream::Tls(tls) => (Self::Tls(tls), Bytes::new()),
+            Stream::Mux(stream) => (Self::Mux(stream), Bytes::new()),
         }
     }
 
     pub(super) fn plain(&self) -> Option<&'a TcpStream> {
         match self {
             Self::Plain(plain) => Some(plain.tcp),
-            Self::Tls(_) => None,
+            Self::Tls(_) | Self::Mux(_) => None,
+        }
+    }
+
+    /// Ends when this side broke, unread.
+    pub(super) fn broke(&self) -> impl Future<Output = ()> + use<'a> {
+        let watch = match self {
+            Self::Mux(stream) => Some(stream.watch()),
+            Self::Plain(_) | Self::Tls(_) => None,
+        };
+        let tcp = self.plain();
+        async move {
+            match (tcp, watch) {
+                (Some(tcp), _) => drop(tcp.ready(Interest::ERROR).await),
+                (None, Some(watch)) => watch.broke().await,
+                (None, None) => pending().await,
+            }
         }
     }
 
@@ -100,6 +120,11 @@ impl<'a> Leg<'a> {
                 ready!(Pin::new(tls).poll_read(cx, &mut buffer))?;
                 Poll::Ready(Ok(buffer.filled().len()))
             }
+            Self::Mux(stream) => {
+                let mut buffer = ReadBuf::new(buffer);
+                ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
+                Poll::Ready(Ok(buffer.filled().len()))
+            }
         }
     }
 
@@ -107,12 +132,13 @@ impl<'a> Leg<'a> {
         match self {
             Self::Plain(plain) => plain.poll_write(cx, bytes),
             Self::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
+            Self::Mux(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Self::Plain(_) => Poll::Ready(Ok(())),
+            Self::Plain(_) | Self::Mux(_) => Poll::Ready(Ok(())),
             Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
         }
     }
@@ -120,6 +146,7 @@ impl<'a> Leg<'a> {
     pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Plain(plain) => Poll::Ready(SockRef::from(plain.tcp).shutdown(std::net::Shutdown::Write)),
+            Self::Mux(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(tls) => {
                 ready!(Pin::new(&mut **tls).poll_flush(cx))?;
                 Pin::new(tls).poll_shutdown(cx)

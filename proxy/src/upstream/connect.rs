@@ -3,6 +3,7 @@
 use super::Upstreams;
 use super::balance::Lease;
 use super::outlier::Health;
+use super::tunnel;
 use crate::error::{ConnError, Reason};
 use crate::identity::Identities;
 use crate::socket::{self, ConnectOptions};
@@ -164,11 +165,17 @@ impl Upstreams {
         let mut failure = ConnError::new(Reason::ConnectFailed, "it has no address");
         for ip in addresses.into_iter().take(ATTEMPTS_MAX) {
             let address = SocketAddr::new(ip, endpoint.port);
-            match socket::connect(address, &options, timeout).await {
-                Ok(tcp) => match plan.secure(endpoint, tcp, ip).await {
-                    Ok(stream) => return Ok((stream, address)),
-                    Err(problem) => failure = ConnError::new(Reason::UpstreamTls, format!("TLS: {problem}")),
+            let opened = match &plan {
+                Plan::Mesh { client, sni } if tunnel::leads_to_one_proxy(endpoint) => {
+                    Box::pin(self.tunnelled(client, sni, address, timeout)).await
+                }
+                _ => match socket::connect(address, &options, timeout).await {
+                    Ok(tcp) => plan.secure(endpoint, tcp, ip).await.map_err(tls_failed),
+                    Err(failure) => Err(failure),
                 },
+            };
+            match opened {
+                Ok(stream) => return Ok((stream, address)),
                 Err(e) => failure = e,
             }
         }
@@ -230,8 +237,12 @@ impl<'a> Plan<'a> {
     }
 }
 
+pub(super) fn tls_failed(problem: String) -> ConnError {
+    ConnError::new(Reason::UpstreamTls, format!("TLS: {problem}"))
+}
+
 /// Without a name the address stands in: then no SNI is sent.
-fn server_name(name: &str, ip: IpAddr) -> Result<ServerName<'static>, String> {
+pub(super) fn server_name(name: &str, ip: IpAddr) -> Result<ServerName<'static>, String> {
     match name.trim_end_matches('.') {
         "" => Ok(ServerName::IpAddress(ip.into())),
         name => ServerName::try_from(name.to_owned()).map_err(|_| format!("{name:?} can't be sent as server name")),

@@ -146,10 +146,42 @@ fn identities(ca: &Ca, service: &str) -> Identities {
 /// Accepts one connection, says `service` to it, and tells who came.
 async fn serve(listener: TcpListener, ids: Identities, service: &str) -> Result<Vec<String>, ConnError> {
     let (tcp, _) = listener.accept().await.unwrap();
-    let (mut stream, uris) = tls::accept_mesh(&ids.server("default").unwrap(), tcp).await?;
-    stream.write_all(service.as_bytes()).await.unwrap();
-    stream.shutdown().await.unwrap();
+    let server = ids.server("default").unwrap();
+    let (mut stream, uris) = tls::accept_mesh_by(&server, &server.mux, tcp).await?;
+    assert_eq!(stream.alpn(), Some(crate::mux::ALPN));
+    let tunnel = crate::mux::Tunnel::new(false);
+    let answer = async {
+        let mut one = tunnel.accept().await.unwrap();
+        one.write_all(service.as_bytes()).await.unwrap();
+        one.shutdown().await.unwrap();
+    };
+    let (ended, ()) = tokio::join!(crate::mux::run(&mut stream, &tunnel), answer);
+    assert_eq!(ended, Ok(()), "the client closes its tunnels in peace");
     Ok(uris)
+}
+
+#[tokio::test]
+async fn a_peer_that_knows_no_tunnels_gets_a_connection_for_each_stream() {
+    let ca = Ca::new();
+    let (listener, port) = listening().await;
+    let service = service(vec![local(port)], mesh_tls(&["backend"]));
+    let (server, ids) = (identities(&ca, "backend"), identities(&ca, "web"));
+    let upstreams = upstreams();
+    for _ in 0..2 {
+        let accept = async {
+            let (tcp, _) = listener.accept().await.unwrap();
+            let (mut stream, _) = tls::accept_mesh(&server.server("default").unwrap(), tcp).await.unwrap();
+            stream.write_all(b"old").await.unwrap();
+            stream.shutdown().await.unwrap();
+        };
+        let dial = async {
+            let mut connected = upstreams.connect(&service, &ids).await.unwrap();
+            let mut said = String::new();
+            connected.stream.read_to_string(&mut said).await.unwrap();
+            assert_eq!(said, "old");
+        };
+        tokio::join!(accept, dial);
+    }
 }
 
 #[tokio::test]
@@ -165,11 +197,15 @@ async fn an_impostor_is_refused_and_the_next_endpoint_serves() {
         connected.stream.read_to_string(&mut said).await.unwrap();
         said
     };
-    let (refused, served, said) = tokio::join!(
-        serve(bad, identities(&ca, "impostor"), "impostor"),
-        serve(good, identities(&ca, "backend"), "backend"),
-        dial
-    );
+    let run = async {
+        tokio::join!(
+            serve(bad, identities(&ca, "impostor"), "impostor"),
+            serve(good, identities(&ca, "backend"), "backend"),
+            dial
+        )
+    };
+    // Where tunnels have their tasks.
+    let (refused, served, said) = tokio::task::LocalSet::new().run_until(run).await;
     assert_eq!(said, "backend");
     assert_eq!(served.unwrap(), ["spiffe://default/web"]);
     assert!(refused.is_err());

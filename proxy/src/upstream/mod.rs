@@ -5,9 +5,12 @@ pub(crate) mod balance;
 pub(crate) mod connect;
 pub(crate) mod outlier;
 pub(crate) mod resolve;
+mod tunnel;
 
 pub(crate) use connect::{Picked, no_endpoint};
+use tunnel::TunnelKey;
 
+use crate::mux;
 use crate::socket::ConnectOptions;
 use balance::{Rng, State};
 use resolve::Resolver;
@@ -21,16 +24,24 @@ pub(crate) struct Upstreams {
     rng: RefCell<Rng>,
     resolver: Resolver,
     options: ConnectOptions,
+    tunnels: mux::Pool<TunnelKey>,
 }
 
 impl Upstreams {
     /// `seed` should differ between workers and proxies, so that they don't choose in step.
     pub(crate) fn new(options: ConnectOptions, seed: u64) -> Self {
-        Self { services: RefCell::default(), rng: RefCell::new(Rng::new(seed)), resolver: Resolver::default(), options }
+        Self {
+            services: RefCell::default(),
+            rng: RefCell::new(Rng::new(seed)),
+            resolver: Resolver::default(),
+            options,
+            tunnels: mux::Pool::default(),
+        }
     }
 
     /// Forgets services that the new snapshot doesn't have. `keep` gets the row's name.
     pub(crate) fn prune(&self, keep: impl Fn(&str) -> bool) {
         self.services.borrow_mut().retain(|name, _| keep(name));
+        self.tunnels.prune();
     }
 }

@@ -36,7 +36,7 @@ const fn job(id: &'static str, title: &'static str, unit: &'static str, goal: Go
     Job { id, title, unit, goal }
 }
 
-const CPU: &str = "µs CPU";
+pub(crate) const CPU: &str = "µs CPU";
 const MIB: &str = "MiB";
 const ADDED: &str = "µs added p50";
 

@@ -2,9 +2,11 @@
 //! way of measuring; what is measured is in `scenarios/`, what is wanted in `jobs.rs`.
 
 mod certs;
+mod counts;
 mod cpu;
 mod jobs;
 mod load;
+mod meter;
 mod netns;
 mod options;
 mod peers;
@@ -16,6 +18,7 @@ mod tool;
 
 use certs::Certificates;
 use load::Outcome;
+use meter::{Meter, Unit};
 use options::Options;
 use peers::Slot;
 use report::{Results, Sample};
@@ -61,7 +64,10 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Res<()> {
     let context = Context { seconds, repeats, weir, certificates, options, place, began: Instant::now() };
     let results = scenarios::run_all(&context);
     let _left = fs::remove_dir_all(&context.place);
-    report::finish(root, &results, &context.options)
+    match context.options.unit {
+        Unit::CpuTime => report::finish(root, &results, &context.options),
+        unit => counts::finish(root, &results, unit, context.options.is_recorded),
+    }
 }
 
 /// Builds weir and the load tools optimised, says what is missing, and goes inside.
@@ -93,11 +99,19 @@ fn list() -> Res<()> {
 
 impl Context {
     pub(crate) fn wants(&self, job: &str) -> bool {
-        self.options.wants_job(job)
+        let is_countable = |job| jobs::find(job).is_some_and(|job| job.unit == jobs::CPU);
+        self.options.wants_job(job) && (self.unit() == Unit::CpuTime || is_countable(job))
+    }
+
+    pub(crate) fn unit(&self) -> Unit {
+        self.options.unit
     }
 
     pub(crate) fn wants_peer(&self, peer: &str) -> bool {
-        self.options.wants_peer(peer) && (peer == "weir" || peer == "direct" || self.program(peer).is_some())
+        // Only weir is started under callgrind.
+        (self.unit() != Unit::Instructions || peer == "weir")
+            && self.options.wants_peer(peer)
+            && (peer == "weir" || peer == "direct" || self.program(peer).is_some())
     }
 
     pub(crate) fn program(&self, peer: &str) -> Option<PathBuf> {
@@ -116,7 +130,13 @@ impl Context {
         self.began.elapsed() > options::RUN_MAX
     }
 
-    /// Runs `load` against every slot in turn, `repeats` times; the value is CPU time per operation.
+    /// What a program of this run is started with so that its cost can be read.
+    pub(crate) fn launcher(&self) -> Vec<String> {
+        self.unit().launcher(&self.place)
+    }
+
+    /// Runs `load` against every slot in turn, `repeats` times; the value is the cost of an operation, in CPU time unless
+    /// something else is counted.
     pub(crate) fn measure(
         &self,
         results: &mut Results,
@@ -138,20 +158,22 @@ impl Context {
         if !self.wants(job) {
             return Ok(());
         }
+        if self.unit() != Unit::CpuTime {
+            // Counts would include what happens once: state saved, connections and caches filled.
+            slots.iter().try_for_each(|slot| load(slot).map(|_| ()))?;
+        }
         for _ in 0..self.repeats {
             for slot in slots {
-                let pids = slot.family();
-                let before = cpu::nanoseconds(&pids);
-                let (outcome, own) = match load(slot) {
-                    Ok(done) => done,
-                    Err(problem) => {
-                        say(&format!("{job}, {}: {problem}", slot.name));
-                        continue;
-                    }
+                let metered = || {
+                    let meter = Meter::start(self.unit(), slot.family(), &self.place)?;
+                    let done = load(slot);
+                    let cost = meter.stop()?;
+                    done.map(|(outcome, own)| (own.unwrap_or(cost / outcome.operations), outcome))
                 };
-                let cpu_us = cpu::nanoseconds(&pids).saturating_sub(before) as f64 / 1000.0;
-                let value = own.unwrap_or(cpu_us / outcome.operations);
-                results.add(Sample::new(job, slot.name, value, &outcome));
+                match metered() {
+                    Ok((value, outcome)) => results.add(Sample::new(job, slot.name, value, &outcome)),
+                    Err(problem) => say(&format!("{job}, {}: {problem}", slot.name)),
+                }
             }
         }
         Ok(())

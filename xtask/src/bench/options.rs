@@ -1,12 +1,16 @@
 //! The command line of `cargo xtask bench`.
 
+use super::meter::Unit;
 use super::{Res, jobs};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const USAGE: &str = "usage: cargo xtask bench [JOB or its beginning ...] [--secs N] [--reps N] [--only weir,envoy,..]
                          [--weir PATH] [--profile NAME] [--no-write] [--list]
-The table goes to stdout and, row by row, into docs/performance.md. Needs root for a network namespace.";
+                         [--count instructions|calls [--record]]
+The table goes to stdout and, row by row, into docs/performance.md. Needs root for a network namespace.
+--count compares counts per operation with benches/counts.json instead, and fails where weir needs more than before;
+--record replaces them.";
 /// No group of jobs begins later than this.
 pub(crate) const RUN_MAX: Duration = Duration::from_secs(20 * 60);
 
@@ -16,6 +20,8 @@ pub(crate) struct Options {
     pub(crate) is_list: bool,
     pub(crate) is_written: bool,
     pub(crate) profile: String,
+    pub(crate) unit: Unit,
+    pub(crate) is_recorded: bool,
     jobs: Vec<String>,
     only: Vec<String>,
     weir: Option<PathBuf>,
@@ -29,6 +35,8 @@ impl Options {
             is_list: false,
             is_written: true,
             profile: "release".to_owned(),
+            unit: Unit::CpuTime,
+            is_recorded: false,
             jobs: Vec::new(),
             only: Vec::new(),
             weir: None,
@@ -45,6 +53,8 @@ impl Options {
                 "--weir" => options.weir = Some(PathBuf::from(value()?)),
                 "--profile" => options.profile = value()?.clone(),
                 "--no-write" => options.is_written = false,
+                "--count" => options.unit = Unit::parse(value()?).ok_or(USAGE)?,
+                "--record" => options.is_recorded = true,
                 "--list" => options.is_list = true,
                 job if jobs::JOBS.iter().any(|known| known.id.starts_with(job)) => options.jobs.push(job.to_owned()),
                 _ => return Err(format!("{word}: neither a job (--list) nor a flag\n{USAGE}")),

@@ -66,6 +66,17 @@ impl Results {
         };
         grouped.into_iter().map(|(peer, samples)| (peer, figure(samples))).collect()
     }
+
+    /// The median of each job's values at a peer.
+    pub(crate) fn values(&self, peer: &str) -> BTreeMap<&'static str, f64> {
+        let of = |job: &'static Job| Some((job.id, self.figures(job.id).get(peer)?.value));
+        JOBS.iter().filter_map(of).collect()
+    }
+
+    pub(crate) fn peers(&self) -> Vec<String> {
+        let names: std::collections::BTreeSet<_> = self.samples.iter().map(|sample| sample.peer.clone()).collect();
+        names.into_iter().collect()
+    }
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -26,6 +26,8 @@ pub(crate) const GATEWAY: &str = "type: Dataplane\nmesh: default\nname: gw-1\nne
 pub(crate) struct ControlPlane {
     folder: PathBuf,
     program: PathBuf,
+    /// What proxies are started with.
+    launcher: Vec<String>,
     /// Ends with this.
     _running: Running,
 }
@@ -49,7 +51,7 @@ impl ControlPlane {
         command.env("KUMA_DP_SERVER_AUTHN_DP_PROXY_TYPE", "none").env("KUMA_DP_SERVER_AUTHN_ZONE_PROXY_TYPE", "none");
         let mut running = Running::start("weir cp run", command, &folder.join("cp.log"))?;
         running.listens(API, START_MAX)?;
-        let made = Self { folder, program, _running: running };
+        let made = Self { folder, program, launcher: context.launcher(), _running: running };
         made.apply(resources)?;
         Ok(made)
     }
@@ -74,7 +76,13 @@ impl ControlPlane {
         let data = self.folder.join(proxy.name);
         // Each start is a first start: there is no last good snapshot.
         let _absent = fs::remove_dir_all(&data);
-        let mut command = on_core(PROXY_CORE, &self.program);
+        let (first, rest) =
+            self.launcher.split_first().map_or((self.program.as_os_str(), &[][..]), |(a, b)| (a.as_ref(), b));
+        let mut command = on_core(PROXY_CORE, first);
+        command.args(rest);
+        if !self.launcher.is_empty() {
+            command.arg(&self.program);
+        }
         command.args(["dp", "run", "--skip-verify", "--workers", "1", "--drain-time", "1s", "--dataplane-file"]);
         command.arg(file).arg("--data").arg(data).env("HOME", &self.folder).env("NO_COLOR", "1");
         command.args(["--admin-port", &proxy.admin.to_string()]);
