@@ -148,7 +148,8 @@ impl Loop {
             is_failed = refreshed.is_err();
             // In the time that others have to look at what was published.
             let resources = self.out.borrow().resources.clone();
-            self.names.prepare(&resources, &self.name_settings());
+            let settings = self.name_settings();
+            self.names.prepare(&resources, &settings);
             if let Err(error) = refreshed {
                 tracing::error!(%error, "nothing is published until the store takes the allocated addresses");
             }

@@ -84,7 +84,8 @@ impl Addresses {
         ranges: &Ranges,
         now_ms: u64,
     ) -> Option<()> {
-        if !self.problems.is_empty() {
+        // A clock that was set back mustn't prolong the rest.
+        if !self.problems.is_empty() || self.table.quarantine.values().any(|f| f.freed_at_ms > now_ms) {
             return None;
         }
         let mut used = self.used.take().unwrap_or_else(|| Used::of(&self.table));

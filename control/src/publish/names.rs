@@ -59,6 +59,7 @@ pub(super) fn concerns(resource: &Arc<Resource>) -> bool {
             | Spec::Secret(_)
             | Spec::GlobalSecret(_)
             | Spec::ZoneEgress(_)
+            | Spec::Zone(_)
             | Spec::Opaque(_)
     );
     !is_unconcerned
