@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::task::JoinSet;
 
 /// Resources on their way at the same time: a durable store commits them together.
-const LANES: usize = 16;
+const LANES: usize = 32;
 
 type Outcome = Result<Result<&'static str, Answer>, Failure>;
 

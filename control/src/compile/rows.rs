@@ -137,6 +137,9 @@ impl Rows {
 /// Both sorted; of the same key the own row.
 fn merged<T>(own: impl Iterator<Item = Arc<T>>, common: &[Arc<T>], order: impl Fn(&T, &T) -> Ordering) -> Vec<Arc<T>> {
     let mut rows: Vec<Arc<T>> = own.collect();
+    if rows.is_empty() {
+        return common.to_vec();
+    }
     if !common.is_empty() {
         rows.extend_from_slice(common);
         rows.sort_by(|a, b| order(a, b));

@@ -1,7 +1,7 @@
 //! The virtual IPs of a mesh between publications: allocated as [`vip::allocate`] does, at the cost of the names that come
 //! and go, and stored as a table with what changed in it since. It must not know what a name is for.
 
-use crate::vip::{self, Freed, Key, Problem, QUARANTINE_MS, Ranges, Vip, VipTable};
+use crate::vip::{self, Freed, Key, Problem, Ranges, Vip, VipTable};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -178,7 +178,7 @@ impl Used {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vip::{Cidr, EntryKind};
+    use crate::vip::{Cidr, EntryKind, QUARANTINE_MS};
 
     fn key(number: u64) -> Key {
         if number == 0 {

@@ -180,7 +180,8 @@ impl Kept {
         let wishes = |view: &View, key: &Key| view.entries.get(key).is_none_or(|wishes| wishes.iter().all(is_ours));
         let is_alone = keys.iter().all(|key| wishes(&self.view, key) && wishes(sub, key));
         let mut conflicts = self.view.conflicts.iter().chain(&sub.conflicts);
-        (is_alone && conflicts.all(|c| !keys.contains(&c.key))).then_some(keys)
+        (is_alone && conflicts.all(|c| !(keys.contains(&c.key) || is_ours(&c.winner) || is_ours(&c.loser))))
+            .then_some(keys)
     }
 
     /// Puts entries in the place of others.
