@@ -4,7 +4,8 @@
 mod publish;
 mod virtual_outbound;
 
-pub use publish::{NameWarning, names_and_outbounds};
+pub(crate) use publish::freed;
+pub use publish::{NameWarning, names_and_outbounds, remember_ports};
 pub use virtual_outbound::parameters;
 
 use crate::resource::{Inbound, InboundState, MeshGateway, Resource, Spec, Tags};
@@ -20,6 +21,9 @@ use std::sync::Arc;
 
 pub(crate) const SERVICE_TAG: &str = "kuma.io/service";
 const MESH_TAG: &str = "kuma.io/mesh";
+const ZONE_TAG: &str = "kuma.io/zone";
+/// Kind of an origin whose name is gone.
+pub const FREED: &str = "freed";
 
 /// What every sidecar of a mesh may resolve and dial, before `reachableServices` trims it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -28,6 +32,18 @@ pub struct MeshNames {
     pub names: Vec<Arc<NameRow>>,
     /// Sorted by address and port.
     pub outbounds: Vec<Arc<NamedOutbound>>,
+    /// Addresses in quarantine, by last owner: who dials one is reset, and the log says whose it was.
+    pub freed: Vec<FreedOutbound>,
+}
+
+/// A virtual address that lost its name, and is kept from others for a while.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FreedOutbound {
+    pub v4: Option<Ipv4Addr>,
+    pub v6: Option<Ipv6Addr>,
+    pub port: u16,
+    /// `freed <mesh>/<last owner>`
+    pub origin: Origin,
 }
 
 /// A virtual listener: VIP (both families, where there are ranges) and port, to the endpoints that carry all `tags`.
@@ -69,6 +85,7 @@ pub struct NamesInput<'a> {
 /// What a mesh asks for: an address for every key, and its outbounds by port.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct View {
+    pub mesh: String,
     /// Outbounds are sorted by port; one a port.
     pub entries: BTreeMap<Key, Vec<Wish>>,
     pub conflicts: Vec<Conflict>,
@@ -173,7 +190,7 @@ impl TagSet<'_> {
 
 /// Everything that the mesh's sidecars are to resolve and dial, without addresses yet.
 pub fn view(input: &NamesInput<'_>) -> View {
-    let mut view = View::default();
+    let mut view = View { mesh: input.mesh.to_owned(), ..View::default() };
     let sets = tag_sets(input);
     add_services(input, &sets, &mut view);
     add_external(input, &mut view);
@@ -182,8 +199,20 @@ pub fn view(input: &NamesInput<'_>) -> View {
     view
 }
 
+/// An inbound's tags; with the zone, which a resource may leave out, where a VirtualOutbound asks for it.
+fn own_tags<'a>(input: &NamesInput<'a>, asks_zone: bool, tags: &'a Tags) -> Cow<'a, Tags> {
+    let zone = &input.settings.own_zone;
+    if !asks_zone || zone.is_empty() || tags.contains_key(ZONE_TAG) {
+        return Cow::Borrowed(tags);
+    }
+    let mut tags = tags.clone();
+    tags.insert(ZONE_TAG.into(), zone.clone());
+    Cow::Owned(tags)
+}
+
 /// Health is no matter here: a name outlives the last healthy instance.
 fn tag_sets<'a>(input: &NamesInput<'a>) -> Vec<TagSet<'a>> {
+    let asks_zone = virtual_outbound::asks_for(input, ZONE_TAG);
     let mut sets = Vec::new();
     for resource in input.resources {
         let name = resource.meta.name.as_str();
@@ -196,7 +225,7 @@ fn tag_sets<'a>(input: &NamesInput<'a>) -> Vec<TagSet<'a>> {
             Spec::Dataplane(dp) if resource.meta.mesh == input.mesh => {
                 for (index, inbound) in dp.networking.inbound.iter().enumerate() {
                     if inbound.state != InboundState::Ignored && inbound.port != Inbound::MARKER_PORT {
-                        add(SourceKind::Dataplane, index, Cow::Borrowed(&inbound.tags));
+                        add(SourceKind::Dataplane, index, own_tags(input, asks_zone, &inbound.tags));
                     }
                 }
             }

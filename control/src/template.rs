@@ -208,6 +208,19 @@ fn spend(list: &ListNode, defines: &BTreeMap<&str, &ListNode>, left: &mut usize,
 /// The engine's own function with bounds on what goes in and comes out: `{{$x = print $x $x}}` doubles each time.
 fn bounded_text(name: &str, args: &[Value]) -> gotmpl::Result<Value> {
     let too_long = || TemplateError::Exec(format!("{name}: text longer than {OUTPUT_BYTES_MAX} bytes"));
+    if ["html", "js", "urlquery"].contains(&name) && args.len() > 1 {
+        // Go escapes what `print` makes of several, with nothing written as it is.
+        let shown =
+            |arg: &Value| if matches!(arg, Value::Nil) { Value::String("<no value>".into()) } else { arg.clone() };
+        let printed = bounded_text("print", &args.iter().map(shown).collect::<Vec<_>>())?;
+        return bounded_text(name, &[printed]);
+    }
+    if let (true, Some(Value::String(format))) = (name == "printf", args.first())
+        && has_rare_verb(format, args.iter().any(|arg| matches!(arg, Value::Float(_))))
+    {
+        let why = "printf: %T, %#, a space flag and fractions as whole numbers aren't supported";
+        return Err(TemplateError::Exec(why.into()));
+    }
     let mut size = Bounded(String::new());
     args.iter().try_for_each(|arg| write!(size, "{arg}")).map_err(|_| too_long())?;
     let names = (0..args.len()).map(|i| format!("a{i}"));
@@ -220,9 +233,17 @@ fn bounded_text(name: &str, args: &[Value]) -> gotmpl::Result<Value> {
     }
 }
 
+/// What the engine prints otherwise than Go: better no name than another one.
+fn has_rare_verb(format: &str, with_fractions: bool) -> bool {
+    format.split('%').skip(1).any(|verb| {
+        let flags = verb.trim_start_matches(|c: char| "+-0123456789.*[]".contains(c));
+        flags.starts_with(['T', '#', ' ']) || (with_fractions && flags.starts_with(['d', 'x', 'X', 'o', 'b', 'c', 'U']))
+    })
+}
+
 /// As in Go, a key that a `map[string]string` lacks is the empty string, unlike a missing field.
 fn index(args: &[Value]) -> gotmpl::Result<Value> {
-    let Some((first, keys)) = args.split_first().filter(|(_, keys)| !keys.is_empty()) else {
+    let Some((first, keys)) = args.split_first() else {
         return Err(TemplateError::ArgCount { name: "index".into(), expected: 2, got: args.len() });
     };
     keys.iter().try_fold(first.clone(), |value, key| match (value.index(key)?, &value) {

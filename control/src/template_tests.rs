@@ -185,3 +185,33 @@ proptest! {
         prop_assert!(!error.contains("engine failed"), "{source}");
     }
 }
+
+/// `[template, data, what Go printed]` or `[template, data, null, "parse" or "exec"]`: recorded with Go 1.26.
+const CORPUS: &str = include_str!("../testdata/templates/go.jsonl");
+
+/// What the engine refuses and Go prints.
+fn is_refused_here(template: &str) -> bool {
+    ["%T", "% x", "%#", "1i}}", "slice .v", ".svc | }}"].iter().any(|part| template.contains(part))
+}
+
+/// The engine may differ from Go where neither gives a host or port; else the text is the same.
+#[test]
+fn the_recorded_corpus_prints_what_go_prints() {
+    let is_used = |text: &str| is_dns_name(text) || text.parse::<i64>().is_ok();
+    let (mut equal, mut harmless) = (0, 0);
+    for line in CORPUS.lines() {
+        let row: Vec<serde_json::Value> = serde_json::from_str(line).unwrap();
+        let template = row[0].as_str().unwrap();
+        let data: BTreeMap<String, String> = serde_json::from_value(row[1].clone()).unwrap();
+        let got = Compiled::new(template).and_then(|compiled| compiled.run(&data)).ok();
+        let want = row[2].as_str();
+        if got.as_deref() == want {
+            equal += 1;
+            continue;
+        }
+        harmless += 1;
+        assert!(got.is_none_or(|text| !is_used(&text)), "{template} with {data:?}");
+        assert!(want.is_none_or(|text| !is_used(text)) || is_refused_here(template), "{template} with {data:?}");
+    }
+    assert!(equal > 3_100 && harmless < 400, "{equal} equal, {harmless} not");
+}

@@ -74,7 +74,7 @@ impl<'de> Deserialize<'de> for Key {
 }
 
 /// Neither family: the range was exhausted, and the name isn't served.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Vip {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub v4: Option<Ipv4Addr>,
@@ -97,11 +97,14 @@ pub struct VipTable {
     pub quarantine: BTreeMap<Key, Freed>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Freed {
     #[serde(flatten)]
     pub vip: Vip,
     pub freed_at_ms: u64,
+    /// Where it was served: who still dials it is told so.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<u16>,
 }
 
 impl Freed {
@@ -272,17 +275,12 @@ pub fn allocate(previous: &VipTable, wanted: &BTreeSet<Key>, ranges: &Ranges, no
 /// What rests now: the freed of before whose time isn't over, and what this pass frees. A clock that was set back
 /// doesn't prolong it.
 fn quarantine(previous: &VipTable, wanted: &BTreeSet<Key>, now_ms: u64) -> BTreeMap<Key, Freed> {
-    let rested = previous
-        .quarantine
-        .iter()
-        .map(|(key, freed)| (key, Freed { freed_at_ms: freed.freed_at_ms.min(now_ms), ..*freed }));
-    let mut all: BTreeMap<Key, Freed> = rested
-        .filter(|(_, freed)| now_ms - freed.freed_at_ms < QUARANTINE_MS)
-        .map(|(key, freed)| (key.clone(), freed))
-        .collect();
+    let mut all = previous.quarantine.clone();
+    all.values_mut().for_each(|freed| freed.freed_at_ms = freed.freed_at_ms.min(now_ms));
+    all.retain(|_, freed| now_ms - freed.freed_at_ms < QUARANTINE_MS);
     for (key, vip) in &previous.entries {
         if !wanted.contains(key) && key.literal().is_none() && !vip.is_empty() {
-            all.insert(key.clone(), Freed { vip: *vip, freed_at_ms: now_ms });
+            all.insert(key.clone(), Freed { vip: *vip, freed_at_ms: now_ms, ports: Vec::new() });
         }
     }
     all

@@ -123,17 +123,16 @@ pub(crate) async fn copy(
     ended: &mut Ended,
 ) -> Option<ConnError> {
     let progress = tcp::Progress::default();
-    let revoked = async {
-        match admission {
-            Some(admission) => admission.revoked(worker).await,
-            None => std::future::pending().await,
-        }
+    let copied = match admission {
+        None => Ok(tcp::copy_watched(downstream, upstream, idle, &progress).await),
+        Some(admission) => tokio::select! {
+            copied = tcp::copy_watched(downstream, upstream, idle, &progress) => Ok(copied),
+            denied = admission.revoked(worker) => Err(denied),
+        },
     };
-    let outcome = tokio::select! {
-        copied = tcp::copy_watched(downstream, upstream, idle, &progress) => {
-            copied.ended.reason().map(|reason| ConnError::new(reason, format!("{:?}", copied.ended)))
-        }
-        denied = revoked => Some(denied),
+    let outcome = match copied {
+        Ok(copied) => copied.ended.reason().map(|reason| ConnError::new(reason, format!("{:?}", copied.ended))),
+        Err(denied) => Some(denied),
     };
     if outcome.as_ref().is_some_and(|failure| failure.reason == Reason::Denied) {
         downstream.reset_on_drop();

@@ -9,7 +9,7 @@ use crate::socket;
 use crate::stream::Stream;
 use crate::traffic::HttpTraffic;
 use crate::{http, routing, tls};
-use snapshot::{Backend, GatewayTls, Handler};
+use snapshot::{Backend, GatewayTls, Handler, Snapshot};
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -110,7 +110,7 @@ async fn balance(
     let snapshot = worker.snapshot();
     let chosen = routing::choose(backends, &mut |bound| worker.draw(bound)).and_then(|name| snapshot.service(name));
     let Some(service) = chosen.cloned() else {
-        let failure = ConnError::new(Reason::NoRoute, format!("{} has no backend", serving.destination));
+        let failure = ConnError::new(Reason::NoRoute, no_backend(&snapshot, serving.destination));
         stream.reset_on_drop();
         return finish(worker, Direction::Outbound, &Ended::default(), (serving.peer, serving.begun, Some(&failure)));
     };
@@ -136,6 +136,14 @@ async fn balance(
     let origin = || endpoint.map_or(&service.origin, |endpoint| &endpoint.origin).to_string();
     let way = (Direction::Outbound, &counted);
     connection::finish_counted(serving, way, &service, (origin, ended), failure.as_ref());
+}
+
+fn no_backend(snapshot: &Snapshot, destination: SocketAddr) -> String {
+    let row = snapshot.listener(destination).map(|listener| &listener.row.origin);
+    match row.filter(|origin| origin.kind == "freed") {
+        Some(was) => format!("{destination} was {}'s, which is gone: the client kept an old DNS answer", was.name),
+        None => format!("{destination} has no backend"),
+    }
 }
 
 /// A captured connection to what the mesh doesn't know: on to where it was headed, where that is allowed.

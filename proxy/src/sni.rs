@@ -49,6 +49,8 @@ pub enum Hello {
     Malformed(&'static str),
 }
 
+const STOPPED: Hello = Hello::Malformed("the client stopped within its ClientHello");
+
 impl Hello {
     pub fn alpn(&self) -> Option<&Alpn> {
         match self {
@@ -267,13 +269,55 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Takes a ClientHello from the socket and says what it is, never [`Hello::NeedMore`]. Who goes on with the stream must begin
+/// with these bytes.
+pub async fn take_hello(tcp: &TcpStream, timeout: Duration, bytes_max: usize) -> Result<(Hello, Vec<u8>), ConnError> {
+    let mut taken = Vec::new();
+    let hello = within(timeout, take_loop(tcp, &mut taken, bytes_max)).await?;
+    Ok((hello, taken))
+}
+
+async fn take_loop(tcp: &TcpStream, taken: &mut Vec<u8>, bytes_max: usize) -> io::Result<Hello> {
+    loop {
+        // A new connection, which mostly brings its first bytes, is taken for ready.
+        tcp.readable().await?;
+        let mut has_ended = false;
+        let read = tcp.try_io(Interest::READABLE, || {
+            let (count, wanted) = take(tcp, taken, bytes_max)?;
+            has_ended = count == 0;
+            // That's all for now: the readiness is given back, which saves the call that would only say EAGAIN.
+            if 0 < count && count < wanted { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        });
+        match read {
+            Err(error) if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                return Err(error);
+            }
+            _ => {}
+        }
+        match parse(taken, bytes_max) {
+            Hello::NeedMore if !has_ended => {}
+            _ if taken.is_empty() => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Hello::NeedMore => return Ok(STOPPED),
+            hello => return Ok(hello),
+        }
+    }
+}
+
+/// One read, and how much it asked for: no more than is still missing to `bytes_max`.
+fn take(tcp: &TcpStream, taken: &mut Vec<u8>, bytes_max: usize) -> io::Result<(usize, usize)> {
+    let mut buffer = Buffer::take();
+    let wanted = buffer.whole().len().min(bytes_max.saturating_sub(taken.len()));
+    let space = buffer.range_mut(0, wanted);
+    let count = recv(tcp.as_raw_fd(), space, MsgFlags::empty())?;
+    taken.extend_from_slice(space.get(..count).unwrap_or_default());
+    Ok((count, wanted))
+}
+
 /// Waits for a ClientHello and says what it is, never [`Hello::NeedMore`]. The bytes stay in the socket, so whoever reads it
 /// next, a TLS library or the copy, sees them all: nothing needs to be replayed.
 pub async fn read_hello(tcp: &TcpStream, timeout: Duration, bytes_max: usize) -> Result<Hello, ConnError> {
     let decide = |bytes: &[u8], last: bool| match parse(bytes, bytes_max) {
-        Hello::NeedMore if last && !bytes.is_empty() => {
-            Some(Hello::Malformed("the client stopped within its ClientHello"))
-        }
+        Hello::NeedMore if last && !bytes.is_empty() => Some(STOPPED),
         Hello::NeedMore => None,
         hello => Some(hello),
     };
@@ -288,7 +332,11 @@ pub async fn peek_until<T>(
     bytes_max: usize,
     decide: impl FnMut(&[u8], bool) -> Option<T>,
 ) -> Result<T, ConnError> {
-    match tokio::time::timeout(timeout, peek_loop(tcp, bytes_max, decide)).await {
+    within(timeout, peek_loop(tcp, bytes_max, decide)).await
+}
+
+async fn within<T>(timeout: Duration, first: impl Future<Output = io::Result<T>>) -> Result<T, ConnError> {
+    match tokio::time::timeout(timeout, first).await {
         Ok(Ok(decision)) => Ok(decision),
         Ok(Err(error)) => {
             let detail = format!("the client left before its first bytes were complete: {error}");
@@ -306,11 +354,6 @@ async fn peek_loop<T>(
     bytes_max: usize,
     mut decide: impl FnMut(&[u8], bool) -> Option<T>,
 ) -> io::Result<T> {
-    // What a new connection brings has mostly arrived. An answer of "no more" is left to the poller, which knows it.
-    match peek(tcp, bytes_max, |bytes| decide(bytes, false).ok_or(io::ErrorKind::WouldBlock.into())) {
-        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-        decision => return decision,
-    }
     loop {
         let ready = tcp.ready(Interest::READABLE).await?;
         let mut last = false;

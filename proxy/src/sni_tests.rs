@@ -251,14 +251,50 @@ async fn a_hello_larger_than_one_buffer_is_recognised() {
 }
 
 #[tokio::test]
+async fn a_taken_hello_comes_with_all_its_bytes_and_what_follows_stays() {
+    let bytes = hello(&[extension(21, &[0; 20 << 10]), sni_extension(b"web.mesh")].concat());
+    for pieces in [1, 7, 16 << 10] {
+        let (mut client, mut server) = pair().await;
+        let sender = async {
+            for piece in bytes.chunks(bytes.len().div_ceil(pieces)) {
+                client.write_all(piece).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        };
+        let (taken, ()) = tokio::join!(take_hello(&server, Duration::from_secs(10), HELLO_BYTES_MAX), sender);
+        assert!(taken.unwrap() == (sni("web.mesh"), bytes.clone()));
+        client.write_all(b"next").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut rest = Vec::new();
+        tokio::io::AsyncReadExt::read_to_end(&mut server, &mut rest).await.unwrap();
+        assert_eq!(rest, b"next");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_hello_is_taken_up_to_the_limit_only() {
+    let (mut client, server) = pair().await;
+    let bytes = hello(&extension(21, &[0; 4 << 10]));
+    let (taken, sent) = tokio::join!(take_hello(&server, Duration::from_secs(10), 1 << 10), client.write_all(&bytes));
+    sent.unwrap();
+    let (answer, taken) = taken.unwrap();
+    assert_eq!(answer, Hello::TooLarge);
+    assert!(taken.len() <= 1 << 10);
+}
+
+#[tokio::test]
 async fn a_client_that_stops_halfway_is_answered_at_once() {
     let (mut client, server) = pair().await;
     client.write_all(&hello(&[])[..10]).await.unwrap();
     client.shutdown().await.unwrap();
     let answer = read_hello(&server, Duration::from_secs(10), HELLO_BYTES_MAX).await.unwrap();
     assert!(matches!(answer, Hello::Malformed(_)), "{answer:?}");
+    let (taken, _) = take_hello(&server, Duration::from_secs(10), HELLO_BYTES_MAX).await.unwrap();
+    assert_eq!(taken, answer);
     let (client, server) = pair().await;
     drop(client);
+    let error = take_hello(&server, Duration::from_secs(10), HELLO_BYTES_MAX).await.unwrap_err();
+    assert_eq!(error.reason, Reason::DownstreamReset);
     let error = read_hello(&server, Duration::from_secs(10), HELLO_BYTES_MAX).await.unwrap_err();
     assert_eq!(error.reason, Reason::DownstreamReset);
 }

@@ -12,11 +12,13 @@ use tokio::net::TcpStream;
 
 /// What a pipe may hold; more gains next to nothing.
 pub(crate) const PIPE_BYTES: usize = 256 << 10;
+/// A pipe that holds less isn't worth its system calls.
+const PIPE_BYTES_MIN: usize = 64 << 10;
 /// Idle pipes a worker keeps (two descriptors each).
 const POOL_PIPES_MAX: usize = 16;
 
 thread_local! {
-    static POOL: RefCell<Vec<(OwnedFd, OwnedFd)>> = const { RefCell::new(Vec::new()) };
+    pub(crate) static POOL: RefCell<Vec<(OwnedFd, OwnedFd)>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A pipe and the count of bytes inside. Dropped empty it goes back to the pool, else it is closed.
@@ -34,8 +36,12 @@ impl Pipe {
             Some(ends) => ends,
             None => {
                 let ends = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-                // Past the user's quota of pipe memory the kernel refuses: 64 KiB pipes work too.
-                let _ = fcntl(&ends.1, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES as i32));
+                // Past the user's quota of pipe memory the kernel refuses, and new pipes hold 8 KiB: then a copy costs less.
+                let bytes = fcntl(&ends.1, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES as i32))
+                    .or_else(|_| fcntl(&ends.1, FcntlArg::F_GETPIPE_SZ))?;
+                if bytes < PIPE_BYTES_MIN as i32 {
+                    return Err(io::ErrorKind::QuotaExceeded.into());
+                }
                 ends
             }
         };
@@ -67,17 +73,19 @@ impl Pipe {
         let Some((read_end, _)) = &self.ends else { return Poll::Ready(Ok(0)) };
         loop {
             ready!(to.poll_write_ready(cx))?;
+            let mut count = 0;
             let moved = to.try_io(Interest::WRITABLE, || {
-                Ok(splice(read_end, None, to, None, self.held, SpliceFFlags::SPLICE_F_NONBLOCK)?)
+                count = splice(read_end, None, to, None, self.held, SpliceFFlags::SPLICE_F_NONBLOCK)?;
+                // Less than all means that the socket is full: its readiness is given back, which saves being told so.
+                if 0 < count && count < self.held { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
             });
+            self.held -= count;
             match moved {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && count == 0 => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                moved => {
-                    self.held = self.held.saturating_sub(*moved.as_ref().unwrap_or(&0));
-                    return Poll::Ready(moved);
-                }
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
+                _ if count == 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                _ => return Poll::Ready(Ok(count)),
             }
         }
     }

@@ -170,7 +170,7 @@ enum Broken {
 struct Direction<'p> {
     carry: Carry,
     phase: Phase,
-    /// Splice from now on, until the reader runs dry.
+    /// Splice from now on, until that moves little.
     bulk: bool,
     may_splice: bool,
     unflushed: bool,
@@ -302,29 +302,31 @@ impl<'p> Direction<'p> {
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
-                    self.bulk = false;
                     self.carry = Carry::Nothing;
                     return Poll::Pending;
                 }
             }
         }
-        // Given back at once when there is nothing to read.
-        let mut buffer = Buffer::take();
-        let count = ready!(from.poll_read(cx, buffer.whole()))?;
+        // An empty pipe, if any, goes back before the wait.
+        self.carry = Carry::Nothing;
+        let mut buffer = None;
+        let count = ready!(from.poll_read(cx, &mut buffer))?;
         self.bulk = self.may_splice && sockets.is_some() && count == BUFFER_BYTES;
         if count == BUFFER_BYTES {
             from.settle();
         }
-        if count > 0 {
+        if let Some(buffer) = buffer.filter(|_| count > 0) {
             self.carry = Carry::Buffer { buffer, from: 0, to: count };
         }
         Poll::Ready(Ok(count))
     }
 
-    /// The pipe in hand or a pooled one; without descriptors the copy simply goes on.
+    /// The pipe in hand or a pooled one; where there is none to be had this direction goes on by copying.
     fn pipe(&mut self) -> Option<&mut Pipe> {
         if !matches!(self.carry, Carry::Pipe(_)) {
-            self.carry = Carry::Pipe(Pipe::take().ok()?);
+            let taken = Pipe::take().ok();
+            self.may_splice = taken.is_some();
+            self.carry = Carry::Pipe(taken?);
         }
         match &mut self.carry {
             Carry::Pipe(pipe) => Some(pipe),

@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::socket::reset_on_drop;
+use crate::splice::POOL;
 use tokio::io::Interest;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -221,16 +222,25 @@ async fn nothing_is_borrowed_while_nothing_moves() {
         .run_until(async {
             let ((mut client, a), (mut server, b)) = (pair().await, pair().await);
             let copy = tokio::task::spawn_local(async move { copy_both(&mut a.into(), &mut b.into(), LONG).await });
-            let bytes = noise(1 << 20, 4);
-            let (sent, received) = tokio::join!(client.write_all(&bytes), async {
-                let mut received = vec![0; bytes.len()];
-                server.read_exact(&mut received).await.map(|_| received)
-            });
-            sent.unwrap();
-            assert!(received.unwrap() == bytes);
-            client.write_all(b".").await.unwrap();
-            server.read_exact(&mut [0]).await.unwrap();
-            assert_eq!(BUFFERS.with_borrow(Vec::len), 1);
+            // In turns bulk, which is spliced from its second buffer on, and little.
+            for (seed, count) in
+                [1 << 20, 1, 1 << 20, 3 << 20, 17, BUFFER_BYTES, 2 * BUFFER_BYTES, 1].into_iter().enumerate()
+            {
+                let bytes = noise(count, seed as u64 + 1);
+                let (sent, received) = tokio::join!(client.write_all(&bytes), async {
+                    let mut received = vec![0; bytes.len()];
+                    server.read_exact(&mut received).await.map(|_| received)
+                });
+                sent.unwrap();
+                assert!(received.unwrap() == bytes);
+                let is_all_back = || (BUFFERS.with_borrow(Vec::len), POOL.with_borrow(Vec::len)) == (1, 1);
+                let all_back = async {
+                    while !is_all_back() {
+                        tokio::task::yield_now().await;
+                    }
+                };
+                tokio::time::timeout(LONG, all_back).await.expect("a buffer or a pipe isn't given back");
+            }
             drop((client, server));
             copy.await.unwrap();
         })

@@ -180,8 +180,21 @@ pub async fn accept_mesh_by<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    accept_mesh_after(server, config, io, &[]).await
+}
+
+/// The same, of a client whose first bytes were read already.
+pub(crate) async fn accept_mesh_after<S>(
+    server: &MeshServer,
+    config: &Arc<ServerConfig>,
+    io: S,
+    first: &[u8],
+) -> Result<(TlsStream<S>, Vec<String>), ConnError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let refused = |problem: String| ConnError::new(Reason::DownstreamTls, problem);
-    let handshake = Handshake::server(Arc::clone(config), io);
+    let handshake = Handshake::server(Arc::clone(config), io, first);
     let handshake =
         within(HANDSHAKE_TIMEOUT_MS, handshake).await.map_err(|e| refused(format!("TLS handshake: {e}")))?;
     let session = handshake.common();
@@ -196,7 +209,7 @@ pub async fn accept<S>(config: &Arc<ServerConfig>, io: S) -> Result<TlsStream<S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let handshake = async { TlsStream::new(Handshake::server(Arc::clone(config), io).await?) };
+    let handshake = async { TlsStream::new(Handshake::server(Arc::clone(config), io, &[]).await?) };
     within(HANDSHAKE_TIMEOUT_MS, handshake)
         .await
         .map_err(|problem| ConnError::new(Reason::DownstreamTls, format!("TLS handshake: {problem}")))

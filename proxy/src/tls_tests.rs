@@ -253,6 +253,6 @@ async fn a_silent_peer_is_cut_at_the_handshake_deadline() {
     let ca = Ca::new();
     let server = server(key(&ca, &[BACKEND]), &[("default", &ca)]);
     let (_silent, far) = tokio::io::duplex(64);
-    let handshake = Handshake::server(Arc::clone(&server.config), far);
+    let handshake = Handshake::server(Arc::clone(&server.config), far, &[]);
     assert_eq!(within(1, handshake).await.map(|_| ()).unwrap_err(), "not finished within 1 ms");
 }

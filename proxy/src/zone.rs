@@ -17,13 +17,14 @@ use tokio::net::TcpStream;
 
 pub(crate) async fn serve(serving: &Serving, stream: TcpStream) {
     let timeout = Duration::from_millis(sni::HELLO_TIMEOUT_MS);
-    let name = match sni::read_hello(&stream, timeout, sni::HELLO_BYTES_MAX).await {
-        Ok(Hello::Sni { name, .. }) => Ok(name),
-        Ok(other) => Err(ConnError::new(Reason::DownstreamProtocol, format!("no usable ClientHello: {other:?}"))),
+    let hello = sni::take_hello(&stream, timeout, sni::HELLO_BYTES_MAX).await;
+    let name = match hello {
+        Ok((Hello::Sni { name, .. }, bytes)) => Ok((name, bytes)),
+        Ok((other, _)) => Err(ConnError::new(Reason::DownstreamProtocol, format!("no usable ClientHello: {other:?}"))),
         Err(failure) => Err(failure),
     };
-    let name = match name {
-        Ok(name) => name,
+    let (name, hello) = match name {
+        Ok(found) => found,
         Err(failure) => return refuse(serving, &stream, Ended::default(), &failure),
     };
     let snapshot = serving.worker.snapshot();
@@ -35,11 +36,11 @@ pub(crate) async fn serve(serving: &Serving, stream: TcpStream) {
         SniTarget::Passthrough { service } => {
             let Some(service) = snapshot.service(service).cloned() else { return };
             drop(snapshot);
-            passthrough(serving, stream, &name, &service).await;
+            passthrough(serving, Stream::with_prefix(stream, hello.into()), &name, &service).await;
         }
         SniTarget::Terminate { mesh, permission, handler, .. } => {
             drop(snapshot);
-            Box::pin(terminate(serving, stream, (mesh, permission, &name), handler)).await;
+            Box::pin(terminate(serving, (stream, hello), (mesh, permission, &name), handler)).await;
         }
     }
 }
@@ -49,20 +50,20 @@ fn refuse(serving: &Serving, stream: &TcpStream, ended: Ended, failure: &ConnErr
     finish(&serving.worker, Direction::Zone, &ended, (serving.peer, serving.begun, Some(failure)));
 }
 
-/// The ClientHello was only peeked at: the bytes go on as they came.
-async fn passthrough(serving: &Serving, stream: TcpStream, sni: &str, service: &Arc<ServiceRow>) {
+/// The bytes go on as they came, the ClientHello first.
+async fn passthrough(serving: &Serving, mut stream: Stream, sni: &str, service: &Arc<ServiceRow>) {
     let worker = &serving.worker;
     let mut ended = Ended::default();
     let counted = worker.shared.metrics.handle(Direction::Zone, &service.name, "").connection();
     let failure = match worker.upstreams.connect(service, &worker.shared.identities).await {
         Err(failure) => {
-            socket::reset_on_drop(&stream);
+            stream.reset_on_drop();
             Some(failure)
         }
         Ok(mut upstream) => {
             ended.upstream = Some(upstream.address);
             let idle = Duration::from_millis(service.idle_timeout_ms);
-            let pair = (&mut Stream::Plain(stream), &mut upstream.stream);
+            let pair = (&mut stream, &mut upstream.stream);
             connection::copy(worker, pair, idle, None, &mut ended).await
         }
     };
@@ -71,13 +72,19 @@ async fn passthrough(serving: &Serving, stream: TcpStream, sni: &str, service: &
 }
 
 /// An external service: our identity `zone-egress` of the client's mesh, its permission, then out.
-async fn terminate(serving: &Serving, stream: TcpStream, what: (&str, &str, &str), handler: &Handler) {
+async fn terminate(
+    serving: &Serving,
+    (stream, hello): (TcpStream, Vec<u8>),
+    what: (&str, &str, &str),
+    handler: &Handler,
+) {
     let (mesh, permission, sni) = what;
     let worker = &serving.worker;
     let accepted = match worker.shared.identities.server(mesh) {
-        Ok(server) => tls::accept_mesh(&server, stream).await,
+        Ok(server) => tls::accept_mesh_after(&server, &server.config, stream, &hello).await,
         Err(why) => Err(ConnError::new(Reason::DownstreamTls, why)),
     };
+    drop(hello);
     let (stream, peers) = match accepted {
         Ok(accepted) => accepted,
         Err(failure) => {

@@ -153,7 +153,6 @@ pub(crate) enum Generate {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Install {
     /// nftables rules that send the machine's traffic through the proxy
-    #[command(after_help = "Examples:\n  weir install transparent-proxy --kuma-dp-user kuma-dp --redirect-dns")]
     TransparentProxy(Box<crate::install::InstallArgs>),
     /// Kubernetes manifests of a control plane, on stdout
     #[command(

@@ -10,36 +10,58 @@ pub(super) struct PortRange {
     last: u16,
 }
 
+impl PortRange {
+    pub(super) const fn one(port: u16) -> Self {
+        Self { first: port, last: port }
+    }
+
+    pub(super) fn contains(self, port: u16) -> bool {
+        (self.first..=self.last).contains(&port)
+    }
+}
+
 impl FromStr for PortRange {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (first, last) = range(text, "port")?;
+        if first == 0 {
+            return Err(format!("port range {text:?} begins below 1"));
+        }
         Ok(Self { first, last })
     }
 }
 
 impl fmt::Display for PortRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        display_range(f, self.first, self.last)
+        let Self { first, last } = self;
+        if first == last { write!(f, "{first}") } else { write!(f, "{first}-{last}") }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Tcp,
+    Udp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
     }
 }
 
 /// `[protocol:][ports:]uids`: connections of these users to these ports aren't captured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct UidExclusion {
-    /// `tcp`, `udp` or both.
-    pub(super) protocols: &'static [&'static str],
+    pub(super) protocols: &'static [Protocol],
     /// Empty = all.
     pub(super) ports: Vec<PortRange>,
-    uids: (u32, u32),
-}
-
-impl UidExclusion {
-    pub(super) fn uids(&self) -> String {
-        let (first, last) = self.uids;
-        if first == last { first.to_string() } else { format!("{first}-{last}") }
-    }
+    /// First and last.
+    pub(super) uids: (u32, u32),
 }
 
 impl FromStr for UidExclusion {
@@ -57,10 +79,10 @@ impl FromStr for UidExclusion {
                 ));
             }
         };
-        let protocols: &[&str] = match protocol.to_ascii_lowercase().as_str() {
-            "tcp" => &["tcp"],
-            "udp" => &["udp"],
-            "*" | "" => &["tcp", "udp"],
+        let protocols: &[Protocol] = match protocol.to_ascii_lowercase().as_str() {
+            "tcp" => &[Protocol::Tcp],
+            "udp" => &[Protocol::Udp],
+            "*" | "" => &[Protocol::Tcp, Protocol::Udp],
             other => return Err(format!("protocol {other:?} is invalid or unsupported, use tcp, udp or *")),
         };
         let ports = match ports {
@@ -112,6 +134,21 @@ impl Block {
     pub(super) fn is_ipv4(&self) -> bool {
         self.address.is_ipv4()
     }
+
+    pub(super) fn contains(&self, address: IpAddr) -> bool {
+        let differing = match (self.address, address) {
+            (IpAddr::V4(ours), IpAddr::V4(other)) => u128::from(u32::from(ours) ^ u32::from(other)) << 96,
+            (IpAddr::V6(ours), IpAddr::V6(other)) => u128::from(ours) ^ u128::from(other),
+            _ => return false,
+        };
+        differing.leading_zeros() >= self.prefix_bits.into()
+    }
+}
+
+impl From<IpAddr> for Block {
+    fn from(address: IpAddr) -> Self {
+        Self { address, prefix_bits: if address.is_ipv4() { 32 } else { 128 } }
+    }
 }
 
 impl FromStr for Block {
@@ -132,12 +169,18 @@ impl FromStr for Block {
 
 impl fmt::Display for Block {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.prefix_bits)
+        let whole = if self.is_ipv4() { 32 } else { 128 };
+        match self.prefix_bits == whole {
+            true => write!(f, "{}", self.address),
+            false => write!(f, "{}/{}", self.address, self.prefix_bits),
+        }
     }
 }
 
-pub(super) fn blocks(texts: &[String]) -> Result<Vec<Block>, String> {
-    texts.iter().map(|text| text.parse()).collect()
+/// A port to send connections to.
+pub(super) fn port(text: &str) -> Result<u16, String> {
+    let number = text.trim().parse().ok().filter(|port| *port != 0);
+    number.ok_or_else(|| format!("{text:?} is no port; choose from 1 to 65535"))
 }
 
 fn range<N: FromStr + PartialOrd + Copy>(text: &str, what: &str) -> Result<(N, N), String> {
@@ -148,8 +191,4 @@ fn range<N: FromStr + PartialOrd + Copy>(text: &str, what: &str) -> Result<(N, N
         return Err(format!("{what} range {text:?} is reversed"));
     }
     Ok((first, last))
-}
-
-fn display_range(f: &mut fmt::Formatter<'_>, first: u16, last: u16) -> fmt::Result {
-    if first == last { write!(f, "{first}") } else { write!(f, "{first}-{last}") }
 }

@@ -1,19 +1,26 @@
-//! The rules as nftables reads them: a pure function of what is to be captured. Chains are named as Kuma's iptables chains are,
-//! and hold the same rules in the same order (spec/naming.md §7.3).
+//! Which rules there are: a pure function of what is to be captured. Chains are named as Kuma's iptables chains are, and hold the
+//! same rules in the same order (spec/naming.md §7.3), but for connections that were there before: those are never touched.
 
-use std::fmt::{self, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::ports::{Block, PortRange, UidExclusion, Vnet};
+use super::model::{Chain, Hook, Match, Point, Program, Rule, Verdict};
+use super::ports::{Block, PortRange, Protocol, UidExclusion, Vnet};
 
-/// Everything is in this table, family inet.
-pub(super) const TABLE: &str = "weir";
 /// Beside destination NAT, which is at -100: before or after the rules of others.
 const FIRST: i32 = -101;
 const LAST: i32 = -99;
+const RAW: i32 = -300;
+const MANGLE: i32 = -150;
 
+const DNS_PORT: u16 = 53;
+const INBOUND: &str = "KUMA_MESH_INBOUND";
+const OUTBOUND: &str = "KUMA_MESH_OUTBOUND";
+const INBOUND_REDIRECT: &str = "KUMA_MESH_INBOUND_REDIRECT";
+const OUTBOUND_REDIRECT: &str = "KUMA_MESH_OUTBOUND_REDIRECT";
+
+/// What is to be captured.
 #[derive(Debug)]
-pub(super) struct Rules {
+pub(super) struct Plan {
     pub(super) proxy_uid: u32,
     pub(super) ipv6: bool,
     pub(super) inbound: Direction,
@@ -24,7 +31,9 @@ pub(super) struct Rules {
     pub(super) split_zones: bool,
     pub(super) vnets: Vec<Vnet>,
     pub(super) drop_invalid: bool,
-    pub(super) log: bool,
+    /// Level of the kernel's log.
+    pub(super) log: Option<&'static str>,
+    pub(super) comments: bool,
 }
 
 #[derive(Debug)]
@@ -41,6 +50,10 @@ pub(super) struct Direction {
 }
 
 impl Direction {
+    pub(super) const fn to(port: u16) -> Self {
+        Self { enabled: true, port, include: vec![], exclude: vec![], exclude_addresses: vec![], first: false }
+    }
+
     fn priority(&self) -> i32 {
         if self.first { FIRST } else { LAST }
     }
@@ -53,58 +66,39 @@ pub(super) enum Dns {
     All,
 }
 
-/// Replaces our table as a whole, in the one transaction that `nft -f` makes of a file.
-impl fmt::Display for Rules {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "add table inet {TABLE}\ndelete table inet {TABLE}\ntable inet {TABLE} {{")?;
-        chain(
-            f,
-            "KUMA_MESH_INBOUND_REDIRECT",
-            None,
-            &[format!("meta l4proto tcp redirect to :{}", self.inbound.port)],
-        )?;
-        chain(
-            f,
-            "KUMA_MESH_OUTBOUND_REDIRECT",
-            None,
-            &[format!("meta l4proto tcp redirect to :{}", self.outbound.port)],
-        )?;
-        chain(f, "KUMA_MESH_INBOUND", None, &self.inbound_rules())?;
-        chain(f, "KUMA_MESH_OUTBOUND", None, &self.outbound_rules())?;
+impl Plan {
+    pub(super) fn program(&self) -> Program {
+        let inbound = vec![when([tcp()], Verdict::Redirect(self.inbound.port), "to the proxy")];
+        let outbound = vec![when([tcp()], Verdict::Redirect(self.outbound.port), "to the proxy")];
+        let mut chains = vec![
+            chain(INBOUND, None, self.inbound_rules()),
+            chain(OUTBOUND, None, self.outbound_rules()),
+            chain(INBOUND_REDIRECT, None, inbound),
+            chain(OUTBOUND_REDIRECT, None, outbound),
+        ];
+        let nat = |point, priority| Some(Hook { nat: true, point, priority });
+        let filter = |point, priority| Some(Hook { nat: false, point, priority });
         if !self.vnets.is_empty() {
-            chain(f, "prerouting_vnet", Some(("nat", "prerouting", FIRST)), &self.vnet_rules())?;
+            chains.push(chain("prerouting_vnet", nat(Point::Prerouting, FIRST), self.vnet_rules()));
         }
-        let jump = [self.family_gate(), vec!["meta l4proto tcp jump KUMA_MESH_INBOUND".to_owned()]].concat();
-        chain(f, "prerouting", Some(("nat", "prerouting", self.inbound.priority())), &jump)?;
+        let hook = nat(Point::Prerouting, self.inbound.priority());
+        chains.push(chain("prerouting", hook, self.prerouting_rules()));
         if self.captures_dns() {
-            chain(f, "output_dns", Some(("nat", "output", FIRST)), &self.dns_rules())?;
+            chains.push(chain("output_dns", nat(Point::Output, FIRST), self.dns_rules()));
         }
-        chain(f, "output", Some(("nat", "output", self.outbound.priority())), &self.output_rules())?;
+        chains.push(chain("output", nat(Point::Output, self.outbound.priority()), self.output_rules()));
         if self.captures_dns() && self.split_zones {
-            let rules = ["udp sport 53 ct zone set 1".to_owned()];
-            chain(f, "raw_prerouting", Some(("filter", "prerouting", -300)), &rules)?;
-            chain(f, "raw_output", Some(("filter", "output", -300)), &self.zone_rules())?;
+            let answers = when([Match::SourcePort(Protocol::Udp, DNS_PORT)], Verdict::Zone(1), "answers of resolvers");
+            chains.push(chain("raw_prerouting", filter(Point::Prerouting, RAW), vec![answers]));
+            chains.push(chain("raw_output", filter(Point::Output, RAW), self.zone_rules()));
         }
         if self.drop_invalid {
-            let rules = ["ct state invalid drop".to_owned()];
-            chain(f, "mangle_prerouting", Some(("filter", "prerouting", -150)), &rules)?;
+            let rule = when([Match::Untrackable], Verdict::Drop, "belongs to no connection");
+            chains.push(chain("mangle_prerouting", filter(Point::Prerouting, MANGLE), vec![rule]));
         }
-        writeln!(f, "}}")
+        Program { chains, comments: self.comments }
     }
-}
 
-fn chain(f: &mut fmt::Formatter<'_>, name: &str, hook: Option<(&str, &str, i32)>, rules: &[String]) -> fmt::Result {
-    writeln!(f, "\tchain {name} {{")?;
-    if let Some((kind, hook, priority)) = hook {
-        writeln!(f, "\t\ttype {kind} hook {hook} priority {priority}; policy accept;")?;
-    }
-    for rule in rules {
-        writeln!(f, "\t\t{rule}")?;
-    }
-    writeln!(f, "\t}}")
-}
-
-impl Rules {
     fn captures_dns(&self) -> bool {
         match &self.dns {
             Dns::Off => false,
@@ -113,150 +107,199 @@ impl Rules {
         }
     }
 
-    fn family_gate(&self) -> Vec<String> {
-        if self.ipv6 { vec![] } else { vec!["meta nfproto ipv6 return".to_owned()] }
+    /// What nothing of ours touches. A connection that was there before the rules may be new to connection tracking: only one
+    /// that is just being opened can still be sent elsewhere.
+    fn gates(&self) -> Vec<Rule> {
+        let mut rules = vec![returns([Match::NotOpening], "connections that were there before")];
+        if !self.ipv6 {
+            rules.push(returns([Match::Ipv6], "only IPv4 is captured"));
+        }
+        rules
     }
 
-    fn inbound_rules(&self) -> Vec<String> {
+    fn prerouting_rules(&self) -> Vec<Rule> {
+        let mut rules = self.gates();
+        rules.push(when([tcp()], Verdict::Jump(INBOUND), "connections that come in"));
+        rules
+    }
+
+    fn inbound_rules(&self) -> Vec<Rule> {
         let inbound = &self.inbound;
         if !inbound.enabled {
-            return vec!["meta l4proto tcp return".to_owned()];
+            return vec![returns([tcp()], "incoming connections aren't captured")];
         }
-        let mut rules: Vec<String> = Vec::new();
-        rules.extend(inbound.exclude_addresses.iter().map(|block| format!("{} return", peer("saddr", block))));
+        let mut rules: Vec<Rule> = Vec::new();
+        let sources = inbound.exclude_addresses.iter();
+        rules.extend(sources.map(|block| returns([Match::Source(*block)], "excluded source")));
         if inbound.include.is_empty() {
-            rules.extend(inbound.exclude.iter().map(|port| format!("tcp dport {port} return")));
-            rules.push("meta l4proto tcp jump KUMA_MESH_INBOUND_REDIRECT".to_owned());
+            rules.extend(inbound.exclude.iter().map(|port| returns([dport(*port)], "excluded port")));
+            rules.push(when([tcp()], Verdict::Jump(INBOUND_REDIRECT), "everything else"));
         } else {
-            let included = |port| format!("tcp dport {port} jump KUMA_MESH_INBOUND_REDIRECT");
+            let included = |port: &PortRange| when([dport(*port)], Verdict::Jump(INBOUND_REDIRECT), "included port");
             rules.extend(inbound.include.iter().map(included));
         }
         rules
     }
 
-    fn outbound_rules(&self) -> Vec<String> {
+    fn outbound_rules(&self) -> Vec<Rule> {
         let outbound = &self.outbound;
         if !outbound.enabled {
-            return vec!["meta l4proto tcp return".to_owned()];
+            return vec![returns([tcp()], "outgoing connections aren't captured")];
         }
-        let uid = self.proxy_uid;
-        let port = if self.dns == Dns::Off { "meta l4proto tcp" } else { "tcp dport != 53" };
-        let mut rules: Vec<String> = outbound.exclude.iter().map(|port| format!("tcp dport {port} return")).collect();
-        // The proxy to its own application.
-        rules.push("oifname \"lo\" ip saddr 127.0.0.6 return".to_owned());
-        rules.push("oifname \"lo\" ip6 saddr ::6 return".to_owned());
-        // The application to itself by a virtual IP: in again through the inbound side, with its identity and permissions.
-        for other in ["ip daddr != 127.0.0.1", "ip6 daddr != ::1"] {
-            rules.push(format!("oifname \"lo\" {port} {other} meta skuid {uid} jump KUMA_MESH_INBOUND_REDIRECT"));
+        let lo = || Match::Out("lo".to_owned());
+        let captured = || match self.dns {
+            Dns::Off => tcp(),
+            _ => Match::Port { protocols: vec![Protocol::Tcp], ports: vec![PortRange::one(DNS_PORT)], not: true },
+        };
+        let mut rules: Vec<Rule> =
+            outbound.exclude.iter().map(|port| returns([dport(*port)], "excluded port")).collect();
+        for source in [IpAddr::from([127, 0, 0, 6]), Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6).into()] {
+            rules.push(returns([lo(), Match::Source(source.into())], "the proxy to its own application"));
         }
-        rules.push(format!("oifname \"lo\" {port} meta skuid != {uid} return"));
-        rules.push(format!("meta skuid {uid} return"));
-        rules.push("ip daddr 127.0.0.1 return".to_owned());
-        rules.push("ip6 daddr ::1 return".to_owned());
+        for here in LOOPBACKS {
+            let why = "the application to its own service by the proxy: in again by the inbound side";
+            let elsewhere = Match::Destination { block: here.into(), not: true };
+            let conditions = [lo(), captured(), elsewhere, self.proxy(false)];
+            rules.push(when(conditions, Verdict::Jump(INBOUND_REDIRECT), why));
+        }
+        rules.push(returns([lo(), captured(), self.proxy(true)], "this machine to itself"));
+        rules.push(returns([self.proxy(false)], "the proxy's own connections"));
+        for here in LOOPBACKS {
+            rules.push(returns([Match::Destination { block: here.into(), not: false }], "this machine to itself"));
+        }
         if outbound.include.is_empty() {
-            rules.push("meta l4proto tcp jump KUMA_MESH_OUTBOUND_REDIRECT".to_owned());
+            rules.push(when([tcp()], Verdict::Jump(OUTBOUND_REDIRECT), "everything else"));
         } else {
-            let included = |port| format!("tcp dport {port} jump KUMA_MESH_OUTBOUND_REDIRECT");
+            let included = |port: &PortRange| when([dport(*port)], Verdict::Jump(OUTBOUND_REDIRECT), "included port");
             rules.extend(outbound.include.iter().map(included));
         }
         rules
     }
 
+    fn proxy(&self, not: bool) -> Match {
+        Match::User { first: self.proxy_uid, last: self.proxy_uid, not }
+    }
+
     /// Users and destinations that nothing of ours touches.
-    fn exclusions(&self) -> Vec<String> {
-        let mut rules = self.family_gate();
+    fn exclusions(&self) -> Vec<Rule> {
+        let mut rules = self.gates();
         for exclusion in &self.exclude_uids {
+            let (first, last) = exclusion.uids;
             for protocol in exclusion.protocols {
                 let ports = match exclusion.ports.as_slice() {
-                    [] => format!("meta l4proto {protocol}"),
-                    ports => format!("{protocol} dport {{ {} }}", list(ports)),
+                    [] => Match::Protocol(vec![*protocol]),
+                    ports => Match::Port { protocols: vec![*protocol], ports: ports.to_vec(), not: false },
                 };
-                rules.push(format!("{ports} meta skuid {} return", exclusion.uids()));
+                rules.push(returns([ports, Match::User { first, last, not: false }], "excluded user"));
             }
         }
-        let excluded = &self.outbound.exclude_addresses;
-        rules.extend(excluded.iter().map(|block| format!("{} return", peer("daddr", block))));
+        let excluded = self.outbound.exclude_addresses.iter();
+        let destination = |block: &Block| Match::Destination { block: *block, not: false };
+        rules.extend(excluded.map(|block| returns([destination(block)], "excluded destination")));
         rules
     }
 
     /// The proxy's own questions leave; the others' come to it, over UDP and TCP alike.
-    fn dns_rules(&self) -> Vec<String> {
+    fn dns_rules(&self) -> Vec<Rule> {
         let mut rules = self.exclusions();
-        rules.push(format!("meta l4proto {{ tcp, udp }} th dport 53 meta skuid {} return", self.proxy_uid));
-        for server in self.dns_destinations() {
-            for protocol in ["udp", "tcp"] {
-                rules.push(format!("{server}{protocol} dport 53 redirect to :{}", self.dns_port));
+        let both = vec![Protocol::Tcp, Protocol::Udp];
+        let questions = Match::Port { protocols: both, ports: vec![PortRange::one(DNS_PORT)], not: false };
+        rules.push(returns([questions, self.proxy(false)], "the proxy's own questions"));
+        for server in self.resolvers() {
+            for protocol in [Protocol::Udp, Protocol::Tcp] {
+                let conditions = server.iter().cloned().chain([question(protocol)]);
+                rules.push(when(conditions, Verdict::Redirect(self.dns_port), "questions to the proxy"));
             }
         }
         rules
     }
 
-    /// Matches of the captured resolvers, each with its trailing space.
-    fn dns_destinations(&self) -> Vec<String> {
+    /// Matches of the captured resolvers; a match less is every resolver.
+    fn resolvers(&self) -> Vec<Option<Match>> {
         match &self.dns {
             Dns::Off => vec![],
-            Dns::All => vec![String::new()],
+            Dns::All => vec![None],
             Dns::Servers(servers) => {
-                let family = |server: &IpAddr| if server.is_ipv4() { "ip" } else { "ip6" };
-                servers.iter().map(|server| format!("{} daddr {server} ", family(server))).collect()
+                let to = |server: &IpAddr| Some(Match::Destination { block: (*server).into(), not: false });
+                servers.iter().map(to).collect()
             }
         }
     }
 
-    fn output_rules(&self) -> Vec<String> {
+    fn output_rules(&self) -> Vec<Rule> {
         let mut rules = self.exclusions();
-        if self.log {
-            rules.insert(0, "meta l4proto tcp log prefix \"OUTBOUND:\" level debug".to_owned());
+        if let Some(level) = self.log {
+            rules.insert(1, when([tcp()], Verdict::Log { prefix: "OUTBOUND:", level }, ""));
         }
         if self.dns != Dns::Off {
-            // Questions to resolvers that aren't captured.
-            rules.push(format!("tcp dport 53 meta skuid != {} return", self.proxy_uid));
+            let conditions = [question(Protocol::Tcp), self.proxy(true)];
+            rules.push(returns(conditions, "questions to resolvers that aren't captured"));
         }
-        rules.push("meta l4proto tcp jump KUMA_MESH_OUTBOUND".to_owned());
+        rules.push(when([tcp()], Verdict::Jump(OUTBOUND), "connections that leave"));
         rules
     }
 
     /// Application with proxy, and proxy with resolver, are tracked apart: their ports may repeat.
-    fn zone_rules(&self) -> Vec<String> {
-        let uid = self.proxy_uid;
+    fn zone_rules(&self) -> Vec<Rule> {
+        let answers = Match::SourcePort(Protocol::Udp, self.dns_port);
         let mut rules = vec![
-            format!("udp dport 53 meta skuid {uid} ct zone set 1 return"),
-            format!("udp sport {} meta skuid {uid} ct zone set 2 return", self.dns_port),
+            when([question(Protocol::Udp), self.proxy(false)], Verdict::Zone(1), "the proxy asks a resolver"),
+            when([answers, self.proxy(false)], Verdict::Zone(2), "the proxy answers"),
         ];
-        rules.extend(self.dns_destinations().iter().map(|server| format!("{server}udp dport 53 ct zone set 2")));
+        let asked = |server: Option<Match>| {
+            let conditions = server.into_iter().chain([question(Protocol::Udp)]);
+            when(conditions, Verdict::Zone(2), "questions to the proxy")
+        };
+        rules.extend(self.resolvers().into_iter().map(asked));
         if let Dns::Servers(servers) = &self.dns {
             for server in servers.iter().filter(|server| server.is_loopback()) {
-                let to = if server.is_ipv4() { "ip daddr 127.0.0.1 ip saddr" } else { "ip6 daddr ::1 ip6 saddr" };
-                rules.push(format!("meta l4proto udp {to} {server} ct zone set 1"));
+                let here = if server.is_ipv4() { LOOPBACKS[0] } else { LOOPBACKS[1] };
+                let to = Match::Destination { block: here.into(), not: false };
+                let conditions = [Match::Protocol(vec![Protocol::Udp]), to, Match::Source((*server).into())];
+                rules.push(when(conditions, Verdict::Zone(1), "answers of a resolver on this machine"));
             }
         }
         rules
     }
 
-    fn vnet_rules(&self) -> Vec<String> {
-        let mut rules = self.family_gate();
+    fn vnet_rules(&self) -> Vec<Rule> {
+        let mut rules = self.gates();
         for vnet in &self.vnets {
-            let interface = &vnet.interface;
+            let interface = || Match::In(vnet.interface.clone());
             if self.captures_dns() {
-                rules.push(format!("iifname \"{interface}\" udp dport 53 redirect to :{}", self.dns_port));
+                let conditions = [interface(), question(Protocol::Udp)];
+                rules.push(when(conditions, Verdict::Redirect(self.dns_port), "questions of containers"));
             }
-            let family = if vnet.network.is_ipv4() { "ip" } else { "ip6" };
-            let beyond = format!("{family} daddr != {}", vnet.network);
-            rules
-                .push(format!("iifname \"{interface}\" meta l4proto tcp {beyond} redirect to :{}", self.outbound.port));
+            let beyond = Match::Destination { block: vnet.network, not: true };
+            let to_proxy = Verdict::Redirect(self.outbound.port);
+            rules.push(when([interface(), tcp(), beyond], to_proxy, "what containers dial"));
         }
         rules
     }
 }
 
-fn peer(side: &str, block: &Block) -> String {
-    format!("{} {side} {block}", if block.is_ipv4() { "ip" } else { "ip6" })
+const LOOPBACKS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+
+fn chain(name: &'static str, hook: Option<Hook>, rules: Vec<Rule>) -> Chain {
+    Chain { name, hook, rules }
 }
 
-fn list(ports: &[PortRange]) -> String {
-    let mut text = String::new();
-    for (index, port) in ports.iter().enumerate() {
-        let _ = write!(text, "{}{port}", if index == 0 { "" } else { ", " });
-    }
-    text
+fn when(conditions: impl IntoIterator<Item = Match>, then: Verdict, why: &'static str) -> Rule {
+    Rule { when: conditions.into_iter().collect(), then, why }
+}
+
+fn returns(conditions: impl IntoIterator<Item = Match>, why: &'static str) -> Rule {
+    when(conditions, Verdict::Return, why)
+}
+
+fn tcp() -> Match {
+    Match::Protocol(vec![Protocol::Tcp])
+}
+
+fn dport(port: PortRange) -> Match {
+    Match::Port { protocols: vec![Protocol::Tcp], ports: vec![port], not: false }
+}
+
+fn question(protocol: Protocol) -> Match {
+    Match::Port { protocols: vec![protocol], ports: vec![PortRange::one(DNS_PORT)], not: false }
 }

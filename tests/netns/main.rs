@@ -9,3 +9,4 @@ mod long_way;
 mod permission;
 mod rolling;
 mod support;
+mod trial;

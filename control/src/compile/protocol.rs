@@ -23,7 +23,7 @@ pub(super) fn of_tag(tag: Option<&String>) -> Protocol {
 }
 
 fn of_word(word: &str) -> Protocol {
-    match word {
+    match word.to_ascii_lowercase().as_str() {
         "http" => Protocol::Http,
         "http2" => Protocol::Http2,
         "grpc" => Protocol::Grpc,
@@ -37,7 +37,7 @@ fn before_stack(word: &str) -> &'static [&'static str] {
 
 /// A protocol and what it can also be handled as, richest first.
 fn stack(word: &str) -> Option<&'static [&'static str]> {
-    Some(match word {
+    Some(match word.to_ascii_lowercase().as_str() {
         "grpc" => &["grpc", "http2", "tcp"],
         "http2" => &["http2", "tcp"],
         "http" => &["http", "tcp"],
@@ -52,8 +52,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn protocols_fold_to_the_first_common_element() {
-        let rows: [(&[Option<&str>], Protocol); 9] = [
+    fn k68_protocols_fold_to_the_first_common_element_in_any_case() {
+        let rows: [(&[Option<&str>], Protocol); 11] = [
+            (&[Some("HTTP")], Protocol::Http),
+            (&[Some("GRPC"), Some("Http2")], Protocol::Http2),
             (&[Some("http")], Protocol::Http),
             (&[Some("grpc"), Some("http2")], Protocol::Http2),
             (&[Some("http"), Some("http2")], Protocol::Tcp),

@@ -8,6 +8,7 @@ use super::sni::{self, MESH, service};
 use super::world::Asker;
 use super::world::{MeshIndex, World};
 use super::{Compiled, Made, Problem, permissions};
+use crate::names::FREED;
 use crate::resource::{Dataplane, Tags};
 use snapshot::{
     Backend, Balance, DnsSettings, Endpoint, Forward, Handler, HostPattern, ListenerRow, Match, NameRow, Origin,
@@ -109,7 +110,7 @@ impl Rows {
         let shared = self.shared.take();
         let nothing = Tables::default();
         let common = shared.as_ref().map_or(&nothing, |shared| shared.snapshot.tables());
-        for row in &common.listeners {
+        for row in common.listeners.iter().filter(|row| row.origin.kind != FREED) {
             if let Some(own) = self.listeners.get(&row.address) {
                 let text = format!("{} is taken by {} already: this listener is left out", row.address, own.origin);
                 self.aside.problems.push(Problem::new(row.origin.clone(), text));

@@ -2,6 +2,7 @@
 //! after the rows before when something changed. It doesn't know which proxies there are.
 
 use super::rows::{Client, Reached, Upstreams, handler_for};
+use super::sidecar;
 use super::world::{MeshIndex, World};
 use crate::names::NamedOutbound;
 use snapshot::{Generation, ListenerRow, NameRow, Role, ServiceRow, Snapshot, Tables, limits};
@@ -40,6 +41,8 @@ enum Stale {
 pub(super) struct Shared {
     /// One an outbound of the mesh, in their order.
     entries: Vec<Entry>,
+    /// Rows of addresses that lost their names.
+    freed: Vec<Arc<ListenerRow>>,
     /// The rows, checked.
     pub snapshot: Arc<Snapshot>,
 }
@@ -133,9 +136,15 @@ impl Making<'_> {
         }
         gone.extend(old);
         let before: &Snapshot = snapshot.unwrap_or(&nothing.1);
-        let tables = self.tables(before.tables(), &entries, (&gone, &new));
+        let freed = self.freed(before.tables(), &entries);
+        let mut tables = self.tables(before.tables(), &entries, (&gone, &new));
+        let held_freed = self.before.map_or(&[][..], |slot| &slot.shared.freed);
+        if !(freed.is_empty() && held_freed.is_empty()) {
+            let gone = held_freed.iter().filter(|held| !freed.iter().any(|row| Arc::ptr_eq(row, held)));
+            tables.listeners = patch(&tables.listeners, gone, freed.iter(), |a, b| a.address.cmp(&b.address));
+        }
         let snapshot = Snapshot::build_after(Some(before), tables, Generation::default()).ok()?;
-        Some(Shared { entries, snapshot: Arc::new(snapshot) })
+        Some(Shared { entries, freed, snapshot: Arc::new(snapshot) })
     }
 
     /// Whether an entry that was made for an outbound at the same address still holds.
@@ -197,6 +206,21 @@ impl Making<'_> {
             }),
             ..Tables::default()
         }
+    }
+
+    /// Rows of freed addresses that nobody else has; a host that is written as an address may have one.
+    fn freed(&self, before: &Tables, entries: &[Entry]) -> Vec<Arc<ListenerRow>> {
+        if self.mesh.names.freed.is_empty() {
+            return Vec::new();
+        }
+        let taken: HashSet<SocketAddr> =
+            entries.iter().flat_map(|e| &e.listeners).flatten().map(|l| l.address).collect();
+        let rows = sidecar::freed(&self.mesh.names, self.place.has_ipv6).filter(|row| !taken.contains(&row.address));
+        let held = |row: &ListenerRow| {
+            let at = before.listeners.binary_search_by(|held| held.address.cmp(&row.address)).ok()?;
+            before.listeners.get(at).filter(|held| ***held == *row).cloned()
+        };
+        rows.map(|row| held(&row).unwrap_or_else(|| Arc::new(row))).collect()
     }
 
     /// The names that lead to an outbound.

@@ -5,9 +5,9 @@ use super::rows::{Client, Input, Rows, Upstreams, handler_for};
 use super::shared::Place;
 use super::sni::{PROTOCOL, SERVICE, ZONE};
 use super::{Made, Options, protocol};
-use crate::names::NamedOutbound;
+use crate::names::{MeshNames, NamedOutbound};
 use crate::resource::{Inbound, Tags};
-use snapshot::{InboundTls, Interception, ListenerRow, NameRow, Origin, ProxyKind, Role, limits};
+use snapshot::{Handler, InboundTls, Interception, ListenerRow, NameRow, Origin, ProxyKind, Role, limits};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -160,6 +160,7 @@ impl Sidecar<'_> {
             v6.extend(outbound.v6.filter(|_| self.has_ipv6));
             self.named_outbound(outbound);
         }
+        self.freed_outbounds();
         for row in &self.input.mesh.names.names {
             let remains = row.v4.is_some_and(|ip| v4.contains(&ip)) || row.v6.is_some_and(|ip| v6.contains(&ip));
             if remains {
@@ -177,11 +178,29 @@ impl Sidecar<'_> {
         }
     }
 
+    fn freed_outbounds(&mut self) {
+        for row in freed(&self.input.mesh.names, self.has_ipv6) {
+            self.rows.listeners.entry(row.address).or_insert(row);
+        }
+    }
+
     fn outbound(&mut self, address: SocketAddr, vip: bool, tags: &Tags, origin: Origin) {
         let to = self.upstreams.reach(&mut self.rows, tags);
         let handler = handler_for(&to, limits::REQUEST_TIMEOUT_MS);
         self.rows.listen(ListenerRow { address, role: Role::Outbound { vip, handler }, origin });
     }
+}
+
+/// Without a backend: who uses an old DNS answer is reset, and the log says whose address it was.
+pub(super) fn freed(names: &MeshNames, has_ipv6: bool) -> impl Iterator<Item = ListenerRow> {
+    names.freed.iter().flat_map(move |freed| {
+        let v6 = freed.v6.filter(|_| has_ipv6).map(IpAddr::V6);
+        freed.v4.map(IpAddr::V4).into_iter().chain(v6).map(|ip| {
+            let handler = Handler::Tcp { backends: Vec::new(), idle_timeout_ms: 0 };
+            let role = Role::Outbound { vip: true, handler };
+            ListenerRow { address: SocketAddr::new(ip, freed.port), role, origin: freed.origin.clone() }
+        })
+    })
 }
 
 fn loopback(ip: IpAddr) -> IpAddr {

@@ -1,9 +1,9 @@
 //! From entries and their addresses to the names and outbounds that sidecars get.
 
-use super::{MeshNames, NameSettings, NamedOutbound, View, Wish, servable};
+use super::{FREED, FreedOutbound, MeshNames, NameSettings, NamedOutbound, View, Wish, servable};
 use crate::vip::{EntryKind, Key, Vip, VipTable};
 use snapshot::{NameRow, Origin};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -45,6 +45,34 @@ enum Claim {
     Fqdn,
 }
 
+/// Notes where the addresses that `table` has freed since `before` were served, as far as that is known.
+pub fn remember_ports(before: &VipTable, served: &MeshNames, table: &mut VipTable) {
+    let mut fresh: Vec<_> = table.quarantine.iter_mut().filter(|(key, _)| before.entries.contains_key(key)).collect();
+    if fresh.is_empty() {
+        return;
+    }
+    let mut ports: HashMap<Vip, BTreeSet<u16>> = HashMap::new();
+    for outbound in &served.outbounds {
+        ports.entry(Vip { v4: outbound.v4, v6: outbound.v6 }).or_default().insert(outbound.port);
+    }
+    for (_, freed) in &mut fresh {
+        freed.ports = ports.get(&freed.vip).into_iter().flatten().copied().collect();
+    }
+}
+
+/// Resting addresses, where they were served; on the VIP port, where that isn't known any more.
+pub(crate) fn freed(mesh: &str, vips: &VipTable, vip_port: u16) -> Vec<FreedOutbound> {
+    let mut list = Vec::new();
+    for (key, freed) in &vips.quarantine {
+        let ports = if freed.ports.is_empty() { &[vip_port] } else { freed.ports.as_slice() };
+        let origin = Origin::new(FREED, mesh, &key.name);
+        let one =
+            |port: &u16| FreedOutbound { v4: freed.vip.v4, v6: freed.vip.v6, port: *port, origin: origin.clone() };
+        list.extend(ports.iter().map(one));
+    }
+    list
+}
+
 /// Entries without an address give nothing.
 pub fn names_and_outbounds(view: &View, vips: &VipTable, settings: &NameSettings) -> (MeshNames, Vec<NameWarning>) {
     let mut out = Publisher { settings, names: BTreeMap::new(), outbounds: Outbounds::default(), warnings: Vec::new() };
@@ -66,7 +94,8 @@ pub fn names_and_outbounds(view: &View, vips: &VipTable, settings: &NameSettings
     warnings.extend(outbounds.warnings);
     let names = names.into_values().map(|(_, _, row)| Arc::new(row)).collect();
     let outbounds = outbounds_sorted.into_iter().map(Arc::new).collect();
-    (MeshNames { names, outbounds }, warnings)
+    let freed = freed(&view.mesh, vips, settings.vip_port);
+    (MeshNames { names, outbounds, freed }, warnings)
 }
 
 struct Publisher<'a> {

@@ -143,7 +143,7 @@ fn entries(list: &[(EntryKind, &str, &[u16])]) -> View {
 
 #[test]
 fn k1_an_empty_mesh_has_no_entries() {
-    assert_eq!(view_of(&[]), View::default());
+    assert_eq!(show(&view_of(&[])), [""; 0]);
 }
 
 #[test]
@@ -231,7 +231,7 @@ fn k13_a_remote_ingress_gives_the_services_of_this_mesh() {
 
 #[test]
 fn k14_an_ingress_of_our_own_zone_is_ignored() {
-    assert_eq!(view_of(&[ingress("zone1", &[("mesh", "kuma.io/service=srv1")])]), View::default());
+    assert_eq!(show(&view_of(&[ingress("zone1", &[("mesh", "kuma.io/service=srv1")])])), [""; 0]);
 }
 
 #[test]
@@ -287,7 +287,8 @@ fn k17_ignored_and_marker_inbounds_give_nothing() {
         b.networking.inbound[0].port = Inbound::MARKER_PORT;
     }
     let all = vo("vo", &["kuma.io/service=*"], "{{.s}}.v", "80", "s:kuma.io/service");
-    assert_eq!(view_of(&[ignored, marker, all]), View::default());
+    let view = view_of(&[ignored, marker, all]);
+    assert_eq!((view.entries.len(), view.skipped.len()), (0, 0));
 }
 
 const OR_8080: &str = "{{if .port}}{{.port}}{{else}}8080{{end}}";
@@ -502,6 +503,45 @@ fn n5_an_absent_parameter_skips_only_its_dataplane() {
     assert!(view.entries.contains_key(&Key::new(EntryKind::Fqdn, "1.svc")));
     assert_eq!(view.skipped.len(), 1);
     assert!(view.skipped[0].reason.contains(r#"result="<no value>.svc""#), "{}", view.skipped[0]);
+}
+
+#[test]
+fn a_zone_that_a_dataplane_leaves_out_is_a_parameter_all_the_same() {
+    let all = [
+        vo("vo", &["kuma.io/service=*"], "{{.z}}.{{.s}}.mesh", "80", "s:kuma.io/service z:kuma.io/zone"),
+        dp("mesh", "a", &["kuma.io/service=svc"]),
+    ];
+    assert_eq!(
+        show(&view_of(&all))[1],
+        "2:zone1.svc.mesh 80{kuma.io/service=svc kuma.io/zone=zone1}<VirtualOutbound mesh/vo>"
+    );
+}
+
+#[test]
+fn a_freed_address_is_known_where_it_was_served_until_its_quarantine_ends() {
+    let ranges = Ranges { v4: Cidr::new(Ipv4Addr::new(240, 0, 0, 0), 24), v6: None };
+    let all = [es("es", "e.com:443", "ext", false), dp("mesh", "a", &["kuma.io/service=svc"])];
+    let (both, one) = (view_of(&all), view_of(&all[1..]));
+    let (before, _) = allocate(&VipTable::default(), &both.keys(), &ranges, 0);
+    let (served, _) = names_and_outbounds(&both, &before, &settings());
+    assert_eq!(served.freed, []);
+    let (mut after, _) = allocate(&before, &one.keys(), &ranges, 5);
+    remember_ports(&before, &served, &mut after);
+    let show = |table: &VipTable| -> Vec<String> {
+        let freed = names_and_outbounds(&one, table, &settings()).0.freed;
+        freed.iter().map(|f| format!("{}:{} {}", f.v4.unwrap(), f.port, f.origin)).collect()
+    };
+    let want = [
+        "240.0.0.0:80 freed mesh/ext",
+        "240.0.0.0:443 freed mesh/ext",
+        "240.0.0.2:80 freed mesh/e.com",
+        "240.0.0.2:443 freed mesh/e.com",
+    ];
+    assert_eq!(show(&after), want);
+    let (again, _) = allocate(&after, &one.keys(), &ranges, 6);
+    assert_eq!(show(&again), want);
+    let (over, _) = allocate(&again, &one.keys(), &ranges, 5 + crate::vip::QUARANTINE_MS);
+    assert_eq!(show(&over), [""; 0]);
 }
 
 #[test]

@@ -19,6 +19,17 @@ pub fn parameters(conf: &VirtualOutboundConf) -> impl Iterator<Item = (&str, &st
     })
 }
 
+/// Whether a VirtualOutbound of the mesh selects by `key` or has a parameter for it.
+pub(super) fn asks_for(input: &NamesInput<'_>, key: &str) -> bool {
+    input.resources.iter().filter(|resource| resource.meta.mesh == input.mesh).any(|resource| match &resource.spec {
+        Spec::VirtualOutbound(vo) => {
+            vo.selectors.iter().any(|selector| selector.contains_key(key))
+                || vo.conf.parameters.iter().any(|parameter| parameter.tag() == key)
+        }
+        _ => false,
+    })
+}
+
 /// Who makes a name, in the order of who has it: the better VirtualOutbound, then the earlier source.
 type Order<'a> = (Reverse<Precedence<'a>>, &'a TagSet<'a>);
 

@@ -1,6 +1,8 @@
 //! The virtual IPs of a mesh between publications: allocated as [`vip::allocate`] does, at the cost of the names that come
 //! and go, and stored as a table with what changed in it since. It must not know what a name is for.
 
+use super::names::Given;
+use crate::names::{MeshNames, remember_ports};
 use crate::vip::{self, Freed, Key, Problem, Ranges, Vip, VipTable};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -69,21 +71,27 @@ impl Addresses {
         &self.problems
     }
 
-    /// Serves exactly `wanted`.
-    pub(super) fn allocate(&mut self, wanted: &BTreeSet<Key>, ranges: &Ranges, now_ms: u64) {
-        let (table, problems) = vip::allocate(&self.table, wanted, ranges, now_ms);
+    /// Serves exactly `wanted`. `served` is where the addresses of before were served.
+    pub(super) fn allocate(&mut self, wanted: &BTreeSet<Key>, served: &MeshNames, given: &Given<'_>) {
+        let (mut table, problems) = vip::allocate(&self.table, wanted, given.ranges, given.now_ms);
+        remember_ports(&self.table, served, &mut table);
         self.is_table_unsaved |= table != self.table;
         (self.table, self.problems, self.used) = (table, problems, None);
     }
 
-    /// Serves `added` too, and not `removed` any more. None when all have to be looked at; then nothing was done.
+    /// Whether a freed address may be given out again.
+    pub(super) fn is_rested(&self, now_ms: u64) -> bool {
+        self.table.next_release_ms().is_some_and(|at| at <= now_ms)
+    }
+
+    /// Serves `added` too, and not `removed`, with the ports where they were, any more. None when all have to be looked at; then nothing was done.
     pub(super) fn change(
         &mut self,
         added: &BTreeSet<Key>,
-        removed: &BTreeSet<Key>,
-        ranges: &Ranges,
-        now_ms: u64,
+        removed: BTreeMap<Key, BTreeSet<u16>>,
+        given: &Given<'_>,
     ) -> Option<()> {
+        let (ranges, now_ms) = (given.ranges, given.now_ms);
         // A clock that was set back mustn't prolong the rest.
         if !self.problems.is_empty() || self.table.quarantine.values().any(|f| f.freed_at_ms > now_ms) {
             return None;
@@ -98,12 +106,13 @@ impl Addresses {
             }
             journal.quarantine.insert(key, None);
         }
-        for key in removed {
-            let vip = self.table.entries.get(key).copied()?;
-            journal.entries.insert(key.clone(), None);
+        for (key, ports) in removed {
+            let vip = self.table.entries.get(&key).copied()?;
             if key.literal().is_none() && !vip.is_empty() {
-                journal.quarantine.insert(key.clone(), Some(Freed { vip, freed_at_ms: now_ms }));
+                let freed = Freed { vip, freed_at_ms: now_ms, ports: ports.into_iter().collect() };
+                journal.quarantine.insert(key.clone(), Some(freed));
             }
+            journal.entries.insert(key, None);
         }
         for key in added {
             let resting = match journal.quarantine.get(key) {
@@ -119,6 +128,10 @@ impl Addresses {
                 None => used.take(resting.map(|freed| freed.vip).unwrap_or_default(), ranges)?,
             };
             journal.entries.insert(key.clone(), Some(vip));
+        }
+        if journal == Journal::default() {
+            self.used = Some(used);
+            return Some(());
         }
         journal.clone().apply(&mut self.table);
         self.journal.entries.extend(journal.entries);
@@ -212,9 +225,12 @@ mod tests {
                     }
                 }
                 let (added, removed) = (&wanted - &before, &before - &wanted);
-                match stepwise.change(&added, &removed, &ranges, now) {
+                let settings = crate::names::NameSettings::default();
+                let given = Given { settings: &settings, ranges: &ranges, now_ms: now };
+                let removed = removed.into_iter().map(|key| (key, BTreeSet::new())).collect();
+                match stepwise.change(&added, removed, &given) {
                     Some(()) => patched += 1,
-                    None => stepwise.allocate(&wanted, &ranges, now),
+                    None => stepwise.allocate(&wanted, &MeshNames::default(), &given),
                 }
                 whole = vip::allocate(&whole, &wanted, &ranges, now).0;
                 assert_eq!(*stepwise.table(), whole);

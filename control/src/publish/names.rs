@@ -4,7 +4,8 @@
 use super::addresses::Addresses;
 use crate::changed::{self, Change};
 use crate::names::{
-    MeshNames, NameSettings, NameWarning, NamedOutbound, NamesInput, SERVICE_TAG, View, Wish, names_and_outbounds, view,
+    MeshNames, NameSettings, NameWarning, NamedOutbound, NamesInput, SERVICE_TAG, View, Wish, freed,
+    names_and_outbounds, view,
 };
 use crate::resource::{Dataplane, Resource, Spec, Tags};
 use crate::vip::{Key, Ranges, VipTable};
@@ -76,12 +77,19 @@ impl Names {
     ) {
         let concerned: Vec<Change<'_>> =
             changes.iter().filter(|(old, new)| old.iter().chain(new).any(|r| concerns(r))).copied().collect();
-        if !self.kept.is_empty() && concerned.is_empty() {
+        let has_trouble = self.kept.values().any(|kept| !kept.addresses.problems().is_empty());
+        let has_rested = self.kept.values().any(|kept| kept.addresses.is_rested(given.now_ms));
+        let is_new = self.kept.is_empty();
+        if !(is_new || has_trouble || has_rested) && concerned.is_empty() {
             return;
         }
-        if self.kept.is_empty() || !self.patch(&concerned, resources, given) {
+        if is_new || has_trouble || !self.patch(&concerned, resources, given) {
             self.find(resources, given, load);
         }
+        self.show();
+    }
+
+    fn show(&mut self) {
         self.by_mesh = self.kept.iter().map(|(mesh, kept)| (mesh.clone(), kept.names.clone())).collect();
         self.problems = self.kept.iter().flat_map(|(mesh, kept)| kept.problems(mesh)).collect();
     }
@@ -91,14 +99,14 @@ impl Names {
         let mut kept = BTreeMap::new();
         for mesh in resources.iter().filter(|r| r.kind() == "Mesh").map(|r| r.meta.name.as_str()) {
             let view = view(&NamesInput { mesh, resources: &plain, settings: given.settings });
-            let (mut addresses, stored) = match self.kept.remove(mesh) {
-                Some(before) => (before.addresses, before.stored),
+            let (mut addresses, served, stored) = match self.kept.remove(mesh) {
+                Some(before) => (before.addresses, before.names, before.stored),
                 None => {
                     let (table, problem) = load(mesh);
-                    (Addresses::stored(table), problem)
+                    (Addresses::stored(table), Arc::default(), problem)
                 }
             };
-            addresses.allocate(&view.keys(), given.ranges, given.now_ms);
+            addresses.allocate(&view.keys(), &served, given);
             let (names, warnings) = names_and_outbounds(&view, addresses.table(), given.settings);
             let names = Arc::new(names);
             kept.insert(mesh.to_owned(), Kept { view, addresses, names, warnings, stored, index: None });
@@ -116,11 +124,12 @@ impl Names {
             }
             sides().take(1).for_each(|r| by_mesh.entry(&r.meta.mesh).or_default().push(*change));
         }
-        by_mesh.into_iter().all(|(mesh, changes)| match self.kept.get_mut(mesh) {
+        let is_patched = by_mesh.into_iter().all(|(mesh, changes)| match self.kept.get_mut(mesh) {
             Some(kept) => kept.patch(mesh, &changes, resources, given).is_some(),
             // A mesh that isn't defined has no names.
             None => true,
-        })
+        });
+        is_patched && self.kept.values_mut().all(|kept| kept.release(given).is_some())
     }
 
     /// What has to be stored before the names are used, by mesh.
@@ -171,6 +180,16 @@ impl Kept {
         Some(())
     }
 
+    /// Lets go of addresses that rested long enough.
+    fn release(&mut self, given: &Given<'_>) -> Option<()> {
+        if self.addresses.is_rested(given.now_ms) {
+            self.addresses.change(&BTreeSet::new(), BTreeMap::new(), given)?;
+            Arc::make_mut(&mut self.names).freed =
+                freed(&self.view.mesh, self.addresses.table(), given.settings.vip_port);
+        }
+        Some(())
+    }
+
     /// Keys that the services ask for, or asked for. None when others have a say in one of them.
     fn concerned(&self, index: &Index, services: &BTreeSet<&str>, sub: &View) -> Option<BTreeSet<Key>> {
         let is_ours = |wish: &Wish| service(&wish.tags).is_some_and(|s| services.contains(s));
@@ -192,8 +211,9 @@ impl Kept {
         let before: Vec<(Key, Claimed)> =
             gone.iter().map(|(key, wishes)| (key.clone(), self.claimed(key, wishes, given))).collect();
         let added: BTreeSet<Key> = new.keys().filter(|key| !gone.contains_key(*key)).cloned().collect();
-        let removed: BTreeSet<Key> = gone.keys().filter(|key| !new.contains_key(*key)).cloned().collect();
-        self.addresses.change(&added, &removed, given.ranges, given.now_ms)?;
+        let lost = before.iter().filter(|(key, _)| !new.contains_key(key));
+        let removed = lost.map(|(key, c)| (key.clone(), c.outbounds.iter().map(|o| o.port).collect())).collect();
+        self.addresses.change(&added, removed, given)?;
         for (key, wishes) in &gone {
             self.view.entries.remove(key);
             index.forget(key, wishes);
@@ -211,6 +231,7 @@ impl Kept {
             before.iter().chain(&after).flat_map(|(_, c)| &c.names).map(String::as_str).collect();
         let rows = self.rows(index, &names, &new, given);
         let table = Arc::make_mut(&mut self.names);
+        table.freed = freed(&self.view.mesh, self.addresses.table(), given.settings.vip_port);
         table.names.retain(|row| !names.contains(row.name.as_str()));
         table.names.extend(rows);
         table.names.sort_by(|a, b| a.name.cmp(&b.name));
@@ -223,10 +244,16 @@ impl Kept {
         Some(())
     }
 
-    /// What a key would have if it were alone.
+    /// What these entries would have if they were all.
+    fn alone(&self, entries: Entries, given: &Given<'_>) -> (MeshNames, Vec<NameWarning>) {
+        let all = &self.addresses.table().entries;
+        let vips = entries.keys().filter_map(|key| Some((key.clone(), *all.get(key)?))).collect();
+        let table = VipTable { entries: vips, ..VipTable::default() };
+        names_and_outbounds(&View { entries, ..View::default() }, &table, given.settings)
+    }
+
     fn claimed(&self, key: &Key, wishes: &[Wish], given: &Given<'_>) -> Claimed {
-        let alone = View { entries: BTreeMap::from([(key.clone(), wishes.to_vec())]), ..View::default() };
-        let (found, _) = names_and_outbounds(&alone, self.addresses.table(), given.settings);
+        let (found, _) = self.alone(BTreeMap::from([(key.clone(), wishes.to_vec())]), given);
         Claimed { names: found.names.iter().map(|row| row.name.clone()).collect(), outbounds: found.outbounds }
     }
 
@@ -234,8 +261,12 @@ impl Kept {
     fn rows(&mut self, index: &Index, names: &BTreeSet<&str>, new: &Entries, given: &Given<'_>) -> Vec<Arc<NameRow>> {
         let rivals = names.iter().filter_map(|name| index.claims.get(*name)).flatten();
         let rivals = rivals.filter_map(|key| Some((key.clone(), self.view.entries.get(key)?.clone())));
-        let all = View { entries: rivals.collect(), ..View::default() };
-        let (found, warnings) = names_and_outbounds(&all, self.addresses.table(), given.settings);
+        let all: Entries = rivals.collect();
+        let (found, mut warnings) = self.alone(all.clone(), given);
+        // An entry without a name has no rival, and none of the names above.
+        for (key, wishes) in new.iter().filter(|(key, _)| !all.contains_key(*key)) {
+            warnings.extend(self.alone(BTreeMap::from([(key.clone(), wishes.clone())]), given).1);
+        }
         let view = &self.view;
         let is_about = |warning: &NameWarning| match warning {
             NameWarning::Shared { name, .. } => names.contains(name.as_str()),
@@ -245,11 +276,6 @@ impl Kept {
         };
         self.warnings.retain(|warning| !is_about(warning));
         self.warnings.extend(warnings.into_iter().filter(is_about));
-        // An entry without a name has no rival, and none of the names above.
-        for (key, wishes) in new.iter().filter(|(key, _)| !all.entries.contains_key(*key)) {
-            let alone = View { entries: BTreeMap::from([(key.clone(), wishes.clone())]), ..View::default() };
-            self.warnings.extend(names_and_outbounds(&alone, self.addresses.table(), given.settings).1);
-        }
         found.names.into_iter().filter(|row| names.contains(row.name.as_str())).collect()
     }
 }

@@ -28,6 +28,8 @@ pub(super) fn decode(f: &mut Fields<'_>) -> Dataplane {
         if let Some(cursor) = f.get(name) {
             if name == "probes" {
                 probes(&cursor);
+            } else if cursor.node.get("type").and_then(|t| t.as_text()).is_some_and(|t| t != "prometheus") {
+                cursor.spot.member("type").error(super::mesh_backends::UNKNOWN_METRICS);
             }
             dp.other.insert(name.to_owned(), cursor.node.to_json());
         }
@@ -301,10 +303,8 @@ fn transparent(cursor: &Cursor<'_>) -> Option<TransparentProxying> {
 
 fn reachable_backends(cursor: &Cursor<'_>) {
     let Some(mut f) = cursor.fields() else { return };
-    for (index, item) in f.items("refs").into_iter().enumerate() {
+    for item in f.items("refs") {
         let Some(mut r) = item.fields() else { continue };
-        // The path is misspelt in Kuma; scripts may look for it.
-        r.spot.path = format!("networking.transparentProxing.reachableBackends.refs[{index}]");
         let kind = r.text("kind");
         backend_kind(&r.spot("kind"), &kind);
         let (name, namespace) = (r.text("name"), r.text("namespace"));

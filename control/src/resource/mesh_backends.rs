@@ -81,11 +81,13 @@ fn tracing(cursor: &Cursor<'_>) {
     f.done();
 }
 
+pub(super) const UNKNOWN_METRICS: &str = "unknown backend type. Available backends: \"prometheus\"";
+
 fn metrics(cursor: &Cursor<'_>) {
     let Some(mut f) = cursor.fields() else { return };
     let names = backends(&mut f, |kind, b| {
         if kind != "prometheus" {
-            b.spot("type").error("unknown backend type. Available backends: \"prometheus\"");
+            b.spot("type").error(UNKNOWN_METRICS);
         }
     });
     chosen(&mut f, "enabledBackend", &names, "has to be set to one of the backends in the mesh");

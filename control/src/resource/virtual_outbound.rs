@@ -1,7 +1,7 @@
 //! VirtualOutbound: reading and checking (spec/naming.md §4.1, §4.2). Templates are tried by `crate::template`.
 
 use super::common::{self, SERVICE};
-use super::decode::{Cursor, Fields};
+use super::decode::{Cursor, Fields, Spot};
 use super::{Parameter, VirtualOutbound, VirtualOutboundConf};
 use std::collections::{BTreeMap, HashSet};
 
@@ -22,24 +22,30 @@ pub(super) fn decode(f: &mut Fields<'_>) -> VirtualOutbound {
 
 fn conf(mut f: Fields<'_>, by_service: bool) -> VirtualOutboundConf {
     let parameters = parameters(&mut f, by_service);
-    let host = f.text("host");
-    if host.is_empty() {
-        if !f.has("host") {
-            f.spot("host").error(DEFINED);
-        }
-    } else if let Err(inner) = crate::template::eval_host(&host, &filled(&parameters, "dummy")) {
+    let host = f.get("host").map_or(Some(String::new()), |c| c.text());
+    let host = defined(host, &f.spot("host"));
+    if !host.is_empty()
+        && let Err(inner) = crate::template::eval_host(&host, &filled(&parameters, "dummy"))
+    {
         f.spot("host").error(format!("template pre evaluation failed with error={}", go_quote(&inner)));
     }
-    let port = f.get("port").and_then(|c| c.text_or_source()).unwrap_or_default();
-    if port.is_empty() {
-        if !f.has("port") {
-            f.spot("port").error(DEFINED);
-        }
-    } else if let Err(inner) = crate::template::eval_port(&port, &filled(&parameters, "1")) {
+    let port = f.get("port").map_or(Some(String::new()), |c| c.text_or_source());
+    let port = defined(port, &f.spot("port"));
+    if !port.is_empty()
+        && let Err(inner) = crate::template::eval_port(&port, &filled(&parameters, "1"))
+    {
         f.spot("port").error(format!("template pre evaluation failed with error={}", go_quote(&inner)));
     }
     f.done();
     VirtualOutboundConf { host, port, parameters }
+}
+
+/// `None` is what isn't text at all, and has been told already.
+fn defined(text: Option<String>, spot: &Spot<'_>) -> String {
+    if text.as_ref().is_some_and(String::is_empty) {
+        spot.error(DEFINED);
+    }
+    text.unwrap_or_default()
 }
 
 fn filled(parameters: &[Parameter], value: &str) -> BTreeMap<String, String> {

@@ -63,6 +63,15 @@ impl Buffer {
         }
     }
 
+    /// Holds `bytes` as if they had been read, in place of what it held; false if they are too many.
+    pub(super) fn put(&mut self, bytes: &[u8]) -> bool {
+        self.release();
+        let mut room = take(bytes.len() > SMALL_BYTES);
+        let fits = room.get_mut(..bytes.len()).map(|room| room.copy_from_slice(bytes)).is_some();
+        (self.bytes, self.end) = (room, if fits { bytes.len() } else { 0 });
+        fits
+    }
+
     /// So many bytes are to come: they are read by as few calls as possible.
     pub(super) fn expect(&mut self, count: u64) {
         self.eager |= count > SMALL_BYTES as u64;

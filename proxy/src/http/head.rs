@@ -10,7 +10,7 @@ pub const HEADERS_MAX: usize = 100;
 /// A request target; longer is 414.
 pub const TARGET_BYTES_MAX: usize = 32 * 1024;
 /// A method; the longest registered one has 17.
-const METHOD_BYTES_MAX: usize = 32;
+pub(super) const METHOD_BYTES_MAX: usize = 32;
 
 /// A range of the buffer that the head was parsed from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -296,7 +296,7 @@ pub(super) fn parse_fields(cursor: &mut Cursor<'_>, fields: &mut Vec<Field>) -> 
 }
 
 /// Position of the next line feed in `buffer[from..to]`, eight bytes at a step.
-fn find_line_feed(buffer: &[u8], from: usize, to: usize) -> Option<usize> {
+pub(super) fn find_line_feed(buffer: &[u8], from: usize, to: usize) -> Option<usize> {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = 0x8080_8080_8080_8080;
     let part = buffer.get(from..to)?;

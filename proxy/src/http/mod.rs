@@ -1,4 +1,4 @@
-//! The HTTP data path: our own HTTP/1.1 codec and connection loop, and HTTP/2 through hyper. Must not know snapshots'
+//! The HTTP data path: our own HTTP/1.1 codec and connection loop, and HTTP/2 on top of it. Must not know snapshots'
 //! indexes, balancing or how connections are made: those come in through `traffic`.
 
 mod buffer;

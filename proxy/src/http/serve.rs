@@ -54,7 +54,7 @@ thread_local! {
 }
 
 impl Scratch {
-    fn take() -> Box<Self> {
+    pub(super) fn take() -> Box<Self> {
         SCRATCH.with(|spare| spare.borrow_mut().pop()).unwrap_or_default()
     }
 
@@ -64,7 +64,7 @@ impl Scratch {
         Line { method, host: &self.host, path, began }
     }
 
-    fn give(mut self: Box<Self>) {
+    pub(super) fn give(mut self: Box<Self>) {
         self.head.clear();
         self.host.clear();
         self.line.clear();
@@ -158,18 +158,6 @@ where
     (End::Closed, session.io)
 }
 
-/// Serves the one request of a stream; what ends it is the stream's.
-pub(super) async fn one<S, T>(io: S, context: Context<T>, drain: watch::Receiver<bool>)
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-    T: Traffic,
-{
-    let mut scratch = Scratch::take();
-    let mut session = Session { io, input: Buffer::default(), timer: Timer::new(), context, drain };
-    session.request(&mut scratch).await;
-    scratch.give();
-}
-
 /// Why there is no complete head.
 enum NoHead {
     Fault(Fault),
@@ -201,7 +189,8 @@ where
         .await
     }
 
-    async fn request(&mut self, scratch: &mut Scratch) -> Next {
+    /// Serves one request; `scratch` has its head if that was parsed already.
+    pub(super) async fn request(&mut self, scratch: &mut Scratch) -> Next {
         let began = Instant::now();
         match self.read_head(&mut scratch.head).await {
             Ok(()) => {}
@@ -264,7 +253,9 @@ where
     }
 
     async fn read_head(&mut self, head: &mut Head) -> Result<(), NoHead> {
-        head.clear();
+        if head.len > 0 {
+            return Ok(());
+        }
         let due = deadline(self.context.settings.head_timeout);
         let Self { io, input, timer, .. } = self;
         poll_fn(|cx| {

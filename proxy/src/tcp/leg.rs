@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use crate::mux::MuxStream;
 use crate::socket::settle;
 use crate::stream::Stream;
+use crate::tcp::{BUFFER_BYTES, Buffer};
 use crate::tls::TlsStream;
 
 /// One of the two streams, as the copy uses it. Sockets are shared: one direction reads while the other writes.
@@ -25,9 +26,8 @@ pub(super) enum Leg<'a> {
 
 pub(super) struct Plain<'a> {
     tcp: &'a TcpStream,
-    /// Not read, or written, so far: tried at once, since what a new connection brings has mostly arrived, and the poller would
-    /// only tell so after a turn of the loop.
-    unread: bool,
+    /// Not written so far: tried at once, since a new connection takes it, and the poller would only tell so after a turn of the
+    /// loop. (An accepted one is read and written at once anyway: tokio takes it for ready.)
     unwritten: bool,
     /// Options are still to be set.
     unsettled: bool,
@@ -40,15 +40,10 @@ impl Plain<'_> {
         }
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        let wanted = buffer.len();
-        let mut read = |socket: &socket2::Socket| io::Read::read(&mut &*socket, buffer);
-        if std::mem::take(&mut self.unread)
-            && let Some(done) = tried(read(&SockRef::from(self.tcp)))
-        {
-            return Poll::Ready(done);
-        }
-        poll_plain(cx, self.tcp, Interest::READABLE, wanted, read)
+    fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut Option<Buffer>) -> Poll<io::Result<usize>> {
+        let read =
+            |mut socket: &socket2::Socket| io::Read::read(&mut socket, buffer.get_or_insert_with(Buffer::take).whole());
+        poll_plain(cx, self.tcp, Interest::READABLE, BUFFER_BYTES, read)
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
@@ -73,8 +68,7 @@ fn tried(done: io::Result<usize>) -> Option<io::Result<usize>> {
 
 impl<'a> Leg<'a> {
     pub(super) fn of(stream: &'a mut Stream, unsettled: bool) -> (Self, Bytes) {
-        // Only the upstream isn't settled, and it hardly ever speaks first.
-        let plain = |tcp| Self::Plain(Plain { tcp, unread: !unsettled, unwritten: true, unsettled });
+        let plain = |tcp| Self::Plain(Plain { tcp, unwritten: true, unsettled });
         match stream {
             Stream::Plain(tcp) => (plain(tcp), Bytes::new()),
             Stream::Replayed(replayed) => (plain(&replayed.tcp), std::mem::take(&mut replayed.prefix)),
@@ -112,20 +106,18 @@ impl<'a> Leg<'a> {
         }
     }
 
-    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        match self {
-            Self::Plain(plain) => plain.poll_read(cx, buffer),
-            Self::Tls(tls) => {
-                let mut buffer = ReadBuf::new(buffer);
-                ready!(Pin::new(tls).poll_read(cx, &mut buffer))?;
-                Poll::Ready(Ok(buffer.filled().len()))
-            }
-            Self::Mux(stream) => {
-                let mut buffer = ReadBuf::new(buffer);
-                ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
-                Poll::Ready(Ok(buffer.filled().len()))
-            }
+    /// One read, into a buffer that is only taken when there may be something to read.
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut Option<Buffer>) -> Poll<io::Result<usize>> {
+        if let Self::Plain(plain) = self {
+            return plain.poll_read(cx, buffer);
         }
+        let mut buffer = ReadBuf::new(buffer.get_or_insert_with(Buffer::take).whole());
+        match self {
+            Self::Tls(tls) => ready!(Pin::new(tls).poll_read(cx, &mut buffer))?,
+            Self::Mux(stream) => ready!(Pin::new(stream).poll_read(cx, &mut buffer))?,
+            Self::Plain(_) => {}
+        }
+        Poll::Ready(Ok(buffer.filled().len()))
     }
 
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {

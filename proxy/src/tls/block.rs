@@ -75,6 +75,18 @@ impl Incoming {
         self.block.as_ref().and_then(|block| block.0.get(range)).unwrap_or_default()
     }
 
+    /// Begins with what was read before TLS was known of; `false` when that is more than a block.
+    pub(super) fn begin_with(&mut self, bytes: &[u8]) -> bool {
+        if bytes.is_empty() {
+            return true;
+        }
+        let block = self.block.get_or_insert_with(Block::take);
+        let Some(space) = block.0.get_mut(..bytes.len()) else { return false };
+        space.copy_from_slice(bytes);
+        (self.from, self.to) = (0, bytes.len());
+        true
+    }
+
     pub(super) fn advance(&mut self, count: usize) {
         self.from = (self.from + count).min(self.to);
     }

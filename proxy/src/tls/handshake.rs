@@ -59,9 +59,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<S> {
         Self::new(Side::Client(Box::new(side)), io).run().await
     }
 
-    pub(super) async fn server(config: Arc<ServerConfig>, io: S) -> io::Result<Self> {
+    /// `first`: what was read of `io` before.
+    pub(super) async fn server(config: Arc<ServerConfig>, io: S, first: &[u8]) -> io::Result<Self> {
         let side = UnbufferedServerConnection::new(config).map_err(broken)?;
-        Self::new(Side::Server(Box::new(side)), io).run().await
+        let mut handshake = Self::new(Side::Server(Box::new(side)), io);
+        if !handshake.input.begin_with(first) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the first bytes are more than a handshake needs"));
+        }
+        handshake.run().await
     }
 
     fn new(side: Side, io: S) -> Self {

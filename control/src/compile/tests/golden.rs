@@ -65,7 +65,7 @@ fn world(input: &str, resources: Vec<Resource>) -> World {
     World::new(resources.into_iter().map(Arc::new).collect(), settings, names)
 }
 
-fn names_of(mesh: &str, resources: &[&Resource], zone: &str) -> MeshNames {
+pub(super) fn names_of(mesh: &str, resources: &[&Resource], zone: &str) -> MeshNames {
     let settings = NameSettings { own_zone: zone.to_owned(), ..NameSettings::default() };
     let view = names::view(&NamesInput { mesh, resources, settings: &settings });
     let (table, _) = vip::allocate(&VipTable::default(), &view.keys(), &Ranges::default(), 0);

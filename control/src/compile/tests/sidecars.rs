@@ -3,7 +3,7 @@
 use super::make::*;
 use super::*;
 use crate::compile::{Options, compile_with};
-use crate::names::{MeshNames, NamedOutbound};
+use crate::names::{FreedOutbound, MeshNames, NamedOutbound};
 use crate::resource::{Gateway, GatewayType, InboundState, TransparentProxying};
 use snapshot::{InboundTls, NameRow, Origin, Protocol};
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ fn backend(n: u8, zone: &str) -> crate::resource::Resource {
 }
 
 #[test]
-fn local_endpoints_weigh_as_many_as_there_are_ingresses_and_an_ingress_its_instances() {
+fn k63_local_endpoints_weigh_as_many_as_there_are_ingresses_and_an_ingress_its_instances() {
     let world = world(
         "east",
         vec![
@@ -47,7 +47,7 @@ fn local_endpoints_weigh_as_many_as_there_are_ingresses_and_an_ingress_its_insta
 }
 
 #[test]
-fn ingresses_with_equal_coordinates_count_once_the_first_with_services() {
+fn k64_ingresses_with_equal_coordinates_count_once_the_first_with_services() {
     let list = vec![
         mesh("default", "mtls"),
         web(),
@@ -59,7 +59,7 @@ fn ingresses_with_equal_coordinates_count_once_the_first_with_services() {
 }
 
 #[test]
-fn an_unready_inbound_is_no_endpoint_and_the_hint_says_so() {
+fn k65_an_unready_inbound_is_no_endpoint_and_the_hint_says_so() {
     let idle = change(backend(1, "east"), |d| d.networking.inbound[0].state = InboundState::NotReady);
     let compiled = sidecar(&world("east", vec![mesh("default", ""), web(), idle]), "web");
     let row = service(&compiled, "backend");
@@ -68,7 +68,7 @@ fn an_unready_inbound_is_no_endpoint_and_the_hint_says_so() {
 }
 
 #[test]
-fn without_mtls_other_zones_are_unreachable() {
+fn k66_without_mtls_other_zones_are_unreachable() {
     let list = vec![mesh("default", ""), web(), backend(1, "west"), ingress("i", "west", "1.1.1.1:10001")];
     let compiled = sidecar(&world("east", list), "web");
     let row = service(&compiled, "backend");
@@ -78,7 +78,7 @@ fn without_mtls_other_zones_are_unreachable() {
 }
 
 #[test]
-fn locality_puts_other_zones_behind() {
+fn k67_locality_puts_other_zones_behind() {
     let es = |name: &str, zone: &str| external(name, &format!("{name}.com:80"), &format!("service=ext,zone={zone}"));
     let list = vec![
         mesh("default", "mtls locality"),
@@ -96,7 +96,7 @@ fn locality_puts_other_zones_behind() {
 }
 
 #[test]
-fn one_inbound_with_another_protocol_makes_a_service_tcp() {
+fn k68_one_inbound_with_another_protocol_makes_a_service_tcp() {
     let other = app("b", "10.0.1.9", "service=backend,zone=east,protocol=http2");
     let compiled = sidecar(&world("east", vec![mesh("default", ""), web(), backend(1, "east"), other]), "web");
     assert_eq!(service(&compiled, "backend").protocol, Protocol::Tcp);
@@ -236,6 +236,7 @@ fn names() -> BTreeMap<String, MeshNames> {
             out("240.0.0.2", None, "service=backend"),
             out("240.0.0.3", None, "service=web"),
         ],
+        ..MeshNames::default()
     };
     BTreeMap::from([("default".to_owned(), mesh)])
 }
@@ -263,6 +264,24 @@ fn with_transparent_proxy_virtual_listeners_replace_the_written_ones() {
     assert_eq!(endpoints(service(&compiled, target(v1))), ["10.0.1.1:8080 1/0"]);
     assert_eq!(compiled.tables.names.len(), 3);
     assert_eq!(compiled.tables.proxy.interception.outbound_port, 15001);
+}
+
+#[test]
+fn a_freed_address_is_a_listener_without_backend_that_names_its_last_owner() {
+    let mut names = names();
+    let origin = Origin::new(crate::names::FREED, "default", "billing");
+    let freed = FreedOutbound { v4: "240.0.0.9".parse().ok(), v6: "fd00::9".parse().ok(), port: 80, origin };
+    names.get_mut("default").unwrap().freed = vec![freed];
+    let list = || vec![mesh("default", ""), transparent("", &["backend"]), backend(1, "east")];
+    let compiled = sidecar(&named_world("east", list(), names.clone()), "web");
+    for address in ["240.0.0.9:80", "[fd00::9]:80"] {
+        let row = listener(&compiled, address);
+        assert_eq!(row.origin.to_string(), "freed default/billing");
+        let Role::Outbound { vip: true, handler: Handler::Tcp { backends, .. } } = &row.role else { panic!("{row:?}") };
+        assert!(backends.is_empty());
+    }
+    let written = vec![mesh("default", ""), web(), backend(1, "east")];
+    assert_eq!(sidecar(&named_world("east", written, names), "web").tables.listeners.len(), 2);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use super::make::*;
 use super::*;
 use crate::resource::{DataSource, ExternalTls, Resource, Spec};
 use snapshot::SniTarget;
+use std::collections::BTreeMap;
 
 fn of_mesh(mesh: &str, name: &str, address: &str, text: &str) -> Resource {
     dataplane(mesh, name, address, vec![inbound(8080, text)])
@@ -156,6 +157,37 @@ fn subsets_are_known_when_somebody_asks_for_them_and_they_exist() {
     let client = sidecar(&world, "web");
     let row = client.tables.services.iter().find(|s| !s.endpoints.is_empty()).unwrap();
     assert!(sni(&compiled, peers(row).0).is_some());
+}
+
+#[test]
+fn n6_a_virtual_outbound_reaches_another_zone_by_the_sni_that_its_ingress_knows() {
+    for tag_key in ["", ", tagKey: version"] {
+        let vo = format!(
+            "type: VirtualOutbound\nmesh: default\nname: vo\nselectors: [{{match: {{kuma.io/service: '*'}}}}]\nconf: {{host: \
+             '{{{{.version}}}}.{{{{.s}}}}.mesh', port: '80', parameters: [{{name: s, tagKey: kuma.io/service}}, {{name: \
+             version{tag_key}}}]}}"
+        );
+        let client = change(app("web", "10.0.0.1", "service=web,zone=b"), |d| {
+            let tp = crate::resource::TransparentProxying { redirect_port_outbound: 15001, ..Default::default() };
+            d.networking.transparent_proxying = Some(tp);
+        });
+        let list = vec![
+            mesh("default", "mtls"),
+            client,
+            app("s", "10.0.1.1", "service=svc,zone=a,version=v1"),
+            app("t", "10.0.1.2", "service=svc,zone=a,version=v2"),
+            ingress("i", "a", "1.1.1.1:10001"),
+            crate::resource::read(&vo, "vo.yaml").resources.remove(0),
+        ];
+        let names = golden::names_of("default", &list.iter().collect::<Vec<_>>(), "b");
+        let vip = names.names.iter().find(|row| row.name == "v1.svc.mesh").and_then(|row| row.v4).unwrap();
+        let world = named_world("b", list, BTreeMap::from([("default".to_owned(), names)]));
+        let compiled = sidecar(&world, "web");
+        let row = service(&compiled, target(listener(&compiled, &format!("{vip}:80"))));
+        assert_eq!(endpoints(row), ["1.1.1.1:10001 1/0"]);
+        let at_ingress = checked(&world, &ProxyKey::ingress("i"));
+        assert_eq!(endpoints(passes_to(&at_ingress, peers(row).0)), ["10.0.1.1:8080 1/0"]);
+    }
 }
 
 #[test]

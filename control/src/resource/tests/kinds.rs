@@ -3,54 +3,6 @@
 use super::super::Spec;
 use super::{errors, good, warnings};
 
-fn dataplane(networking: &str) -> Vec<String> {
-    errors(&format!("type: Dataplane\nmesh: m\nname: d\nnetworking: {networking}\n"))
-}
-
-#[test]
-fn dataplanes_are_checked_as_in_kuma() {
-    const SERVICE: &str = "tags: {kuma.io/service: a}";
-    assert_eq!(errors("type: Dataplane\nmesh: m\nname: d\n"), ["networking: must be defined"]);
-    let cases = [
-        ("{address: 1.1.1.1}".to_owned(), "networking: has to contain at least one inbound interface or gateway"),
-        (
-            format!("{{address: 1.1.1.1, gateway: {{{SERVICE}}}, inbound: [{{port: 1, {SERVICE}}}]}}"),
-            "networking.inbound: inbound cannot be defined for delegated gateways",
-        ),
-        (
-            format!("{{address: 1.1.1.1, gateway: {{type: BUILTIN, {SERVICE}}}, outbound: [{{port: 1, {SERVICE}}}]}}"),
-            "networking.outbound: outbound cannot be defined for builtin gateways",
-        ),
-        (
-            "{address: 1.1.1.1, gateway: {type: BUILTIN, tags: {a: b}}}".to_owned(),
-            "networking.gateway.tags: mandatory tag \"kuma.io/service\" is missing",
-        ),
-        (
-            format!("{{address: 1.1.1.1, inbound: [{{port: 80, serviceAddress: 1.1.1.1, {SERVICE}}}]}}"),
-            "networking.inbound[0].serviceAddress: serviceAddress and servicePort has to differ from address and port",
-        ),
-        (
-            "{address: 1.1.1.1, inbound: [{port: 80, tags: {kuma.io/service: a, kuma.io/protocol: x}}]}".to_owned(),
-            "networking.inbound[0].tags[\"kuma.io/protocol\"]: tag \"kuma.io/protocol\" has an invalid value \"x\". Allowed values: grpc, http, http2, kafka, tcp",
-        ),
-        (
-            format!("{{address: 1.1.1.1, inbound: [{{port: 80, {SERVICE}, serviceProbe: {{interval: 0s}}}}]}}"),
-            "networking.inbound[0].serviceProbe.interval: must have a positive value",
-        ),
-        (
-            format!("{{address: 127.0.0.1, admin: {{port: 80}}, inbound: [{{port: 80, {SERVICE}}}]}}"),
-            "networking.admin.port: must differ from inbound",
-        ),
-        (
-            format!("{{address: 1.1.1.1, inbound: [{{port: 80, {SERVICE}}}], outbound: [{{port: 1}}]}}"),
-            "networking.outbound[0].tags: mandatory tag \"kuma.io/service\" is missing",
-        ),
-    ];
-    for (networking, error) in cases {
-        assert_eq!(dataplane(&networking), [error], "{networking}");
-    }
-}
-
 #[test]
 fn snake_case_and_quoted_numbers_are_read() {
     let resource = good(
@@ -60,47 +12,6 @@ fn snake_case_and_quoted_numbers_are_read() {
     let Spec::Dataplane(dp) = resource.spec else { panic!() };
     assert_eq!((dp.networking.inbound[0].port, dp.networking.inbound[0].service_port), (80, Some(81)));
     assert_eq!(dp.networking.transparent_proxying.unwrap().redirect_port_outbound, 15001);
-}
-
-#[test]
-fn virtual_outbounds_are_checked_as_in_kuma() {
-    let vo = |rest: &str| errors(&format!("type: VirtualOutbound\nmesh: m\nname: v\n{rest}"));
-    assert_eq!(vo(""), ["selectors: must have at least one element", "conf: has to be defined"]);
-    assert_eq!(
-        vo(
-            "selectors: [{match: {kuma.io/service: , region: }}, {match: {}}]\nconf: {host: a.mesh, port: 80, parameters: [{name: s, tagKey: kuma.io/service}]}"
-        ),
-        [
-            "selectors[0].match[\"kuma.io/service\"]: tag value must be non-empty",
-            "selectors[0].match[\"region\"]: tag value must be non-empty",
-            "selectors[1].match: must have at least one tag",
-        ]
-    );
-    let conf = |parameters: &str| {
-        vo(&format!("selectors: [{{match: {{a: b}}}}]\nconf: {{host: a.mesh, port: '80', parameters: [{parameters}]}}"))
-    };
-    assert_eq!(
-        conf("{name: s, tagKey: kuma.io/service}, {name: s}"),
-        ["conf.parameters[1].name: name is already used"]
-    );
-    assert_eq!(
-        conf("{name: s, tagKey: kuma.io/service}, {name: _}"),
-        ["conf.parameters[1].name: must consist of alphanumeric characters to be used as a gotemplate key"]
-    );
-    assert_eq!(
-        conf("{name: s, tagKey: kuma.io/service}, {name: x, tagKey: '***'}"),
-        ["conf.parameters[1].tagKey: must be a valid tag name"]
-    );
-    assert_eq!(conf("{name: s}"), ["conf.parameters: must contain a parameter with kuma.io/service as a tagKey"]);
-    let bad_port = vo(
-        "selectors: [{match: {a: b}}]\nconf: {host: a.mesh, port: '{{.s}}a', parameters: [{name: s, tagKey: kuma.io/service}]}",
-    );
-    assert_eq!(bad_port.len(), 1);
-    assert!(
-        bad_port[0].starts_with("conf.port: template pre evaluation failed with error=\"")
-            && bad_port[0].contains(r#"result=\"1a\""#),
-        "{bad_port:?}"
-    );
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! Intake from outside: documents in, resources and problems out.
 
+mod dataplanes;
 mod forms;
 mod kinds;
 mod output;
 mod seeds;
+mod virtual_outbounds;
 
 use super::{Intake, Resource, read};
 

@@ -6,12 +6,12 @@ mod send;
 use super::budget::Budget;
 use super::frame::{self, Code, FrameHead};
 use super::hpack;
-use super::request::Builder;
+use super::request::{Builder, Malformed};
 use super::stream::Stream;
 use super::{CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, OUT_BYTES_MAX, STREAM_WINDOW_BYTES};
 use crate::http::head::HEAD_BYTES_MAX;
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Context, Waker};
 
@@ -19,6 +19,8 @@ use std::task::{Context, Waker};
 const CONTINUATIONS_MAX: u32 = 16;
 /// Streams that we ended while the client may still be sending.
 const RECENT_MAX: usize = 128;
+/// Places of streams that are kept for the next ones.
+const PLACES_KEPT_MAX: usize = 128;
 const WINDOW_MAX: i64 = 0x7fff_ffff;
 /// Marks the ping whose answer shows that the client knows we are leaving.
 const GOODBYE: [u8; 8] = *b"goodbye!";
@@ -52,10 +54,17 @@ pub(super) struct Core {
     /// Woken when there is something to write.
     waker: Option<Waker>,
     /// Streams that wait for the connection's window or for room in `out`.
-    blocked: Vec<Waker>,
-    streams: HashMap<u32, Shared>,
-    /// Streams to be served; the owner takes them.
+    blocked: VecDeque<Shared>,
+    /// In the order of their ids, which only rise.
+    streams: Vec<(u32, Shared)>,
+    /// Streams in new places; the owner serves them.
     pub(super) opened: Vec<Shared>,
+    /// Places whose tasks wait for a stream.
+    free: Vec<Shared>,
+    /// Malformed requests, which nobody else will report; the owner takes them.
+    pub(super) malformed: Vec<(u32, Malformed)>,
+    /// The connection has ended.
+    gone: bool,
     recent: VecDeque<u32>,
     last: u32,
     streams_max: usize,
@@ -90,9 +99,12 @@ impl Core {
             out,
             written: 0,
             waker: None,
-            blocked: Vec::new(),
-            streams: HashMap::new(),
+            blocked: VecDeque::new(),
+            streams: Vec::new(),
             opened: Vec::new(),
+            free: Vec::new(),
+            malformed: Vec::new(),
+            gone: false,
             recent: VecDeque::new(),
             last: 0,
             streams_max: streams_max as usize,
@@ -168,7 +180,7 @@ impl Core {
         if data.is_empty() && !ended {
             self.budget.noise()?;
         }
-        let stream = self.streams.get(&head.stream).cloned();
+        let stream = self.stream(head.stream).map(Rc::clone);
         let Some(stream) = stream.filter(|stream| !stream.borrow().is_deaf()) else {
             self.give_back(head.len as u32);
             return self.unexpected(head.stream);
@@ -249,18 +261,39 @@ impl Core {
         if self.streams.len() >= self.streams_max {
             return self.fail(id, Code::RefusedStream);
         }
-        let Ok(request) = self.builder.request(ended) else { return self.fail(id, Code::Protocol) };
         let windows = (self.initial_window, i64::from(STREAM_WINDOW_BYTES));
-        let stream = Rc::new(RefCell::new(Stream::new(id, request, ended, windows)));
-        self.streams.insert(id, Rc::clone(&stream));
-        self.opened.push(stream);
+        let place = std::iter::from_fn(|| self.free.pop()).find(|place| place.borrow().is_waiting());
+        let is_new = place.is_none();
+        let stream = place.unwrap_or_default();
+        if let Err(malformed) = stream.borrow_mut().open(id, ended, windows, &mut self.builder) {
+            self.malformed.push((id, malformed));
+            if !is_new {
+                self.free.push(Rc::clone(&stream));
+            }
+            return self.fail(id, Code::Protocol);
+        }
+        self.streams.push((id, Rc::clone(&stream)));
+        if is_new {
+            self.opened.push(stream);
+        }
         Ok(())
     }
 
+    fn at(&self, id: u32) -> Result<usize, usize> {
+        self.streams.binary_search_by_key(&id, |(id, _)| *id)
+    }
+
+    fn stream(&self, id: u32) -> Option<&Shared> {
+        self.streams.get(self.at(id).ok()?).map(|(_, stream)| stream)
+    }
+
+    fn knows(&self, id: u32) -> bool {
+        self.recent.contains(&id) || self.stream(id).is_some()
+    }
+
     fn trailers(&mut self, id: u32, ended: bool) -> Result<(), Broken> {
-        let Some(stream) = self.streams.get(&id).cloned().filter(|stream| !stream.borrow().is_deaf()) else {
-            let known = self.recent.contains(&id) || self.streams.contains_key(&id);
-            return if known { self.budget.noise() } else { Err(Code::StreamClosed) };
+        let Some(stream) = self.stream(id).map(Rc::clone).filter(|stream| !stream.borrow().is_deaf()) else {
+            return if self.knows(id) { self.budget.noise() } else { Err(Code::StreamClosed) };
         };
         let mut stream = stream.borrow_mut();
         if stream.client_ended {
@@ -274,7 +307,7 @@ impl Core {
 
     /// A frame on a stream that is over.
     fn unexpected(&mut self, id: u32) -> Result<(), Broken> {
-        if self.recent.contains(&id) || self.streams.contains_key(&id) {
+        if self.knows(id) {
             return self.budget.noise();
         }
         self.fail(id, Code::StreamClosed)
@@ -285,7 +318,7 @@ impl Core {
         self.budget.cancelled()?;
         frame::push_reset(&mut self.out, id, code);
         self.remember(id);
-        if let Some(stream) = self.streams.get(&id) {
+        if let Some(stream) = self.stream(id) {
             stream.borrow_mut().abort();
         }
         Ok(())
@@ -305,7 +338,7 @@ impl Core {
         if head.stream == 0 || head.stream > self.last {
             return Err(Code::Protocol);
         }
-        let Some(stream) = self.streams.get(&head.stream) else { return self.budget.noise() };
+        let Some(stream) = self.stream(head.stream) else { return self.budget.noise() };
         let mut stream = stream.borrow_mut();
         let early = !stream.answered;
         stream.abort();
@@ -342,7 +375,7 @@ impl Core {
             frame::SET_INITIAL_WINDOW => {
                 let change = i64::from(value) - self.initial_window;
                 self.initial_window = i64::from(value);
-                for stream in self.streams.values() {
+                for (_, stream) in &self.streams {
                     stream.borrow_mut().widen(change, WINDOW_MAX).ok_or(Code::FlowControl)?;
                 }
             }
@@ -386,7 +419,7 @@ impl Core {
         if head.stream > self.last {
             return Err(Code::Protocol);
         }
-        let Some(stream) = self.streams.get(&head.stream) else { return self.budget.noise() };
+        let Some(stream) = self.stream(head.stream) else { return self.budget.noise() };
         if more == 0 {
             return self.fail(head.stream, Code::Protocol);
         }
@@ -439,14 +472,19 @@ impl Core {
 
     /// The connection is gone: so are its streams.
     pub(super) fn abort(&mut self) {
-        for stream in self.streams.values() {
+        self.gone = true;
+        for (_, stream) in &self.streams {
             stream.borrow_mut().abort();
         }
-        self.unblock();
+        self.dismiss_free();
     }
 
     pub(super) fn is_idle(&self) -> bool {
         self.streams.is_empty()
+    }
+
+    pub(super) fn has_free(&self) -> bool {
+        !self.free.is_empty()
     }
 
     pub(super) fn ask_for_pong(&mut self) {

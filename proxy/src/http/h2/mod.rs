@@ -1,12 +1,14 @@
 //! HTTP/2: downstream our own engine, which hands each stream on as an HTTP/1 exchange; upstream hyper's. Must not know
 //! how requests are decided.
 
+mod answer;
 mod bridge;
 mod budget;
 mod conn;
 mod frame;
 mod hpack;
 mod huffman;
+mod place;
 mod request;
 mod server;
 mod shared;

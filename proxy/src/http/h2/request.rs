@@ -1,37 +1,52 @@
-//! A stream's header block as an HTTP/1 head, which the HTTP/1 side then checks and decides like any other: what HTTP/1
-//! couldn't say safely is refused here (RFC 9113 §8). Must not know streams.
+//! A stream's header block as an HTTP/1 head, parsed already, which the HTTP/1 side then checks and decides like any
+//! other: what HTTP/1 couldn't say safely is refused here (RFC 9113 §8). Must not know streams.
 
-use super::super::head::{HEAD_BYTES_MAX, HEADERS_MAX, Known, is_field_value, is_token};
+use super::super::head::{
+    Field, HEAD_BYTES_MAX, HEADERS_MAX, Head, Known, METHOD_BYTES_MAX, Span, TARGET_BYTES_MAX, Version, is_field_value,
+    is_token,
+};
 
-/// The request breaks HTTP/2's rules for messages: a stream error.
+/// The request breaks HTTP/2's rules for messages, and how: a stream error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Malformed;
+pub(super) struct Malformed(pub(super) &'static str);
 
-#[derive(Debug, PartialEq, Eq)]
+/// A request's head as HTTP/1 has it.
+#[derive(Debug, Default)]
 pub(super) struct Request {
-    pub(super) head: Vec<u8>,
+    pub(super) bytes: Vec<u8>,
+    /// What parsing `bytes` gives; of length 0 when they are still to be parsed, as that fails.
+    pub(super) head: Head,
     pub(super) to_head: bool,
     /// Content-Length.
     pub(super) length: Option<u64>,
 }
 
+impl Request {
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+        self.bytes.shrink_to(HEAD_BYTES_KEPT);
+        self.head.clear();
+    }
+}
+
 /// Gathers one block's fields; kept from block to block for its memory.
 #[derive(Default)]
 pub(super) struct Builder {
+    request: Request,
     method: Vec<u8>,
     path: Vec<u8>,
     authority: Vec<u8>,
-    seen: u8,
-    fields: Vec<u8>,
     host: Vec<u8>,
     cookie: Vec<u8>,
+    seen: u8,
     count: usize,
-    length: Option<u64>,
-    malformed: bool,
+    malformed: Option<Malformed>,
     oversize: bool,
     trailers: bool,
 }
 
+/// A larger head's memory isn't kept.
+const HEAD_BYTES_KEPT: usize = 1024;
 const METHOD: u8 = 1;
 const SCHEME: u8 = 2;
 const PATH: u8 = 4;
@@ -39,150 +54,232 @@ const AUTHORITY: u8 = 8;
 
 impl Builder {
     pub(super) fn start(&mut self, trailers: bool) {
-        for part in [&mut self.method, &mut self.path, &mut self.authority, &mut self.fields] {
+        for part in [&mut self.method, &mut self.path, &mut self.authority, &mut self.host, &mut self.cookie] {
             part.clear();
         }
-        self.host.clear();
-        self.cookie.clear();
-        (self.seen, self.count, self.length) = (0, 0, None);
-        (self.malformed, self.oversize, self.trailers) = (false, false, trailers);
+        self.request.clear();
+        self.request.length = None;
+        (self.seen, self.count) = (0, 0);
+        (self.malformed, self.oversize, self.trailers) = (None, false, trailers);
     }
 
     pub(super) fn field(&mut self, name: &[u8], value: &[u8]) {
-        let size = self.fields.len() + self.cookie.len() + self.path.len() + name.len() + value.len();
+        let size = self.request.bytes.len() + self.cookie.len() + self.path.len() + name.len() + value.len();
         if size > HEAD_BYTES_MAX {
             self.oversize = true;
             return;
         }
-        if self.put(name, value).is_none() {
-            self.malformed = true;
+        if let Err(malformed) = self.put(name, value) {
+            self.malformed = self.malformed.or(Some(malformed));
         }
     }
 
-    fn put(&mut self, name: &[u8], value: &[u8]) -> Option<()> {
+    fn put(&mut self, name: &[u8], value: &[u8]) -> Result<(), Malformed> {
         if name.first() == Some(&b':') {
             return self.pseudo(name, value);
         }
         self.count += 1;
-        let lower = !name.iter().any(u8::is_ascii_uppercase);
-        if !lower || !is_token(name) || !is_field_value(value) || value.trim_ascii().len() != value.len() {
-            return None;
+        if self.count == 1 {
+            self.open();
         }
-        match (Known::of(name), name) {
-            (
-                Known::Connection
-                | Known::KeepAlive
-                | Known::ProxyConnection
-                | Known::TransferEncoding
-                | Known::Upgrade,
-                _,
-            ) => {
-                return None;
-            }
-            (Known::Te, _) if value != b"trailers" => return None,
-            (Known::ContentLength, _) => return self.content_length(value),
-            (Known::Host, _) if !self.trailers => {
-                if !self.host.is_empty() && self.host != value {
-                    return None;
-                }
-                self.host.clear();
-                self.host.extend_from_slice(value);
-                return Some(());
-            }
-            (_, b"cookie") => {
-                // HTTP/2 may send it in pieces; HTTP/1 allows one field only (RFC 9113 §8.2.3).
-                if !self.cookie.is_empty() {
+        if !is_token(name) || name.iter().any(u8::is_ascii_uppercase) {
+            return Err(Malformed("a header name isn't one in lower case"));
+        }
+        let padded = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+        if !is_field_value(value) || padded(value.first()) || padded(value.last()) {
+            return Err(Malformed("a header value has characters that it must not have"));
+        }
+        let known = Known::of(name);
+        match known {
+            Known::Connection
+            | Known::KeepAlive
+            | Known::ProxyConnection
+            | Known::TransferEncoding
+            | Known::Upgrade => return Err(Malformed("it has a header of HTTP/1 connections")),
+            Known::Te if value != b"trailers" => return Err(Malformed("te other than trailers")),
+            Known::ContentLength => return self.content_length(value),
+            Known::Host if !self.trailers => return self.host(value),
+            // HTTP/2 may send it in pieces; HTTP/1 allows one field only (RFC 9113 §8.2.3).
+            Known::Other if name == b"cookie" => {
+                if !self.cookie.is_empty() && !value.is_empty() {
                     self.cookie.extend_from_slice(b"; ");
                 }
                 self.cookie.extend_from_slice(value);
-                return Some(());
             }
-            _ => {}
+            _ => self.request.push(known, name, value),
         }
-        push(&mut self.fields, name, value);
-        Some(())
+        Ok(())
     }
 
-    fn pseudo(&mut self, name: &[u8], value: &[u8]) -> Option<()> {
+    fn pseudo(&mut self, name: &[u8], value: &[u8]) -> Result<(), Malformed> {
         let (bit, part) = match name {
             b":method" => (METHOD, Some(&mut self.method)),
             b":path" => (PATH, Some(&mut self.path)),
             b":authority" => (AUTHORITY, Some(&mut self.authority)),
             b":scheme" => (SCHEME, None),
-            _ => return None,
+            _ => return Err(Malformed("an unknown pseudo-header")),
         };
         // Once each, and before all other fields; trailers have none.
-        let visible = value.iter().all(u8::is_ascii_graphic);
-        if self.trailers || self.count > 0 || self.seen & bit != 0 || !visible || value.is_empty() {
-            return None;
+        if self.trailers || self.count > 0 || self.seen & bit != 0 {
+            return Err(Malformed("a pseudo-header twice or out of place"));
+        }
+        if value.is_empty() || !value.iter().all(u8::is_ascii_graphic) {
+            return Err(Malformed("a pseudo-header has characters that it must not have"));
         }
         self.seen |= bit;
         if let Some(part) = part {
             part.extend_from_slice(value);
         }
-        Some(())
+        Ok(())
     }
 
-    fn content_length(&mut self, value: &[u8]) -> Option<()> {
-        let digits = !value.is_empty() && value.len() <= 18 && value.iter().all(u8::is_ascii_digit);
-        let length = digits.then(|| std::str::from_utf8(value).ok()?.parse().ok())??;
-        if self.trailers || self.length.is_some_and(|other| other != length) {
-            return None;
+    fn host(&mut self, value: &[u8]) -> Result<(), Malformed> {
+        if !self.host.is_empty() {
+            return if self.host == value { Ok(()) } else { Err(Malformed("two hosts")) };
         }
-        self.length = Some(length);
-        Some(())
-    }
-
-    /// `ended`: the stream has no body.
-    pub(super) fn request(&mut self, ended: bool) -> Result<Request, Malformed> {
-        if self.oversize || self.count > HEADERS_MAX {
-            // So many that the answer is 431, whatever they were.
-            let head = [b"GET / HTTP/1.1\r\n".as_slice(), &b"x:\r\n".repeat(HEADERS_MAX + 1), b"\r\n"].concat();
-            return Ok(Request { head, to_head: false, length: None });
-        }
-        let connect = self.method == b"CONNECT";
-        let due = if connect { METHOD | AUTHORITY } else { METHOD | SCHEME | PATH };
-        let sound = self.seen & due == due && (!connect || self.seen == due) && is_token(&self.method);
-        let rooted = connect || self.path.first() == Some(&b'/') || (self.path == b"*" && self.method == b"OPTIONS");
-        if self.malformed || !sound || !rooted || (ended && self.length.is_some_and(|length| length > 0)) {
-            return Err(Malformed);
-        }
-        let target = if connect { &self.authority } else { &self.path };
-        let mut head = Vec::with_capacity(self.fields.len() + target.len() + self.authority.len() + 96);
-        for part in [&self.method, b" ".as_slice(), target, b" HTTP/1.1\r\n"] {
-            head.extend_from_slice(part);
-        }
-        if !self.authority.is_empty() {
-            push(&mut head, b"host", &self.authority);
-        }
+        self.host.extend_from_slice(value);
         // Two that differ are refused with all other bad hosts.
-        if !self.host.is_empty() && !self.host.eq_ignore_ascii_case(&self.authority) {
-            push(&mut head, b"host", &self.host);
+        if !value.is_empty() && !value.eq_ignore_ascii_case(&self.authority) {
+            self.request.push(Known::Host, b"host", value);
         }
-        head.extend_from_slice(&self.fields);
+        Ok(())
+    }
+
+    fn content_length(&mut self, value: &[u8]) -> Result<(), Malformed> {
+        let digits = !value.is_empty() && value.len() <= 18 && value.iter().all(u8::is_ascii_digit);
+        let length = digits.then(|| std::str::from_utf8(value).ok()?.parse().ok()).flatten();
+        let length = length.ok_or(Malformed("a content-length that is no number"))?;
+        if self.trailers || self.request.length.is_some_and(|other| other != length) {
+            return Err(Malformed("a content-length in trailers, or two that differ"));
+        }
+        self.request.length = Some(length);
+        Ok(())
+    }
+
+    fn is_connect(&self) -> bool {
+        self.method == b"CONNECT"
+    }
+
+    /// Writes the request line once all pseudo-headers are here.
+    fn open(&mut self) {
+        if self.trailers {
+            return;
+        }
+        let target = if self.is_connect() { &self.authority } else { &self.path };
+        let Request { bytes, head, .. } = &mut self.request;
+        bytes.extend_from_slice(&self.method);
+        head.method = Span::new(0, bytes.len());
+        bytes.push(b' ');
+        head.target = Span::new(bytes.len(), bytes.len() + target.len());
+        bytes.extend_from_slice(target);
+        bytes.extend_from_slice(b" HTTP/1.1\r\n");
+        head.version = Version::Http11;
+        if !self.authority.is_empty() {
+            self.request.push(Known::Host, b"host", &self.authority);
+        }
+    }
+
+    /// The finished request is put in place of `request`. `ended`: the stream has no body.
+    pub(super) fn request(&mut self, ended: bool, request: &mut Request) -> Result<(), Malformed> {
+        if self.count == 0 {
+            self.open();
+        }
+        let large = self.oversize || self.count > HEADERS_MAX;
+        if large {
+            // So many that the answer is 431, whatever they were.
+            self.request.clear();
+            for part in [b"GET / HTTP/1.1\r\n".as_slice(), &b"x:\r\n".repeat(HEADERS_MAX + 1), b"\r\n"] {
+                self.request.bytes.extend_from_slice(part);
+            }
+            self.request.length = None;
+        } else {
+            self.check(ended)?;
+            self.finish(ended);
+        }
+        self.request.to_head = !large && self.method == b"HEAD";
+        std::mem::swap(&mut self.request, request);
+        Ok(())
+    }
+
+    fn check(&self, ended: bool) -> Result<(), Malformed> {
+        if let Some(malformed) = self.malformed {
+            return Err(malformed);
+        }
+        let due = if self.is_connect() { METHOD | AUTHORITY } else { METHOD | SCHEME | PATH };
+        if self.seen & due != due || (self.is_connect() && self.seen != due) {
+            return Err(Malformed("a pseudo-header is missing, or too much for CONNECT"));
+        }
+        if !is_token(&self.method) {
+            return Err(Malformed("the method is no token"));
+        }
+        let rooted = self.path.first() == Some(&b'/') || (self.path == b"*" && self.method == b"OPTIONS");
+        if !rooted && !self.is_connect() {
+            return Err(Malformed("the path doesn't begin with a slash"));
+        }
+        match self.request.length {
+            Some(1..) if ended => Err(Malformed("it announces a body and has none")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes what comes last.
+    fn finish(&mut self, ended: bool) {
+        let request = &mut self.request;
         if !self.cookie.is_empty() {
-            push(&mut head, b"cookie", &self.cookie);
+            request.push(Known::Other, b"cookie", &self.cookie);
         }
-        match self.length {
-            Some(length) => push(&mut head, b"content-length", length.to_string().as_bytes()),
-            None if !ended => push(&mut head, b"transfer-encoding", b"chunked"),
+        match request.length {
+            Some(length) => {
+                let mut digits = [0; 20];
+                request.push(Known::ContentLength, b"content-length", decimal(length, &mut digits));
+            }
+            None if !ended => request.push(Known::TransferEncoding, b"transfer-encoding", b"chunked"),
             None => {}
         }
-        head.extend_from_slice(b"\r\n");
-        Ok(Request { head, to_head: self.method == b"HEAD", length: self.length })
+        request.bytes.extend_from_slice(b"\r\n");
+        // What HTTP/1 refuses, its parser refuses in its own words.
+        let target = if self.method == b"CONNECT" { &self.authority } else { &self.path };
+        let plain =
+            target.len() <= TARGET_BYTES_MAX && self.method.len() <= METHOD_BYTES_MAX && !target.contains(&b'#');
+        if plain && request.head.fields.len() <= HEADERS_MAX && request.bytes.len() < HEAD_BYTES_MAX {
+            request.head.len = request.bytes.len();
+        }
     }
 
     /// The fields as a chunked body's trailer section.
     pub(super) fn trailer_section(&mut self) -> Result<&[u8], Malformed> {
-        if self.malformed || self.oversize || self.count > HEADERS_MAX {
-            return Err(Malformed);
+        match self.malformed {
+            Some(malformed) => Err(malformed),
+            None if self.oversize || self.count > HEADERS_MAX => Err(Malformed("its trailers are too large")),
+            None => Ok(&self.request.bytes),
         }
-        Ok(&self.fields)
     }
 }
 
-fn push(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    for part in [name, b": ", value, b"\r\n"] {
-        out.extend_from_slice(part);
+impl Request {
+    fn push(&mut self, known: Known, name: &[u8], value: &[u8]) {
+        let start = self.bytes.len();
+        for part in [name, b": ", value, b"\r\n"] {
+            self.bytes.extend_from_slice(part);
+        }
+        let value_start = start + name.len() + 2;
+        let (name, value) = (Span::new(start, start + name.len()), Span::new(value_start, value_start + value.len()));
+        self.head.fields.push(Field { name, value, known });
     }
 }
+
+fn decimal(mut number: u64, digits: &mut [u8; 20]) -> &[u8] {
+    let mut start = digits.len();
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (number % 10) as u8;
+        (number, start) = (number / 10, start - 1);
+        if number == 0 {
+            break;
+        }
+    }
+    digits.get(start..).unwrap_or_default()
+}
+
+#[cfg(test)]
+#[path = "request_tests.rs"]
+mod tests;

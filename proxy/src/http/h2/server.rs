@@ -2,13 +2,15 @@
 //! opens like an HTTP/1 request, writes what the streams have lined up, many at once. Must not know sockets.
 
 use super::super::buffer::Buffer;
-use super::super::serve as one;
 use super::super::timer::Timer;
-use super::super::traffic::{Context, End, Settings, Traffic};
-use super::conn::{Core, Shared};
+use super::super::traffic::{Context, End, Outcome, Settings, Traffic};
+use super::conn::Core;
 use super::frame::{Code, PREFACE};
+use super::place;
+use super::request::Malformed;
 use super::stream::StreamIo;
 use super::{OUT_BYTES_KEPT, OUT_BYTES_MAX};
+use crate::error::Reason;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
@@ -28,6 +30,8 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// After GOAWAY for an error, the client's bytes are read away this long, so that it gets to see it.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 1 << 20;
+/// Places for streams are kept so long after the last stream.
+const PLACES_KEPT: Duration = Duration::from_secs(1);
 /// Reads before the streams they opened get their turn.
 const READS_MAX: u32 = 4;
 
@@ -39,6 +43,7 @@ where
 {
     let settings = Arc::clone(&context.settings);
     let core = Rc::new(RefCell::new(Core::new(settings.streams_max)));
+    let _ending = Ending(Rc::clone(&core));
     let mut told = drain.clone();
     let mut draining = pin!(async move {
         if told.wait_for(|drain| *drain).await.is_err() {
@@ -66,20 +71,15 @@ where
             core.borrow_mut().tell_leaving();
         }
         let ended = connection.poll(cx);
-        let opened = std::mem::take(&mut core.borrow_mut().opened);
-        for stream in opened {
-            start(&core, stream, &context, &drain);
-        }
+        start(&core, &context, &drain);
         ended
     })
     .await;
     match ended {
-        Ended::Orderly => End::Closed,
-        Ended::Gone => {
-            core.borrow_mut().abort();
-            End::Closed
-        }
+        Ended::Orderly | Ended::Gone => End::Closed,
         Ended::Broken(code) => {
+            let why = format!("the client breaks HTTP/2 ({code:?}): its connection ends");
+            report(&context, &why);
             core.borrow_mut().break_off(code);
             connection.linger().await;
             End::Broken
@@ -87,11 +87,44 @@ where
     }
 }
 
-/// Serves one stream in a task of its own.
-fn start<T: Traffic>(core: &Rc<RefCell<Core>>, stream: Shared, context: &Context<T>, drain: &watch::Receiver<bool>) {
-    let io = StreamIo::new(Rc::clone(core), stream);
-    let request = one::one(io, context.clone(), drain.clone());
-    tokio::task::spawn_local(request);
+/// However the connection ends, its streams end with it.
+struct Ending(Rc<RefCell<Core>>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.borrow_mut().abort();
+    }
+}
+
+/// Has streams in new places served, each by a task of its own, and reports what no stream can.
+fn start<T: Traffic>(core: &Rc<RefCell<Core>>, context: &Context<T>, drain: &watch::Receiver<bool>) {
+    let mut guard = core.borrow_mut();
+    for stream in guard.opened.drain(..) {
+        let io = StreamIo::new(Rc::clone(core), stream);
+        tokio::task::spawn_local(place::serve(io, context.clone(), drain.clone()));
+    }
+    let malformed = std::mem::take(&mut guard.malformed);
+    drop(guard);
+    for (id, Malformed(why)) in malformed {
+        report(context, &format!("the client's request on stream {id} is reset: {why}"));
+    }
+}
+
+/// A request that wasn't understood.
+fn report<T: Traffic>(context: &Context<T>, detail: &str) {
+    let outcome = Outcome {
+        method: "",
+        host: "",
+        path: "",
+        status: 0,
+        reason: Some(Reason::DownstreamProtocol),
+        detail,
+        endpoint: None,
+        received: 0,
+        sent: 0,
+        elapsed: Duration::ZERO,
+    };
+    context.traffic.finished(None, &outcome);
 }
 
 #[derive(Clone, Copy)]
@@ -237,6 +270,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                         return Poll::Ready(Ended::Gone);
                     }
                 }
+                Due::Tidy => core.dismiss_free(),
                 Due::GiveUp => return Poll::Ready(Ended::Gone),
             }
         }
@@ -254,7 +288,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if core.is_idle() {
             let since = *self.idle_since.get_or_insert_with(Instant::now);
             let wait = if core.is_leaving() { PING_TIMEOUT } else { self.settings.idle_timeout };
-            return (after(since, wait), Due::Goodbye);
+            return match core.has_free() && wait > PLACES_KEPT {
+                true => (after(since, PLACES_KEPT), Due::Tidy),
+                false => (after(since, wait), Due::Goodbye),
+            };
         }
         self.idle_since = None;
         if core.written < core.out.len() {
@@ -290,6 +327,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 }
 
 enum Due {
+    /// The places for streams are needed no more.
+    Tidy,
     Goodbye,
     Ping,
     GiveUp,

@@ -1,10 +1,12 @@
 //! One HTTP/2 stream as the byte stream of an HTTP/1 client: its request reads as HTTP/1, and the HTTP/1 answer that is
 //! written to it leaves as frames. So all that decides, forwards and times requests exists once. Must not know it.
 
+use super::answer::{self, Answer};
 use super::conn::{Core, Shared};
-use super::request::Request;
-use crate::http::framing::{self, Framing};
-use crate::http::head::{Cursor, Head, Kind, parse_fields};
+use super::request::{Builder, Malformed, Request};
+use crate::http::buffer::Buffer;
+use crate::http::framing::Framing;
+use crate::http::head::{Cursor, Head, parse_fields};
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
@@ -16,11 +18,15 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 const CHUNK_FRAMING_BYTES: usize = 12;
 /// An answer's head in pieces: as large as one may be.
 const PARTIAL_BYTES_MAX: usize = 2 * crate::http::head::HEAD_BYTES_MAX;
+/// A larger body's memory isn't kept for the next stream.
+const BODY_BYTES_KEPT: usize = 4096;
 
+/// A stream, or the place that one had and the next one gets.
+#[derive(Default)]
 pub(super) struct Stream {
     pub(super) id: u32,
     /// Bytes of HTTP/1 before the body.
-    head: Vec<u8>,
+    request: Request,
     head_read: usize,
     body: Vec<u8>,
     body_read: usize,
@@ -30,7 +36,7 @@ pub(super) struct Stream {
     chunked: bool,
     /// What is left of the announced length.
     left: Option<u64>,
-    to_head: bool,
+    stage: Stage,
     pub(super) client_ended: bool,
     pub(super) send_window: i64,
     pub(super) recv_window: i64,
@@ -41,33 +47,62 @@ pub(super) struct Stream {
     pub(super) answered: bool,
     /// All of the response has been sent.
     pub(super) ended: bool,
+    /// It waits among others for room, for so many bytes.
+    pub(super) queued: bool,
+    pub(super) wanted: usize,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stage {
+    /// For a stream to open.
+    #[default]
+    Waiting,
+    Open,
+    /// Nobody will need it.
+    Dismissed,
+}
+
 impl Stream {
-    pub(super) fn new(id: u32, request: Request, ended: bool, (send_window, recv_window): (i64, i64)) -> Self {
-        Self {
-            id,
-            head: request.head,
-            head_read: 0,
-            body: Vec::new(),
-            body_read: 0,
-            tail: Vec::new(),
-            tail_read: 0,
-            chunked: !ended && request.length.is_none(),
-            left: request.length,
-            to_head: request.to_head,
-            client_ended: ended,
-            send_window,
-            recv_window,
-            used: 0,
-            aborted: false,
-            answered: false,
-            ended: false,
-            reader: None,
-            writer: None,
-        }
+    /// Opens with the request that `builder` has gathered.
+    pub(super) fn open(
+        &mut self,
+        id: u32,
+        ended: bool,
+        (send_window, recv_window): (i64, i64),
+        builder: &mut Builder,
+    ) -> Result<(), Malformed> {
+        builder.request(ended, &mut self.request)?;
+        self.id = id;
+        self.chunked = !ended && self.request.length.is_none();
+        (self.left, self.client_ended) = (self.request.length, ended);
+        (self.send_window, self.recv_window, self.used) = (send_window, recv_window, 0);
+        (self.aborted, self.answered, self.ended) = (false, false, false);
+        self.stage = Stage::Open;
+        wake(&mut self.reader);
+        Ok(())
+    }
+
+    /// Its exchange is over: nothing of it may reach the next one.
+    fn close(&mut self) {
+        self.request.clear();
+        self.body.clear();
+        self.body.shrink_to(BODY_BYTES_KEPT);
+        self.tail = Vec::new();
+        (self.head_read, self.body_read, self.tail_read, self.wanted) = (0, 0, 0, 0);
+        (self.reader, self.writer) = (None, None);
+        self.stage = Stage::Waiting;
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        self.stage == Stage::Waiting
+    }
+
+    /// No stream will have its place.
+    pub(super) fn dismiss(&mut self) {
+        self.stage = Stage::Dismissed;
+        wake(&mut self.reader);
     }
 
     /// False if it isn't what was announced.
@@ -128,14 +163,21 @@ impl Stream {
         (self.send_window <= max).then_some(())
     }
 
-    pub(super) fn await_window(&mut self, cx: &Context<'_>) {
+    pub(super) fn await_room(&mut self, cx: &Context<'_>) {
         self.writer = Some(cx.waker().clone());
+    }
+
+    /// There is room for what it wanted to send: how much that was.
+    pub(super) fn admit(&mut self) -> usize {
+        self.queued = false;
+        wake(&mut self.writer);
+        self.wanted
     }
 
     /// Moves bytes of HTTP/1 into `buffer`: how many of them were the client's data.
     fn read(&mut self, buffer: &mut ReadBuf<'_>) -> u32 {
-        copy(&mut self.head_read, &mut self.head, buffer);
-        if !self.head.is_empty() {
+        copy(&mut self.head_read, &self.request.bytes, buffer);
+        if self.head_read < self.request.bytes.len() {
             return 0;
         }
         let waiting = self.body.len() - self.body_read;
@@ -156,7 +198,7 @@ impl Stream {
             }
         }
         if self.body.is_empty() {
-            copy(&mut self.tail_read, &mut self.tail, buffer);
+            copy(&mut self.tail_read, &self.tail, buffer);
         }
         count as u32
     }
@@ -168,15 +210,11 @@ fn wake(waker: &mut Option<Waker>) {
     }
 }
 
-fn copy(read: &mut usize, bytes: &mut Vec<u8>, buffer: &mut ReadBuf<'_>) {
+fn copy(read: &mut usize, bytes: &[u8], buffer: &mut ReadBuf<'_>) {
     let rest = bytes.get(*read..).unwrap_or_default();
     let count = rest.len().min(buffer.remaining());
     buffer.put_slice(rest.get(..count).unwrap_or_default());
     *read += count;
-    if *read == bytes.len() {
-        *bytes = Vec::new();
-        *read = 0;
-    }
 }
 
 /// What the answer's next bytes are. They come from our own side, so they are sound.
@@ -197,14 +235,58 @@ pub(super) struct StreamIo {
     core: Rc<RefCell<Core>>,
     stream: Shared,
     down: Down,
-    head: Head,
-    /// A head or trailer section whose end hasn't come.
+    /// The start of a head or trailer section whose end hasn't come.
     partial: Vec<u8>,
 }
 
 impl StreamIo {
     pub(super) fn new(core: Rc<RefCell<Core>>, stream: Shared) -> Self {
-        Self { core, stream, down: Down::Head, head: Head::default(), partial: Vec::new() }
+        Self { core, stream, down: Down::Head, partial: Vec::new() }
+    }
+
+    /// Ready once a stream is open here; false when there will be no other.
+    pub(super) fn poll_open(&mut self, cx: &Context<'_>) -> Poll<bool> {
+        let mut stream = self.stream.borrow_mut();
+        match stream.stage {
+            Stage::Open => Poll::Ready(true),
+            Stage::Dismissed => Poll::Ready(false),
+            Stage::Waiting => {
+                stream.reader = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Gives the request's head as if it had been read and parsed; false if it is still to be.
+    pub(super) fn take_head(&mut self, head: &mut Head, input: &mut Buffer) -> bool {
+        let mut guard = self.stream.borrow_mut();
+        let stream = &mut *guard;
+        if stream.request.head.len == 0 || !input.put(&stream.request.bytes) {
+            return false;
+        }
+        std::mem::swap(head, &mut stream.request.head);
+        stream.head_read = stream.request.bytes.len();
+        true
+    }
+
+    /// The exchange is over. The place is for the next stream.
+    pub(super) fn close(&mut self) {
+        self.forget();
+        self.core.borrow_mut().keep(&self.stream);
+        self.down = Down::Head;
+        self.partial = Vec::new();
+    }
+
+    fn forget(&mut self) {
+        let mut core = self.core.borrow_mut();
+        let mut stream = self.stream.borrow_mut();
+        if stream.stage == Stage::Open {
+            core.forget(&stream);
+            stream.close();
+        }
+        drop(stream);
+        // It may have been let in and never sent.
+        core.unblock();
     }
 
     /// Takes what it can of `bytes`; 0 if it has to wait.
@@ -212,7 +294,7 @@ impl StreamIo {
         let mut at = 0;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             let count = match self.down {
-                Down::Head => self.take_head(rest)?,
+                Down::Head => self.send_head(rest)?,
                 Down::Length(left) => {
                     let count = self.take_data(rest, left, true, cx);
                     let left = left - count as u64;
@@ -244,7 +326,7 @@ impl StreamIo {
     fn take_data(&mut self, bytes: &[u8], left: u64, last: bool, cx: &Context<'_>) -> usize {
         let mut core = self.core.borrow_mut();
         let mut stream = self.stream.borrow_mut();
-        let room = core.room(&mut stream, cx);
+        let room = core.room((&self.stream, &mut stream), bytes.len(), cx);
         let count = bytes.len().min(room).min(usize::try_from(left).unwrap_or(usize::MAX));
         if count > 0 {
             let end = last && count as u64 == left;
@@ -269,20 +351,26 @@ impl StreamIo {
         bytes.len()
     }
 
-    fn take_head(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.partial.is_empty() && self.head.parse(bytes, Kind::Response).map_err(unsound)? {
-            self.send_head(bytes)?;
-            return Ok(self.head.len);
+    fn send_head(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.partial.is_empty()
+            && let Some(answer) = self.try_head(bytes)?
+        {
+            return self.sent_head(&answer);
         }
         let before = self.keep(bytes)?;
         let partial = std::mem::take(&mut self.partial);
-        self.head.clear();
-        if !self.head.parse(&partial, Kind::Response).map_err(unsound)? {
-            self.partial = partial;
-            return Ok(bytes.len());
+        match self.try_head(&partial)? {
+            Some(answer) => Ok(self.sent_head(&answer)?.saturating_sub(before)),
+            None => {
+                self.partial = partial;
+                Ok(bytes.len())
+            }
         }
-        self.send_head(&partial)?;
-        Ok(self.head.len.saturating_sub(before))
+    }
+
+    fn try_head(&mut self, bytes: &[u8]) -> io::Result<Option<Answer>> {
+        let stream = self.stream.borrow();
+        self.core.borrow_mut().push_head((stream.id, stream.request.to_head), bytes)
     }
 
     /// Adds to what is kept: how much it was before.
@@ -295,22 +383,19 @@ impl StreamIo {
         Ok(before)
     }
 
-    fn send_head(&mut self, buffer: &[u8]) -> io::Result<()> {
+    fn sent_head(&mut self, answer: &Answer) -> io::Result<usize> {
+        let last = answer.is_final();
         let mut stream = self.stream.borrow_mut();
-        let framing = framing::of_response(&self.head, buffer, stream.to_head).map_err(unsound)?;
-        let last = self.head.status >= 200;
-        let end = last && matches!(framing, Framing::Empty | Framing::Length(0));
-        self.core.borrow_mut().push_head(stream.id, &self.head, buffer, end);
-        (stream.answered, stream.ended) = (last, end);
-        self.down = match framing {
+        (stream.answered, stream.ended) = (last, answer.is_end());
+        self.down = match answer.framing {
             _ if !last => Down::Head,
             Framing::Empty | Framing::Length(0) => Down::Done,
             Framing::Length(length) => Down::Length(length),
             Framing::Chunked => Down::ChunkSize(0),
             // We always say how our answers end.
-            Framing::UntilClose => return Err(io::ErrorKind::InvalidData.into()),
+            Framing::UntilClose => return Err(answer::unsound("without an end")),
         };
-        Ok(())
+        Ok(answer.len)
     }
 
     fn take_trailers(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -330,17 +415,14 @@ impl StreamIo {
         } else {
             let kept = self.partial.get(..section).unwrap_or_default();
             let mut fields = Vec::new();
-            parse_fields(&mut Cursor { head: kept, at: 0 }, &mut fields).map_err(unsound)?;
+            parse_fields(&mut Cursor { head: kept, at: 0 }, &mut fields)
+                .map_err(|fault| answer::unsound(fault.text()))?;
             core.push_trailers(stream.id, fields.iter().map(|f| (f.name.of(kept), f.value.of(kept))));
         }
         stream.ended = true;
         self.down = Down::Done;
         Ok(section.saturating_sub(before))
     }
-}
-
-fn unsound(fault: crate::http::fault::Fault) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, fault.text())
 }
 
 fn reset() -> io::Error {
@@ -411,6 +493,7 @@ impl AsyncWrite for StreamIo {
 
 impl Drop for StreamIo {
     fn drop(&mut self) {
-        self.core.borrow_mut().forget(&self.stream.borrow());
+        self.forget();
+        self.stream.borrow_mut().dismiss();
     }
 }

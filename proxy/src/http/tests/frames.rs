@@ -258,3 +258,72 @@ async fn a_reset_by_the_client_ends_its_exchange() {
     assert_eq!(rest(&mut endpoint).await, "");
     assert_eq!(bench.outcomes(), [(499, Some(Reason::DownstreamReset))]);
 }
+
+#[tokio::test(flavor = "local")]
+async fn a_malformed_request_is_reported_like_one_over_http_1() {
+    let malformed = frame(1, 5, 1, &[GET, &field("connection", "close")].concat());
+    let mut bench = start(&malformed).await;
+    assert_eq!(next(&mut bench.client).await, Seen::Reset(1, PROTOCOL));
+    assert_eq!(bench.outcomes(), [(0, Some(Reason::DownstreamProtocol))]);
+    // The connection goes on, in the place that the request didn't get.
+    bench.client.write_all(&frame(1, 5, 3, GET)).await.unwrap();
+    let mut endpoint = bench.endpoint().await;
+    expect(&mut endpoint, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    bench.client.write_all(&frame(0, 0, 0, b"x")).await.unwrap();
+    assert_eq!(next(&mut bench.client).await, Seen::Goaway(PROTOCOL));
+    assert_eq!(bench.outcomes()[1], (0, Some(Reason::DownstreamProtocol)));
+}
+
+#[tokio::test(flavor = "local")]
+async fn nothing_of_a_stream_gets_into_the_next_one_in_its_place() {
+    let mut bench = start(b"").await;
+    let mut endpoint = None;
+    for id in [1, 5, 9] {
+        // An upload that nobody reads, as the answer comes first.
+        let upload = [frame(1, 4, id, POST), frame(0, 0, id, b"GET /smuggled HTTP/1.1\r\n\r\n")].concat();
+        bench.client.write_all(&upload).await.unwrap();
+        let mut io = match endpoint.take() {
+            Some(io) => io,
+            None => bench.endpoint().await,
+        };
+        head(&mut io).await;
+        say(&mut io, "HTTP/1.1 413 x\r\nContent-Length: 0\r\n\r\n").await;
+        assert!(matches!(next(&mut bench.client).await, Seen::Headers(..)));
+        assert_eq!(next(&mut bench.client).await, Seen::Reset(id, NO_ERROR));
+        bench.client.write_all(&[frame(0, 1, id, b"late"), frame(1, 5, id + 2, GET)].concat()).await.unwrap();
+        let mut io = bench.endpoint().await;
+        expect(&mut io, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        say(&mut io, "HTTP/1.1 204 x\r\n\r\n").await;
+        assert!(matches!(next(&mut bench.client).await, Seen::Headers(..)));
+        while bench.pools.idle_count() == 0 {
+            tokio::task::yield_now().await;
+        }
+        endpoint = Some(io);
+    }
+}
+
+#[tokio::test(flavor = "local")]
+async fn streams_that_wait_for_room_all_get_their_turn() {
+    let mut bench = start(&frame(8, 0, 0, &[0x3f, 0, 0, 0])).await;
+    let opened: Vec<u8> = (0..8u32).flat_map(|n| frame(1, 5, 2 * n + 1, GET)).collect();
+    bench.client.write_all(&opened).await.unwrap();
+    let body = "x".repeat(60_000);
+    let mut endpoints = Vec::new();
+    for _ in 0..8 {
+        let mut io = bench.endpoint().await;
+        head(&mut io).await;
+        endpoints.push(io);
+    }
+    for io in &mut endpoints {
+        say(io, &format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())).await;
+    }
+    let (mut received, mut ended) = (0, 0);
+    while ended < 8 {
+        match next(&mut bench.client).await {
+            Seen::Data(_, len, end) => (received, ended) = (received + len, ended + usize::from(end)),
+            Seen::Headers(..) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(received, 8 * body.len());
+}

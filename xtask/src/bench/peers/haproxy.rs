@@ -11,10 +11,12 @@ fn head(connections: usize) -> String {
     format!("global\n  nbthread 1\n  maxconn {connections}\n{HEAD}")
 }
 
-pub(crate) fn tcp(pairs: &[(u16, u16)]) -> String {
-    let splice = "option splice-auto";
+/// `splice-auto` decides only when the stream is looked at, which on a single one never happens: bulk asks for it always, and
+/// messages, which it makes dearer, never.
+pub(crate) fn tcp(pairs: &[(u16, u16, bool)]) -> String {
     let mut text = head(4000);
-    for (port, backend) in pairs {
+    for (port, backend, is_bulk) in pairs {
+        let splice = if *is_bulk { "option splice-request\n  option splice-response" } else { "" };
         let _ok = write!(
             text,
             "frontend f{port}\n  mode tcp\n  bind 127.0.0.1:{port}\n  {splice}\n  default_backend b{port}\n\

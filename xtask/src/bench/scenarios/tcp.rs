@@ -33,7 +33,10 @@ pub(super) fn run(context: &Context, results: &mut Results) -> Res<()> {
         super::envoy(context, 18_200, listeners, clusters)
     });
     add(context, &mut slots, "nginx", || nginx(context, 18_400, |folder| peers::nginx::tcp(folder, &pairs(18_400))));
-    add(context, &mut slots, "haproxy", || haproxy(context, 18_600, "", |_| peers::haproxy::tcp(&pairs(18_600))));
+    add(context, &mut slots, "haproxy", || {
+        let pairs = pairs(18_600).map(|(port, to)| (port, to, to == SINK));
+        haproxy(context, 18_600, "", |_| peers::haproxy::tcp(&pairs))
+    });
     let seconds = context.seconds.to_string();
     let tool = |kind: &str, port: u16, count: &str| load::tool(&[kind, &on_loopback(port), count, &seconds]);
     context.measure(results, "tcp-bulk1", &slots, |slot| tool("bulk", slot.port + 1, "1"))?;

@@ -1,9 +1,11 @@
 //! What streams send on their connection: heads, data, trailers, windows given back. Must not know what clients send.
 
-use super::{Core, Stream};
+use super::{Core, PLACES_KEPT_MAX, Shared, Stream};
+use crate::http::h2::answer::{self, Answer};
 use crate::http::h2::frame::{self, Code};
 use crate::http::h2::{CONNECTION_WINDOW_BYTES, OUT_BYTES_MAX, STREAM_WINDOW_BYTES, hpack};
-use crate::http::head::Head;
+use std::io;
+use std::rc::Rc;
 use std::task::Context;
 
 impl Core {
@@ -14,23 +16,38 @@ impl Core {
         }
     }
 
+    /// Wakes streams that wait for room, in their order and as many as there is room for.
     pub(in super::super) fn unblock(&mut self) {
-        for waker in self.blocked.drain(..) {
-            waker.wake();
+        let mut room = self.space();
+        while room > 0
+            && let Some(stream) = self.blocked.pop_front()
+        {
+            room = room.saturating_sub(stream.borrow_mut().admit());
         }
     }
 
-    /// How much a stream may send now; if nothing, it is woken when that changes.
-    pub(in super::super) fn room(&mut self, stream: &mut Stream, cx: &Context<'_>) -> usize {
+    /// How much may be lined up for writing.
+    fn space(&self) -> usize {
         let space = OUT_BYTES_MAX.saturating_sub(self.out.len() - self.written);
-        let allowed = self.send_window.min(stream.send_window).max(0) as usize;
-        let room = allowed.min(space);
+        space.min(self.send_window.max(0) as usize)
+    }
+
+    /// How much of what it wants a stream may send now; if nothing, it is woken when that changes.
+    pub(in super::super) fn room(
+        &mut self,
+        (shared, stream): (&Shared, &mut Stream),
+        wanted: usize,
+        cx: &Context<'_>,
+    ) -> usize {
+        let own = stream.send_window.max(0) as usize;
+        let room = own.min(self.space());
         if room == 0 {
-            if stream.send_window <= 0 {
-                stream.await_window(cx);
-            } else {
-                self.blocked.push(cx.waker().clone());
+            stream.await_room(cx);
+            if own > 0 && !stream.queued {
+                self.blocked.push_back(Rc::clone(shared));
+                stream.queued = true;
             }
+            stream.wanted = wanted.min(own);
         }
         room
     }
@@ -49,16 +66,19 @@ impl Core {
         self.wake();
     }
 
-    /// A response's head, which is at the start of `buffer` in HTTP/1.
-    pub(in super::super) fn push_head(&mut self, id: u32, head: &Head, buffer: &[u8], end: bool) {
+    /// A response's head, which is at the start of `bytes` in HTTP/1; None while it isn't whole.
+    pub(in super::super) fn push_head(
+        &mut self,
+        (id, to_head): (u32, bool),
+        bytes: &[u8],
+    ) -> io::Result<Option<Answer>> {
         let start = self.out.len();
-        self.out.extend_from_slice(&[0; frame::HEAD_BYTES]);
-        hpack::push_status(&mut self.out, head.status);
-        for field in head.fields.iter().filter(|field| !field.known.is_hop_by_hop()) {
-            hpack::push_field(&mut self.out, field.name.of(buffer), field.value.of(buffer));
+        let answer = answer::push(bytes, to_head, &mut self.out)?;
+        if let Some(answer) = &answer {
+            frame::seal_headers(&mut self.out, start, (id, answer.is_end()), self.frame_max);
+            self.wake();
         }
-        frame::seal_headers(&mut self.out, start, (id, end), self.frame_max);
-        self.wake();
+        Ok(answer)
     }
 
     pub(in super::super) fn push_trailers<'a>(&mut self, id: u32, fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) {
@@ -91,9 +111,11 @@ impl Core {
         }
     }
 
-    /// The stream's task is over.
+    /// The stream's exchange is over.
     pub(in super::super) fn forget(&mut self, stream: &Stream) {
-        self.streams.remove(&stream.id);
+        if let Ok(at) = self.at(stream.id) {
+            self.streams.remove(at);
+        }
         self.give_back(stream.unread());
         if !stream.is_aborted() {
             let code = if stream.ended { Code::NoError } else { Code::Internal };
@@ -108,6 +130,21 @@ impl Core {
         // Also when nothing is to be written: it may have been the last one.
         if self.streams.is_empty() || self.written < self.out.len() {
             self.wake();
+        }
+    }
+
+    /// Keeps a stream's place for another one, if there may be one.
+    pub(in super::super) fn keep(&mut self, place: &Shared) {
+        if self.gone || self.free.len() >= PLACES_KEPT_MAX {
+            place.borrow_mut().dismiss();
+        } else {
+            self.free.push(Rc::clone(place));
+        }
+    }
+
+    pub(in super::super) fn dismiss_free(&mut self) {
+        for place in self.free.drain(..) {
+            place.borrow_mut().dismiss();
         }
     }
 }
