@@ -12,7 +12,7 @@ use crate::stream::Stream;
 use crate::tcp;
 use crate::worker::Worker;
 use crate::{inbound, outbound, zone};
-use snapshot::{InboundTls, Role, ServiceRow};
+use snapshot::{InboundTls, Role};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -146,13 +146,13 @@ pub(crate) async fn copy(
 pub(crate) fn finish_counted(
     serving: &Serving,
     (direction, counted): (Direction, &ConnectionGuard),
-    service: &ServiceRow,
+    service: &str,
     (origin, mut ended): (impl FnOnce() -> String, Ended),
     failure: Option<&ConnError>,
 ) {
     count(counted.handle(), &ended, failure);
-    if accesslog::is_wanted(direction, &service.name, failure) {
-        ended.service.clone_from(&service.name);
+    if accesslog::is_wanted(direction, service, failure) {
+        service.clone_into(&mut ended.service);
         ended.origin = origin();
         log(direction, &ended, (serving.peer, serving.begun, failure));
     }

@@ -8,6 +8,7 @@ use crate::outbound::{self, CONNECT_TIMEOUT};
 use crate::sni::{self, Hello};
 use crate::socket::Mode;
 use crate::stream::Stream;
+use crate::tls::TlsStream;
 use crate::traffic::HttpTraffic;
 use crate::{mux, socket, tls};
 use snapshot::{InboundTls, ListenerRow, Protocol, Role, lookup};
@@ -21,6 +22,11 @@ const SOURCE_V6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
 
 /// A tunnel without streams is closed after so long: its peer would have, were it alive.
 const TUNNEL_IDLE_MINUTES: u32 = 10;
+/// A tunnel takes no new streams after this long, well after its peer would have stopped opening any: its certificate was
+/// judged when the tunnel began.
+const TUNNEL_AGE_MINUTES: u32 = 120;
+/// Between asking for no more streams and refusing them.
+const TUNNEL_NOTICE_MINUTES: u32 = 2;
 
 /// The parts of an inbound row.
 struct Inbound<'a> {
@@ -70,7 +76,7 @@ pub(crate) async fn serve(serving: &Serving, stream: TcpStream, row: &ListenerRo
     match accepted {
         Ok((stream, peers)) if stream.alpn() == Some(mux::ALPN) => {
             // Boxed, as few connections are tunnels.
-            Box::pin(tunnel(serving, stream.into(), &inbound, peers)).await;
+            Box::pin(tunnel(serving, stream, &inbound, peers)).await;
         }
         Ok((stream, peers)) => to_app(serving, Stream::from(stream), &inbound, Some(peers)).await,
         Err(failure) => ended(serving, &inbound, Ended::default(), Some(&failure)),
@@ -78,7 +84,7 @@ pub(crate) async fn serve(serving: &Serving, stream: TcpStream, row: &ListenerRo
 }
 
 /// Many connections in one: each stream is served as a connection of its own, by the row then in force.
-async fn tunnel(serving: &Serving, mut stream: Stream, inbound: &Inbound<'_>, peers: Vec<String>) {
+async fn tunnel(serving: &Serving, mut stream: TlsStream<TcpStream>, inbound: &Inbound<'_>, peers: Vec<String>) {
     let worker = &serving.worker;
     let tunnel = mux::Tunnel::new(false);
     let mut told = worker.shared.draining.clone();
@@ -113,23 +119,31 @@ async fn tunnel(serving: &Serving, mut stream: Stream, inbound: &Inbound<'_>, pe
         }
         std::future::pending::<()>().await;
     };
-    let idle = async {
-        let mut ticks = 0;
-        while ticks < TUNNEL_IDLE_MINUTES {
-            tokio::time::sleep(Duration::from_secs(60)).await;
-            ticks = if tunnel.is_idle() { ticks + 1 } else { 0 };
-        }
-    };
     let outcome = tokio::select! {
         biased;
         outcome = mux::run(&mut stream, &tunnel) => outcome,
         () = accept => Ok(()),
         () = drain => Ok(()),
-        () = idle => Ok(()),
+        () = aged(&tunnel) => Ok(()),
     };
     if let Err(why) = outcome {
-        stream.reset_on_drop();
+        socket::reset_on_drop(stream.get_ref());
         ended(serving, inbound, Ended::default(), Some(&ConnError::new(Reason::DownstreamReset, why)));
+    }
+}
+
+/// Ends when the tunnel has been idle for too long; an old one takes no new streams.
+async fn aged(tunnel: &mux::Tunnel) {
+    let (mut age, mut idle) = (0, 0);
+    while idle < TUNNEL_IDLE_MINUTES {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        age += 1;
+        idle = if tunnel.is_idle() { idle + 1 } else { 0 };
+        match age {
+            TUNNEL_AGE_MINUTES => tunnel.close(),
+            _ if age >= TUNNEL_AGE_MINUTES + TUNNEL_NOTICE_MINUTES => tunnel.refuse(),
+            _ => {}
+        }
     }
 }
 
@@ -169,7 +183,6 @@ async fn opaque(serving: &Serving, stream: TcpStream, inbound: &Inbound<'_>) {
 async fn to_app(serving: &Serving, stream: Stream, inbound: &Inbound<'_>, peers: Option<Vec<String>>) {
     let snapshot = serving.worker.snapshot();
     let allowed = peers.as_ref().is_none_or(|p| lookup::authorize(snapshot.access(inbound.permission), p));
-    let decided_by = snapshot.permission(inbound.permission).map(|p| p.origin.to_string()).unwrap_or_default();
     drop(snapshot);
     if inbound.protocol.is_http() {
         let source = source(inbound.captured, inbound.app);
@@ -179,17 +192,25 @@ async fn to_app(serving: &Serving, stream: Stream, inbound: &Inbound<'_>, peers:
         return Box::pin(outbound::http_connection(serving, stream, traffic, settings)).await;
     }
     if !allowed {
-        let who = peers.unwrap_or_default().join(" ");
-        let detail = format!("{who} isn't admitted to {} by {decided_by}", inbound.service);
-        let end = Ended { origin: decided_by, ..Ended::default() };
-        let mut stream = stream;
-        // The client sees an orderly end without data.
-        let _ = tokio::io::AsyncWriteExt::shutdown(&mut stream).await;
-        return ended(serving, inbound, end, Some(&ConnError::new(Reason::Denied, detail)));
+        return deny(serving, stream, inbound, &peers.unwrap_or_default()).await;
     }
     let mut end = Ended::default();
+    let counted = serving.worker.shared.metrics.handle(Direction::Inbound, inbound.service, "").connection();
     let failure = copy(serving, stream, inbound, peers, &mut end).await;
-    ended(serving, inbound, end, failure.as_ref());
+    let origin = || inbound.row.origin.to_string();
+    let way = (Direction::Inbound, &counted);
+    connection::finish_counted(serving, way, inbound.service, (origin, end), failure.as_ref());
+}
+
+/// The client sees an orderly end without data.
+async fn deny(serving: &Serving, mut stream: Stream, inbound: &Inbound<'_>, peers: &[String]) {
+    let snapshot = serving.worker.snapshot();
+    let by = snapshot.permission(inbound.permission).map(|p| p.origin.to_string()).unwrap_or_default();
+    drop(snapshot);
+    let detail = format!("{} isn't admitted to {} by {by}", peers.join(" "), inbound.service);
+    let _ = tokio::io::AsyncWriteExt::shutdown(&mut stream).await;
+    let end = Ended { origin: by, ..Ended::default() };
+    ended(serving, inbound, end, Some(&ConnError::new(Reason::Denied, detail)));
 }
 
 async fn copy(
@@ -201,7 +222,6 @@ async fn copy(
 ) -> Option<ConnError> {
     let source = source(inbound.captured, inbound.app);
     let options = socket::ConnectOptions { source, unsettled: true, ..socket::ConnectOptions::default() };
-    let _counted = serving.worker.shared.metrics.handle(Direction::Inbound, inbound.service, "").connection();
     match socket::connect(inbound.app, &options, CONNECT_TIMEOUT).await {
         Err(failure) => {
             stream.reset_on_drop();

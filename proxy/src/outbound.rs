@@ -135,7 +135,7 @@ async fn balance(
     let endpoint = reached.as_ref().and_then(|picked| picked.endpoint());
     let origin = || endpoint.map_or(&service.origin, |endpoint| &endpoint.origin).to_string();
     let way = (Direction::Outbound, &counted);
-    connection::finish_counted(serving, way, &service, (origin, ended), failure.as_ref());
+    connection::finish_counted(serving, way, &service.name, (origin, ended), failure.as_ref());
 }
 
 fn no_backend(snapshot: &Snapshot, destination: SocketAddr) -> String {

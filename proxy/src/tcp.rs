@@ -15,6 +15,7 @@ use bytes::{Buf, Bytes};
 use tokio::time::{Instant, Sleep};
 
 use crate::error::Reason;
+use crate::mux::Failed;
 use crate::splice::Pipe;
 use crate::stream::Stream;
 use leg::Leg;
@@ -215,13 +216,14 @@ impl<'p> Direction<'p> {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            match self.poll_fill(cx, from, to) {
+            match self.poll_move(cx, from, to) {
                 Poll::Ready(Ok(0)) => self.phase = Phase::Closing,
                 Poll::Ready(Ok(count)) => {
                     self.moved = true;
                     turn_bytes = turn_bytes.saturating_sub(count);
                 }
-                Poll::Ready(Err(_)) => return Poll::Ready(Err(Broken::Reading)),
+                Poll::Ready(Err(Failed::Source)) => return Poll::Ready(Err(Broken::Reading)),
+                Poll::Ready(Err(Failed::Sink)) => return self.fail(),
                 Poll::Pending => {
                     if self.unflushed && ready!(to.poll_flush(cx)).is_err() {
                         return self.fail();
@@ -247,6 +249,25 @@ impl<'p> Direction<'p> {
         self.failed = true;
         self.phase = Phase::Done;
         Poll::Ready(Ok(()))
+    }
+
+    /// One read, passed on at once or kept to be written.
+    fn poll_move(&mut self, cx: &mut Context<'_>, from: &mut Leg<'_>, to: &mut Leg<'_>) -> Poll<Result<usize, Failed>> {
+        let Some(passed) = from.poll_pass(cx, to) else {
+            return self.poll_fill(cx, from, to).map_err(|_| Failed::Source);
+        };
+        let count = ready!(passed)?;
+        self.deliver(count);
+        if count >= BUFFER_BYTES {
+            from.settle();
+            to.settle();
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    fn deliver(&self, count: usize) {
+        // Written by this task alone, so load and store need no lock prefix.
+        self.delivered.store(self.delivered.load(Ordering::Relaxed) + count as u64, Ordering::Relaxed);
     }
 
     fn poll_drain(&mut self, cx: &mut Context<'_>, to: &mut Leg<'_>) -> Poll<io::Result<()>> {
@@ -276,8 +297,7 @@ impl<'p> Direction<'p> {
             }
             self.moved = true;
             self.unflushed = true;
-            // Written by this task alone, so load and store need no lock prefix.
-            self.delivered.store(self.delivered.load(Ordering::Relaxed) + written as u64, Ordering::Relaxed);
+            self.deliver(written);
             match &self.carry {
                 Carry::Head(head) if head.is_empty() => self.carry = Carry::Nothing,
                 Carry::Buffer { from, to, .. } if from == to => self.carry = Carry::Nothing,

@@ -1,5 +1,6 @@
 //! The copy between real sockets on loopback: bytes, half-close, resets, idle time and memory.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -300,3 +301,6 @@ mod tls {
         assert_eq!(copy.await.unwrap().ended, End::DownstreamReset);
     }
 }
+
+#[path = "tcp/tunnel_tests.rs"]
+mod tunnel;

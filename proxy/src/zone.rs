@@ -68,7 +68,7 @@ async fn passthrough(serving: &Serving, mut stream: Stream, sni: &str, service: 
         }
     };
     let way = (Direction::Zone, &counted);
-    connection::finish_counted(serving, way, service, (|| format!("sni {sni}"), ended), failure.as_ref());
+    connection::finish_counted(serving, way, &service.name, (|| format!("sni {sni}"), ended), failure.as_ref());
 }
 
 /// An external service: our identity `zone-egress` of the client's mesh, its permission, then out.

@@ -1,47 +1,34 @@
 //! One tunnel's streams: who may send how much, what has arrived, what waits to be written. Sans I/O: frames come in by
 //! `receive`, bytes to write go out by `out`. Must not know sockets, TLS, or what streams carry.
 
-use super::frame::{self, Code, Frame, PAYLOAD_BYTES_MAX};
+use super::frame::{Code, Decoder, Event, Frame, Out, PAYLOAD_BYTES_MAX};
+use super::slot::{IdHasher, Slot, WINDOW_BYTES, set, wake};
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 use std::io;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
-/// What a side may send on a stream before it hears more: part of the wire format.
-pub(crate) const WINDOW_BYTES: u32 = 64 << 10;
-/// What a stream gets beyond that once its reader has shown that it reads, for throughput.
-const WIDER_BYTES: u32 = 192 << 10;
+/// A stream's window grows fourfold up to this while its reader keeps up: one connection of TCP would, and over a long way it
+/// decides how much is on it.
+const WINDOW_BYTES_MAX: u32 = 4 << 20;
 /// All streams of a tunnel together are given this much beyond their first window: with it a tunnel holds
-/// [`STREAMS_MAX`] × [`WINDOW_BYTES`] + this at most (24 MiB), however slow its readers are, and none has to wait for another.
-const WIDER_BYTES_MAX: u32 = 8 << 20;
+/// [`STREAMS_MAX`] × [`WINDOW_BYTES`] + this at most (32 MiB), however slow its readers are, and none has to wait for another.
+const WIDER_BYTES_MAX: u32 = 16 << 20;
+/// The reader of a wide window tells what it read at least this often.
+const OWED_BYTES_MAX: u32 = 64 << 10;
 /// Streams at a time.
 pub(crate) const STREAMS_MAX: usize = 256;
-/// Writers wait while this much waits for the socket.
-const OUT_BYTES_MAX: usize = 256 << 10;
+/// Writers wait while this much waits to be taken by the driver, so that it is sealed while the cache has it.
+const OUT_BYTES_MAX: usize = 32 << 10;
+/// With less credit than this a writer waits for more: small pieces at the end of a window would cost as much as full ones.
+/// The reader gives new credit long before it has read all the rest.
+const CREDIT_BYTES_MIN: u32 = 4 << 10;
 /// A peer that doesn't read while it makes us answer (PONG, CREDIT, RESET) is cut off here.
 const OUT_BYTES_ABUSE: usize = 2 << 20;
-/// Receive buffers kept for the next stream.
-const SPARE_MAX: usize = 64;
-/// Larger receive buffers aren't kept.
-const SPARE_BYTES_MAX: usize = 64 << 10;
-/// Read bytes are moved off the front of a buffer once there are so many.
-const COMPACT_BYTES: usize = 64 << 10;
-
-/// Ids rise by one: any spread is good enough, and it is looked up for each frame.
-#[derive(Default)]
-pub(crate) struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.write_u32(u32::from(*byte)));
-    }
-    fn write_u32(&mut self, id: u32) {
-        self.0 = (self.0 ^ u64::from(id)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
-    }
-}
+/// Most of a TLS record: there is more of the stream's to come.
+const LARGE_BYTES_MIN: usize = 12 << 10;
+/// From here on bytes are handed to a stream in the memory they were read into.
+const GIVEN_BYTES_MIN: usize = 32 << 10;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
@@ -51,38 +38,11 @@ pub(crate) enum Side {
     Accepted,
 }
 
-#[derive(Default)]
-struct Slot {
-    /// Arrived and unread: from `start`.
-    arrived: Vec<u8>,
-    start: usize,
-    /// The peer's half is over.
-    ended: bool,
-    /// Ours is.
-    finished: bool,
-    /// The peer reads no more.
-    stopped: bool,
-    broken: Option<Code>,
-    /// What we may send.
-    credit: u32,
-    /// What the peer may send.
-    granted: u32,
-    /// Read, and not told to the peer yet.
-    owed: u32,
-    widened: bool,
-    reader: Option<Waker>,
-    writer: Option<Waker>,
-    watcher: Option<Waker>,
-}
-
-impl Slot {
-    fn wake(&mut self) {
-        for waker in [&mut self.reader, &mut self.writer, &mut self.watcher] {
-            if let Some(waker) = waker.take() {
-                waker.wake();
-            }
-        }
-    }
+/// Which end of a passage through a stream broke: that of the stream itself, or the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failed {
+    Source,
+    Sink,
 }
 
 pub(crate) struct Conn {
@@ -92,23 +52,17 @@ pub(crate) struct Conn {
     next: u32,
     accepted: VecDeque<u32>,
     acceptor: Option<Waker>,
-    out: Vec<u8>,
+    decoder: Decoder,
+    out: Out,
     /// Streams whose writers wait for room in `out`.
     crowded: Vec<u32>,
-    spare: Vec<Vec<u8>>,
     wider: u32,
     /// Wakes who writes `out` to the socket.
     driver: Option<Waker>,
     closing: bool,
+    refusing: bool,
     /// Why the tunnel is no more.
     dead: Option<String>,
-}
-
-fn set(slot: &mut Option<Waker>, cx: &Context<'_>) {
-    match slot {
-        Some(waker) if waker.will_wake(cx.waker()) => {}
-        _ => *slot = Some(cx.waker().clone()),
-    }
 }
 
 fn broken(dead: Option<&str>, code: Code) -> io::Error {
@@ -128,18 +82,15 @@ impl Conn {
             next: 1,
             accepted: VecDeque::new(),
             acceptor: None,
-            out: Vec::new(),
+            decoder: Decoder::default(),
+            out: Out::default(),
             crowded: Vec::new(),
-            spare: Vec::new(),
             wider: 0,
             driver: None,
             closing: false,
+            refusing: false,
             dead: None,
         }
-    }
-
-    fn slot(&self) -> Slot {
-        Slot { credit: WINDOW_BYTES, granted: WINDOW_BYTES, ..Slot::default() }
     }
 
     /// Streams at this moment.
@@ -169,8 +120,7 @@ impl Conn {
         }
         let id = self.next;
         self.next += 1;
-        let slot = self.slot();
-        self.slots.insert(id, slot);
+        self.slots.insert(id, Slot::new());
         // At once, and in order: a server that speaks first must hear of it. It goes in one write with what follows.
         self.send(Frame::Open { id, bytes: b"", fin: false });
         self.drive();
@@ -198,82 +148,98 @@ impl Conn {
         }
     }
 
+    /// New streams of the peer's are refused.
+    pub(crate) fn refuse(&mut self) {
+        self.refusing = true;
+    }
+
     /// Ends all streams with the tunnel.
     pub(crate) fn die(&mut self, why: String) {
         if self.dead.is_none() {
             self.dead = Some(why);
         }
-        self.out = Vec::new();
+        self.out = Out::default();
         self.slots.values_mut().for_each(Slot::wake);
         self.acceptor.take().into_iter().chain(self.driver.take()).for_each(Waker::wake);
     }
 
     fn send(&mut self, frame: Frame<'_>) {
-        frame::encode(frame, &mut self.out);
+        self.out.put(frame);
     }
 
     fn drive(&mut self) {
-        if let Some(driver) = self.driver.take() {
-            driver.wake();
-        }
+        wake(&mut self.driver);
     }
 
     /// Bytes for the peer, and who is to be woken when there are more.
-    pub(crate) fn take_out(&mut self, cx: &Context<'_>, spent: Vec<u8>) -> Vec<u8> {
+    pub(crate) fn take_out(&mut self, cx: &Context<'_>) -> Out {
         set(&mut self.driver, cx);
-        std::mem::replace(&mut self.out, spent)
+        std::mem::take(&mut self.out)
     }
 
     /// All of `out` is written: writers go on.
     pub(crate) fn written(&mut self) {
         for id in std::mem::take(&mut self.crowded) {
-            if let Some(waker) = self.slots.get_mut(&id).and_then(|slot| slot.writer.take()) {
-                waker.wake();
+            if let Some(slot) = self.slots.get_mut(&id) {
+                wake(&mut slot.writer);
             }
         }
     }
 
-    pub(crate) fn poll_read(&mut self, id: u32, cx: &Context<'_>, room: usize) -> Poll<io::Result<(&[u8], usize)>> {
+    /// What has arrived and isn't read; nothing at the end.
+    pub(crate) fn poll_arrived(&mut self, id: u32, cx: &Context<'_>) -> Poll<io::Result<&[u8]>> {
         let dead = self.dead.as_deref();
-        let Some(slot) = self.slots.get_mut(&id) else { return Poll::Ready(Ok((&[], 0))) };
-        let count = (slot.arrived.len() - slot.start).min(room);
+        let Some(slot) = self.slots.get_mut(&id) else { return Poll::Ready(Ok(&[])) };
         if let Some(code) = slot.broken {
             return Poll::Ready(Err(broken(dead, code)));
         }
-        if count == 0 {
-            if slot.ended || room == 0 {
-                return Poll::Ready(Ok((&[], 0)));
-            }
-            if dead.is_some() {
-                return Poll::Ready(Err(broken(dead, Code::Broken)));
-            }
-            set(&mut slot.reader, cx);
-            return Poll::Pending;
+        if !slot.arrived.unread().is_empty() || slot.ended {
+            return Poll::Ready(Ok(slot.arrived.unread()));
         }
-        let bytes = slot.arrived.get(slot.start..slot.start + count).unwrap_or_default();
-        Poll::Ready(Ok((bytes, count)))
+        if dead.is_some() {
+            return Poll::Ready(Err(broken(dead, Code::Broken)));
+        }
+        set(&mut slot.reader, cx);
+        Poll::Pending
     }
 
-    /// `count` bytes that `poll_read` showed are the reader's now.
-    pub(crate) fn consume(&mut self, id: u32, count: usize) {
-        let Some(slot) = self.slots.get_mut(&id).filter(|_| count > 0) else { return };
-        slot.start += count;
-        slot.owed = slot.owed.saturating_add(count as u32);
-        if slot.start >= slot.arrived.len() {
-            slot.start = 0;
-            let mut bytes = std::mem::take(&mut slot.arrived);
-            bytes.clear();
-            if self.spare.len() < SPARE_MAX && bytes.capacity() <= SPARE_BYTES_MAX {
-                self.spare.push(bytes);
+    /// Has `write` take what has arrived where it lies.
+    pub(crate) fn poll_pass(
+        &mut self,
+        id: u32,
+        cx: &mut Context<'_>,
+        write: impl FnOnce(&mut Context<'_>, &[u8]) -> Poll<io::Result<usize>>,
+    ) -> Poll<Result<usize, Failed>> {
+        let bytes = ready!(self.poll_arrived(id, cx)).map_err(|_| Failed::Source)?;
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        match ready!(write(cx, bytes)) {
+            Err(_) | Ok(0) => Poll::Ready(Err(Failed::Sink)),
+            Ok(count) => {
+                self.consume(id, count);
+                Poll::Ready(Ok(count))
             }
         }
-        if slot.ended || slot.owed < WINDOW_BYTES / 4 {
+    }
+
+    /// `count` bytes of what has arrived are the reader's now.
+    pub(crate) fn consume(&mut self, id: u32, count: usize) {
+        let Some(slot) = self.slots.get_mut(&id).filter(|_| count > 0) else { return };
+        slot.arrived.consume(count);
+        slot.owed = slot.owed.saturating_add(count as u32);
+        slot.read = slot.read.saturating_add(count as u32);
+        if slot.ended || slot.owed < (slot.window / 4).min(OWED_BYTES_MAX) {
             return;
         }
-        if !slot.widened && self.wider + WIDER_BYTES <= WIDER_BYTES_MAX {
-            slot.widened = true;
-            self.wider += WIDER_BYTES;
-            slot.owed += WIDER_BYTES;
+        // The first time soon, then after it has read several windows full.
+        let proven = slot.read >= slot.window.saturating_mul(4) || slot.window == WINDOW_BYTES;
+        let more = slot.window * 3;
+        if proven && slot.window < WINDOW_BYTES_MAX && self.wider + more <= WIDER_BYTES_MAX {
+            self.wider += more;
+            slot.window += more;
+            slot.owed += more;
+            slot.read = 0;
         }
         let bytes = std::mem::take(&mut slot.owed);
         slot.granted += bytes;
@@ -281,7 +247,8 @@ impl Conn {
         self.drive();
     }
 
-    pub(crate) fn poll_write(&mut self, id: u32, cx: &Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    /// How much the stream may write now.
+    fn poll_room(&mut self, id: u32, cx: &Context<'_>) -> Poll<io::Result<usize>> {
         let dead = self.dead.as_deref();
         let Some(slot) = self.slots.get_mut(&id) else { return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())) };
         if let Some(code) = slot.broken.or(dead.map(|_| Code::Broken)) {
@@ -291,19 +258,46 @@ impl Conn {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         let crowded = self.out.len() >= OUT_BYTES_MAX;
-        if crowded || slot.credit == 0 {
-            set(&mut slot.writer, cx);
-            if crowded {
-                self.crowded.push(id);
-            }
-            self.drive();
-            return Poll::Pending;
+        if !crowded && slot.credit >= CREDIT_BYTES_MIN {
+            return Poll::Ready(Ok(PAYLOAD_BYTES_MAX.min(slot.credit as usize)));
         }
-        let count = bytes.len().min(slot.credit as usize).min(PAYLOAD_BYTES_MAX);
-        let bytes = bytes.get(..count).unwrap_or_default();
-        slot.credit -= count as u32;
-        frame::encode(Frame::Data { id, bytes, fin: false }, &mut self.out);
+        set(&mut slot.writer, cx);
+        if crowded {
+            self.crowded.push(id);
+        }
         self.drive();
+        Poll::Pending
+    }
+
+    fn spend(&mut self, id: u32, count: usize) {
+        if let Some(slot) = self.slots.get_mut(&id) {
+            slot.credit = slot.credit.saturating_sub(count as u32);
+        }
+        self.drive();
+    }
+
+    pub(crate) fn poll_write(&mut self, id: u32, cx: &Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let room = ready!(self.poll_room(id, cx))?;
+        let bytes = bytes.get(..room).unwrap_or(bytes);
+        if !bytes.is_empty() {
+            self.send(Frame::Data { id, bytes, fin: false });
+            self.spend(id, bytes.len());
+        }
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    /// Has `read` put bytes where they wait for the driver.
+    pub(crate) fn poll_fill(
+        &mut self,
+        id: u32,
+        cx: &mut Context<'_>,
+        read: impl FnOnce(&mut Context<'_>, &mut [u8]) -> Poll<io::Result<usize>>,
+    ) -> Poll<Result<usize, Failed>> {
+        let room = ready!(self.poll_room(id, cx)).map_err(|_| Failed::Sink)?;
+        let count = ready!(self.out.put_filled(id, room, |space| read(cx, space))).map_err(|_| Failed::Source)?;
+        if count > 0 {
+            self.spend(id, count);
+        }
         Poll::Ready(Ok(count))
     }
 
@@ -356,33 +350,57 @@ impl Conn {
 
     fn remove(&mut self, id: u32) -> Option<Slot> {
         let slot = self.slots.remove(&id)?;
-        if slot.widened {
-            self.wider -= WIDER_BYTES;
-        }
+        self.wider -= slot.window - WINDOW_BYTES;
         Some(slot)
     }
 
-    /// Takes in all whole frames of `input`; says how much of it they were.
+    /// Takes in what the peer has sent. True when the end of it was much of one stream's.
     ///
     /// # Errors
     /// The peer breaks the protocol: how. The tunnel must end.
-    pub(crate) fn receive(&mut self, input: &[u8]) -> Result<usize, String> {
-        let mut done = 0;
-        while let Some((frame, length)) = frame::decode(input.get(done..).unwrap_or_default())? {
-            self.take(frame)?;
-            done += length;
-            if self.out.len() > OUT_BYTES_ABUSE {
-                return Err(format!("it reads nothing while {OUT_BYTES_ABUSE} bytes wait for it"));
-            }
+    pub(crate) fn receive(&mut self, mut input: &[u8]) -> Result<bool, String> {
+        let mut large = false;
+        while let Some(event) = self.decoder.next(&mut input)? {
+            large = matches!(event, Event::Data { bytes, .. } if bytes.len() >= LARGE_BYTES_MIN);
+            self.take(event)?;
         }
-        Ok(done)
+        self.check_flood()?;
+        Ok(large)
     }
 
-    fn take(&mut self, frame: Frame<'_>) -> Result<(), String> {
-        match frame {
-            Frame::Open { id, bytes, fin } => self.opened(id, bytes, fin),
-            Frame::Data { id, bytes, fin } => self.arrived(id, bytes, fin),
-            Frame::Reset { id, code } => {
+    /// The same for `count` bytes at the front of `chunk`. True when a stream got the chunk itself, and had better read before
+    /// more comes.
+    ///
+    /// # Errors
+    /// As [`Self::receive`].
+    pub(crate) fn receive_chunk(&mut self, chunk: &mut Vec<u8>, count: usize) -> Result<bool, String> {
+        let mut input = chunk.get(..count).unwrap_or_default();
+        while let Some(event) = self.decoder.next(&mut input)? {
+            match event {
+                Event::Data { id, bytes, fin } if bytes.len() >= GIVEN_BYTES_MIN && input.is_empty() => {
+                    let from = count - bytes.len();
+                    if let Some(slot) = self.admit(id, count - from, fin)? {
+                        slot.arrived.give(chunk, from..count);
+                    }
+                    return Ok(true);
+                }
+                event => self.take(event)?,
+            }
+        }
+        self.check_flood()?;
+        Ok(false)
+    }
+
+    fn take(&mut self, event: Event<'_>) -> Result<(), String> {
+        match event {
+            Event::Open { id } => self.opened(id),
+            Event::Data { id, bytes, fin } => {
+                if let Some(slot) = self.admit(id, bytes.len(), fin)? {
+                    slot.arrived.push(bytes);
+                }
+                Ok(())
+            }
+            Event::Reset { id, code } => {
                 self.known(id)?;
                 if let Some(slot) = self.slots.get_mut(&id) {
                     match code {
@@ -393,26 +411,32 @@ impl Conn {
                 }
                 Ok(())
             }
-            Frame::Credit { id, bytes } => {
+            Event::Credit { id, bytes } => {
                 self.known(id)?;
                 if let Some(slot) = self.slots.get_mut(&id) {
                     let sum = slot.credit.checked_add(bytes).filter(|sum| *sum <= 1 << 30);
                     slot.credit = sum.ok_or_else(|| format!("stream {id} is given more than 1 GiB of credit"))?;
-                    if let Some(writer) = slot.writer.take() {
-                        writer.wake();
-                    }
+                    wake(&mut slot.writer);
                 }
                 Ok(())
             }
-            Frame::Ping(what) => {
+            Event::Ping(what) => {
                 self.send(Frame::Pong(what));
                 Ok(())
             }
-            Frame::Pong(_) => Ok(()),
-            Frame::GoAway => {
+            Event::Pong => Ok(()),
+            Event::GoAway => {
                 self.closing = true;
                 Ok(())
             }
+        }
+    }
+
+    /// What frames of the peer's make us answer must be read some time.
+    fn check_flood(&self) -> Result<(), String> {
+        match self.out.len() > OUT_BYTES_ABUSE {
+            true => Err(format!("it reads nothing while {OUT_BYTES_ABUSE} bytes wait for it")),
+            false => Ok(()),
         }
     }
 
@@ -421,7 +445,7 @@ impl Conn {
         if id < self.next { Ok(()) } else { Err(format!("stream {id} was never opened")) }
     }
 
-    fn opened(&mut self, id: u32, bytes: &[u8], fin: bool) -> Result<(), String> {
+    fn opened(&mut self, id: u32) -> Result<(), String> {
         if self.side == Side::Dialled {
             return Err(format!("it opens stream {id}, which only the side that dialled may"));
         }
@@ -429,42 +453,30 @@ impl Conn {
             return Err(format!("stream {id} is opened after {}", self.next - 1));
         }
         self.next = id.checked_add(1).ok_or("stream ids are used up")?;
-        if self.slots.len() >= STREAMS_MAX {
+        if self.refusing || self.slots.len() >= STREAMS_MAX {
             self.send(Frame::Reset { id, code: Code::Refused });
             return Ok(());
         }
-        let slot = self.slot();
-        self.slots.insert(id, slot);
+        self.slots.insert(id, Slot::new());
         self.accepted.push_back(id);
-        if let Some(acceptor) = self.acceptor.take() {
-            acceptor.wake();
-        }
-        self.arrived(id, bytes, fin)
+        wake(&mut self.acceptor);
+        Ok(())
     }
 
-    fn arrived(&mut self, id: u32, bytes: &[u8], fin: bool) -> Result<(), String> {
+    /// The slot that takes so many bytes of the peer's, as its reader is about to hear; none when it left.
+    fn admit(&mut self, id: u32, count: usize, fin: bool) -> Result<Option<&mut Slot>, String> {
         self.known(id)?;
-        let Some(slot) = self.slots.get_mut(&id) else { return Ok(()) };
+        let Some(slot) = self.slots.get_mut(&id) else { return Ok(None) };
         if slot.ended {
             return Err(format!("stream {id} goes on after its end"));
         }
         slot.granted = slot
             .granted
-            .checked_sub(bytes.len() as u32)
+            .checked_sub(count as u32)
             .ok_or_else(|| format!("stream {id} sends more than it was given credit for"))?;
-        if slot.arrived.capacity() == 0 && !bytes.is_empty() {
-            slot.arrived = self.spare.pop().unwrap_or_default();
-        }
-        if slot.start >= COMPACT_BYTES {
-            slot.arrived.drain(..slot.start);
-            slot.start = 0;
-        }
-        slot.arrived.extend_from_slice(bytes);
         slot.ended = fin;
-        if let Some(reader) = slot.reader.take() {
-            reader.wake();
-        }
-        Ok(())
+        wake(&mut slot.reader);
+        Ok(Some(slot))
     }
 }
 

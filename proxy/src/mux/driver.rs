@@ -2,6 +2,8 @@
 //! takes what all streams that were ready have written. Must not know what TLS is.
 
 use super::conn::{Conn, Side};
+use super::frame::Out;
+use super::slot;
 use super::stream::MuxStream;
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -9,19 +11,10 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncWrite, ReadBuf};
 
-/// Read at a time; holds several frames.
-const READ_BYTES: usize = 64 << 10;
 /// Read before streams get their turn.
 const TURN_BYTES: usize = 256 << 10;
-/// Larger buffers for writing aren't kept.
-const SPENT_BYTES_MAX: usize = 512 << 10;
-
-thread_local! {
-    /// Lent to the tunnel that reads; a worker reads one at a time.
-    static SPARE: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
-}
 
 /// A live tunnel, shared by its streams and its driver.
 pub(crate) struct Tunnel {
@@ -56,6 +49,11 @@ impl Tunnel {
     pub(crate) fn close(&self) {
         self.conn.borrow_mut().close();
     }
+
+    /// Streams that the peer opens from now on are refused.
+    pub(crate) fn refuse(&self) {
+        self.conn.borrow_mut().refuse();
+    }
 }
 
 /// Ends the streams with the tunnel, also when the driver is dropped.
@@ -68,9 +66,9 @@ impl Drop for Dying<'_> {
 }
 
 /// Serves the tunnel until it ends; says why, if not in peace.
-pub(crate) async fn run<Io: AsyncRead + AsyncWrite + Unpin>(io: &mut Io, tunnel: &Tunnel) -> Result<(), String> {
+pub(crate) async fn run<Io: AsyncBufRead + AsyncWrite + Unpin>(io: &mut Io, tunnel: &Tunnel) -> Result<(), String> {
     let dying = Dying(tunnel);
-    let mut driver = Driver { io, tunnel, read: Vec::new(), filled: 0, out: Vec::new(), written: 0, unflushed: false };
+    let mut driver = Driver { io, tunnel, bulk: false, out: Out::default(), written: 0, unflushed: false };
     let outcome = poll_fn(|cx| driver.poll(cx)).await;
     let why = match &outcome {
         Ok(()) => "the tunnel was closed".to_owned(),
@@ -84,15 +82,14 @@ pub(crate) async fn run<Io: AsyncRead + AsyncWrite + Unpin>(io: &mut Io, tunnel:
 struct Driver<'a, Io> {
     io: &'a mut Io,
     tunnel: &'a Tunnel,
-    /// Empty unless part of a frame is in it.
-    read: Vec<u8>,
-    filled: usize,
-    out: Vec<u8>,
+    /// The last bytes read were mostly one stream's.
+    bulk: bool,
+    out: Out,
     written: usize,
     unflushed: bool,
 }
 
-impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<'_, Io> {
+impl<Io: AsyncBufRead + AsyncWrite + Unpin> Driver<'_, Io> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
         let ended = self.poll_fill(cx)?;
         if let Poll::Ready(Err(error)) = self.poll_drain(cx) {
@@ -119,41 +116,53 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<'_, Io> {
 
     /// True at the end of the socket.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Result<bool, String> {
-        if self.read.is_empty() {
-            let spare = SPARE.with_borrow_mut(Option::take);
-            self.read = spare.unwrap_or_else(|| vec![0; READ_BYTES]);
-            self.filled = 0;
-        }
         let mut turn = 0;
-        let ended = loop {
-            let mut buffer = ReadBuf::new(self.read.get_mut(self.filled..).unwrap_or_default());
-            match Pin::new(&mut *self.io).poll_read(cx, &mut buffer) {
-                Poll::Pending => break false,
-                Poll::Ready(Err(error)) => return Err(error.to_string()),
-                Poll::Ready(Ok(())) if buffer.filled().is_empty() => break true,
-                Poll::Ready(Ok(())) => {}
+        while turn < TURN_BYTES {
+            let (count, large) = match if self.bulk { self.poll_chunk(cx) } else { self.poll_slice(cx) } {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(read) => read?,
+            };
+            if count == 0 {
+                return Ok(true);
             }
-            turn += buffer.filled().len();
-            self.filled += buffer.filled().len();
-            let done = self.tunnel.conn.borrow_mut().receive(self.read.get(..self.filled).unwrap_or_default())?;
-            self.read.copy_within(done..self.filled, 0);
-            self.filled -= done;
-            if turn >= TURN_BYTES {
-                cx.waker().wake_by_ref();
-                break false;
+            let given = large && self.bulk;
+            self.bulk = large;
+            if given {
+                break;
             }
-        };
-        if self.filled == 0 {
-            let read = std::mem::take(&mut self.read);
-            SPARE.with_borrow_mut(|spare| *spare = Some(read));
+            turn += count;
         }
-        Ok(ended)
+        cx.waker().wake_by_ref();
+        Ok(false)
+    }
+
+    /// Takes frames where TLS has them. Bytes read, and whether most of them were one stream's.
+    fn poll_slice(&mut self, cx: &mut Context<'_>) -> Poll<Result<(usize, bool), String>> {
+        let bytes = ready!(Pin::new(&mut *self.io).poll_fill_buf(cx)).map_err(|error| error.to_string())?;
+        let count = bytes.len();
+        let large = self.tunnel.conn.borrow_mut().receive(bytes)?;
+        Pin::new(&mut *self.io).consume(count);
+        Poll::Ready(Ok((count, large)))
+    }
+
+    /// Has them opened in memory that the stream can keep, should it be one stream's: bulk isn't copied then.
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<(usize, bool), String>> {
+        let mut chunk = slot::chunk();
+        let mut buffer = ReadBuf::new(&mut chunk);
+        let read = Pin::new(&mut *self.io).poll_read(cx, &mut buffer);
+        let count = buffer.filled().len();
+        let taken = read.map(|read| {
+            read.map_err(|error| error.to_string())?;
+            Ok((count, self.tunnel.conn.borrow_mut().receive_chunk(&mut chunk, count)?))
+        });
+        slot::release(chunk);
+        taken
     }
 
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             while self.written < self.out.len() {
-                let rest = self.out.get(self.written..).unwrap_or_default();
+                let rest = self.out.bytes().get(self.written..).unwrap_or_default();
                 let count = ready!(Pin::new(&mut *self.io).poll_write(cx, rest))?;
                 if count == 0 {
                     return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
@@ -163,9 +172,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Driver<'_, Io> {
             }
             self.written = 0;
             self.out.clear();
-            self.out.shrink_to(SPENT_BYTES_MAX);
             let mut conn = self.tunnel.conn.borrow_mut();
-            self.out = conn.take_out(cx, std::mem::take(&mut self.out));
+            self.out = conn.take_out(cx);
             if self.out.is_empty() {
                 drop(conn);
                 if self.unflushed {

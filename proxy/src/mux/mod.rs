@@ -6,8 +6,10 @@ mod conn;
 mod driver;
 mod frame;
 mod pool;
+mod slot;
 mod stream;
 
+pub(crate) use conn::Failed;
 pub(crate) use driver::{Tunnel, run};
 pub(crate) use pool::{Begun, Pool};
 #[expect(unreachable_pub, reason = "a variant of the public Stream")]

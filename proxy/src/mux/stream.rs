@@ -1,5 +1,6 @@
 //! One stream of a tunnel as a byte stream. Must not know frames or windows.
 
+use super::conn::Failed;
 use super::driver::Tunnel;
 use std::cell::Cell;
 use std::fmt;
@@ -32,6 +33,24 @@ impl MuxStream {
         self.torn.set(true);
     }
 
+    /// Has `write` take what has arrived, without a copy before: 0 bytes at the end.
+    pub(crate) fn poll_pass(
+        &mut self,
+        cx: &mut Context<'_>,
+        write: impl FnOnce(&mut Context<'_>, &[u8]) -> Poll<io::Result<usize>>,
+    ) -> Poll<Result<usize, Failed>> {
+        self.tunnel.conn.borrow_mut().poll_pass(self.id, cx, write)
+    }
+
+    /// Has `read` put bytes straight into the tunnel: 0 bytes at its end.
+    pub(crate) fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        read: impl FnOnce(&mut Context<'_>, &mut [u8]) -> Poll<io::Result<usize>>,
+    ) -> Poll<Result<usize, Failed>> {
+        self.tunnel.conn.borrow_mut().poll_fill(self.id, cx, read)
+    }
+
     /// Ready when the peer has reset it, or the tunnel is gone.
     pub(crate) fn watch(&self) -> Watch {
         Watch { tunnel: Rc::clone(&self.tunnel), id: self.id }
@@ -59,8 +78,9 @@ impl Drop for MuxStream {
 impl AsyncRead for MuxStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut conn = self.tunnel.conn.borrow_mut();
-        let (bytes, count) = ready!(conn.poll_read(self.id, cx, buffer.remaining()))?;
-        buffer.put_slice(bytes);
+        let bytes = ready!(conn.poll_arrived(self.id, cx))?;
+        let count = bytes.len().min(buffer.remaining());
+        buffer.put_slice(bytes.get(..count).unwrap_or_default());
         conn.consume(self.id, count);
         Poll::Ready(Ok(()))
     }

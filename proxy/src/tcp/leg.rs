@@ -11,7 +11,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::mux::MuxStream;
+use crate::mux::{Failed, MuxStream};
 use crate::socket::settle;
 use crate::stream::Stream;
 use crate::tcp::{BUFFER_BYTES, Buffer};
@@ -44,6 +44,12 @@ impl Plain<'_> {
         let read =
             |mut socket: &socket2::Socket| io::Read::read(&mut socket, buffer.get_or_insert_with(Buffer::take).whole());
         poll_plain(cx, self.tcp, Interest::READABLE, BUFFER_BYTES, read)
+    }
+
+    fn poll_read_into(&self, cx: &mut Context<'_>, space: &mut [u8]) -> Poll<io::Result<usize>> {
+        let wanted = space.len();
+        let read = |mut socket: &socket2::Socket| io::Read::read(&mut socket, space);
+        poll_plain(cx, self.tcp, Interest::READABLE, wanted, read)
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
@@ -103,6 +109,15 @@ impl<'a> Leg<'a> {
     pub(super) fn settle(&mut self) {
         if let Self::Plain(plain) = self {
             plain.settle();
+        }
+    }
+
+    /// Moves bytes on without memory in between, where one of the two is a tunnel's stream and the other a socket.
+    pub(super) fn poll_pass(&mut self, cx: &mut Context<'_>, to: &mut Leg<'_>) -> Option<Poll<Result<usize, Failed>>> {
+        match (self, to) {
+            (Self::Mux(from), Leg::Plain(to)) => Some(from.poll_pass(cx, |cx, bytes| to.poll_write(cx, bytes))),
+            (Self::Plain(from), Leg::Mux(to)) => Some(to.poll_fill(cx, |cx, space| from.poll_read_into(cx, space))),
+            _ => None,
         }
     }
 

@@ -157,28 +157,57 @@ impl Cipher {
         let prefix = self.prefix_bytes();
         let plain = body.len().checked_sub(prefix + TAG_BYTES).ok_or(Bad(AlertDescription::BadRecordMac))?;
         let (additional, length) = self.additional(*header, plain);
-        let mut nonce = self.nonce();
         let (explicit, body) = body.split_at_mut(prefix);
-        if let Some(part) = nonce.last_chunk_mut::<EXPLICIT_NONCE_BYTES>().filter(|_| prefix > 0) {
-            part.copy_from_slice(explicit);
-        }
+        let nonce = self.nonce_of(explicit);
         let additional = Aad::from(additional.get(..length).unwrap_or_default());
         let opened = self.key.open_in_place(Nonce::assume_unique_for_key(nonce), additional, body);
         let opened = opened.map_err(|_| Bad(AlertDescription::BadRecordMac))?;
+        let (content, plain) = content(self.version, outer, opened)?;
         self.sequence += 1;
-        let (content, plain) = match self.version {
-            Version::Tls12 => (outer, opened.len()),
-            Version::Tls13 => {
-                let end = opened.iter().rposition(|byte| *byte != 0).ok_or(Bad(AlertDescription::UnexpectedMessage))?;
-                (ContentType::from(opened.get(end).copied().unwrap_or_default()), end)
-            }
-        };
-        if opened.len() > PLAIN_BYTES_MAX + usize::from(self.version == Version::Tls13) {
-            return Err(Bad(AlertDescription::RecordOverflow));
-        }
         let start = HEADER_BYTES + prefix;
         Ok((content, start..start + plain))
     }
+
+    /// The same, but into the front of `space`, which is as long as the record at least: the plain bytes lie there from its start.
+    pub(super) fn open_into(&mut self, record: &[u8], space: &mut [u8]) -> Result<(ContentType, usize), Bad> {
+        let (header, body) = record.split_first_chunk::<HEADER_BYTES>().ok_or(Bad(AlertDescription::DecodeError))?;
+        let outer = ContentType::from(header[0]);
+        if self.version == Version::Tls13 && outer != ContentType::ApplicationData {
+            return Err(Bad(AlertDescription::UnexpectedMessage));
+        }
+        let (explicit, body) = body.split_at_checked(self.prefix_bytes()).ok_or(Bad(AlertDescription::BadRecordMac))?;
+        let plain = body.len().checked_sub(TAG_BYTES).ok_or(Bad(AlertDescription::BadRecordMac))?;
+        let (sealed, tag) = body.split_at(plain);
+        let space = space.get_mut(..plain).ok_or(Bad(AlertDescription::InternalError))?;
+        let (additional, length) = self.additional(*header, plain);
+        let nonce = Nonce::assume_unique_for_key(self.nonce_of(explicit));
+        let additional = Aad::from(additional.get(..length).unwrap_or_default());
+        let opened = self.key.open_separate_gather(nonce, additional, sealed, tag, space);
+        opened.map_err(|_| Bad(AlertDescription::BadRecordMac))?;
+        self.sequence += 1;
+        content(self.version, outer, space)
+    }
+
+    /// The nonce of the next record to open; TLS 1.2 sends a part of it.
+    fn nonce_of(&self, explicit: &[u8]) -> [u8; NONCE_LEN] {
+        let mut nonce = self.nonce();
+        if let Some(part) = nonce.last_chunk_mut::<EXPLICIT_NONCE_BYTES>().filter(|_| !explicit.is_empty()) {
+            part.copy_from_slice(explicit);
+        }
+        nonce
+    }
+}
+
+/// What an opened record is, and how many of its bytes are plain: in 1.3 its own type and zeros follow them.
+fn content(version: Version, outer: ContentType, opened: &[u8]) -> Result<(ContentType, usize), Bad> {
+    if opened.len() > PLAIN_BYTES_MAX + usize::from(version == Version::Tls13) {
+        return Err(Bad(AlertDescription::RecordOverflow));
+    }
+    if version == Version::Tls12 {
+        return Ok((outer, opened.len()));
+    }
+    let end = opened.iter().rposition(|byte| *byte != 0).ok_or(Bad(AlertDescription::UnexpectedMessage))?;
+    Ok((ContentType::from(opened.get(end).copied().unwrap_or_default()), end))
 }
 
 /// The bytes of a record, if one slice has them all: then they are sealed without a copy before.

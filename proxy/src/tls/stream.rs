@@ -1,6 +1,6 @@
-//! An established TLS connection as a byte stream, with its own record handling: bytes are opened in place in a borrowed block and
-//! sealed straight from the writer's memory, up to four records a system call; an idle connection holds no buffer. Key updates,
-//! tickets, alerts and the close are handled here. Must not know who the peer should be, nor what the bytes mean.
+//! An established TLS connection as a byte stream, with its own record handling: bytes are opened in a borrowed block or straight
+//! into the reader's memory and sealed from the writer's, up to four records a system call; an idle connection holds no buffer.
+//! Key updates, tickets, alerts and the close are handled here. Must not know who the peer should be, nor what the bytes mean.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -21,6 +21,8 @@ const IDLE_RECORDS_MAX: u8 = 32;
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
 /// Records sealed with one key before it is replaced: below 2^24.5, the limit of AES-GCM (RFC 8446 §5.5).
 const RECORDS_PER_KEY_MAX: u64 = 1 << 23;
+/// Records from this size on are opened straight into the reader's memory.
+const LARGE_BYTES_MIN: usize = 4 << 10;
 const NEW_SESSION_TICKET: u8 = 4;
 const HELLO_REQUEST: u8 = 0;
 const KEY_UPDATE: u8 = 24;
@@ -132,25 +134,74 @@ impl<S> TlsStream<S> {
                 self.idle_records = 0;
                 return Ok(false);
             }
-            self.idle_records += 1;
-            if self.idle_records > IDLE_RECORDS_MAX {
-                return Err(self.refuse(Bad(AlertDescription::UnexpectedMessage)));
-            }
-            match content {
-                ContentType::ApplicationData => {}
-                ContentType::Alert => self.alert(from..to)?,
-                ContentType::Handshake => {
-                    self.message.extend_from_slice(self.input.range(from..to));
-                    self.messages().map_err(|bad| self.refuse(bad))?;
-                }
-                _ => return Err(self.refuse(Bad(AlertDescription::UnexpectedMessage))),
-            }
+            let body = self.input.range(from..to).to_vec();
+            self.control(content, &body)?;
         }
         Ok(false)
     }
 
-    fn alert(&mut self, range: std::ops::Range<usize>) -> Result<(), Error> {
-        let &[level, description] = self.input.range(range) else {
+    /// Opens a large record at the front of the input into `buffer`. False where [`Self::open`] must see to it.
+    fn open_into(&mut self, buffer: &mut ReadBuf<'_>) -> Result<bool, Error> {
+        let Ok(Some(found)) = find(self.input.bytes()) else { return Ok(false) };
+        let large = LARGE_BYTES_MIN <= found.bytes && found.bytes <= buffer.remaining();
+        if !large || found.content != ContentType::ApplicationData {
+            return Ok(false);
+        }
+        let space = buffer.initialize_unfilled();
+        let record = self.input.bytes().get(..found.bytes).unwrap_or_default();
+        let (content, count) = match self.opener.open_into(record, space) {
+            Ok(opened) => opened,
+            Err(bad) => return Err(self.refuse(bad)),
+        };
+        self.input.advance(found.bytes);
+        if content == ContentType::ApplicationData && count > 0 {
+            buffer.advance(count);
+            self.idle_records = 0;
+        } else {
+            let body = space.get(..count).unwrap_or_default().to_vec();
+            self.control(content, &body)?;
+        }
+        self.input.release_if_empty();
+        Ok(true)
+    }
+
+    /// Moves to `buffer` what is here already, as far as it has room.
+    fn take(&mut self, buffer: &mut ReadBuf<'_>) -> Result<(), Error> {
+        loop {
+            let plain = self.plain();
+            if !plain.is_empty() {
+                let count = plain.len().min(buffer.remaining());
+                buffer.put_slice(plain.get(..count).unwrap_or_default());
+                self.used(count);
+            }
+            if buffer.remaining() == 0 || self.reading != Reading::Open {
+                return Ok(());
+            }
+            if !self.open_into(buffer)? && self.open()? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// A record without application data.
+    fn control(&mut self, content: ContentType, body: &[u8]) -> Result<(), Error> {
+        self.idle_records += 1;
+        if self.idle_records > IDLE_RECORDS_MAX {
+            return Err(self.refuse(Bad(AlertDescription::UnexpectedMessage)));
+        }
+        match content {
+            ContentType::ApplicationData => Ok(()),
+            ContentType::Alert => self.alert(body),
+            ContentType::Handshake => {
+                self.message.extend_from_slice(body);
+                self.messages().map_err(|bad| self.refuse(bad))
+            }
+            _ => Err(self.refuse(Bad(AlertDescription::UnexpectedMessage))),
+        }
+    }
+
+    fn alert(&mut self, body: &[u8]) -> Result<(), Error> {
+        let &[level, description] = body else {
             return Err(self.refuse(Bad(AlertDescription::DecodeError)));
         };
         match AlertDescription::from(description) {
@@ -310,41 +361,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
         outcome
     }
 
-    /// Ready with plain bytes at hand, or at the end of them.
-    fn poll_plain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        loop {
-            if !self.plain().is_empty() || self.reading == Reading::Closed {
-                return Poll::Ready(Ok(()));
+    fn check(&self) -> io::Result<()> {
+        match self.reading {
+            Reading::Failed => Err(io::Error::new(io::ErrorKind::InvalidData, "the TLS connection failed before")),
+            Reading::Open | Reading::Closed => Ok(()),
+        }
+    }
+
+    /// Reads more; an end without a goodbye is an error.
+    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.input.poll_read(cx, Pin::new(&mut self.io)) {
+            Poll::Ready(Ok(0)) => {
+                self.reading = Reading::Failed;
+                let why = "the peer closed the connection without TLS's close_notify";
+                Poll::Ready(Err(io::Error::new(io::ErrorKind::UnexpectedEof, why)))
             }
-            if self.reading == Reading::Failed {
-                return Poll::Ready(Err(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    "the TLS connection failed before",
-                )));
-            }
-            match self.open() {
-                Ok(false) => {}
-                Ok(true) => match self.input.poll_read(cx, Pin::new(&mut self.io)) {
-                    Poll::Ready(Ok(0)) => {
-                        self.reading = Reading::Failed;
-                        let why = "the peer closed the connection without TLS's close_notify";
-                        return Poll::Ready(Err(io::Error::new(io::ErrorKind::UnexpectedEof, why)));
-                    }
-                    Poll::Ready(Ok(_)) => {}
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                    Poll::Pending => {
-                        // Before going to sleep: tickets and answers that no write took along. The writer hears of errors.
-                        // Where the socket is full a writer waits for it already, and its waker must stay.
-                        if !self.blocked && self.update_key().is_ok() && !self.output.is_empty() {
-                            let _ = self.poll_drain(cx);
-                        }
-                        return Poll::Pending;
-                    }
-                },
-                Err(error) => {
+            Poll::Ready(outcome) => Poll::Ready(outcome.map(|_| ())),
+            Poll::Pending => {
+                // Before going to sleep: tickets and answers that no write took along. The writer hears of errors.
+                // Where the socket is full a writer waits for it already, and its waker must stay.
+                if !self.blocked && self.update_key().is_ok() && !self.output.is_empty() {
                     let _ = self.poll_drain(cx);
-                    return Poll::Ready(Err(broken(error)));
                 }
+                Poll::Pending
             }
         }
     }
@@ -373,28 +412,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        ready!(this.poll_plain(cx))?;
+        let had = buffer.filled().len();
         loop {
-            let plain = this.plain();
-            let count = plain.len().min(buffer.remaining());
-            buffer.put_slice(plain.get(..count).unwrap_or_default());
-            this.used(count);
-            // More records that are here already, while there is room. What is wrong with them is the next read's.
-            let more = buffer.remaining() > 0
-                && this.plain().is_empty()
-                && this.reading == Reading::Open
-                && matches!(find(this.input.bytes()), Ok(Some(found)) if found.content == ContentType::ApplicationData);
-            if count == 0 || !more {
+            let taken = this.take(buffer);
+            if taken.is_err() {
+                let _ = this.poll_drain(cx);
+            }
+            // What is wrong behind bytes that came is the next read's.
+            if buffer.filled().len() > had || buffer.remaining() == 0 {
                 return Poll::Ready(Ok(()));
             }
-            match this.open() {
-                Ok(false) => {}
-                Ok(true) => return Poll::Ready(Ok(())),
-                Err(_) => {
-                    let _ = this.poll_drain(cx);
-                    return Poll::Ready(Ok(()));
-                }
+            taken.map_err(broken)?;
+            this.check()?;
+            if this.reading == Reading::Closed {
+                return Poll::Ready(Ok(()));
             }
+            ready!(this.poll_input(cx))?;
         }
     }
 }
@@ -402,7 +435,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncBufRead for TlsStream<S> {
     fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         let this = self.get_mut();
-        ready!(this.poll_plain(cx))?;
+        while this.plain().is_empty() && this.reading != Reading::Closed {
+            this.check()?;
+            match this.open() {
+                Ok(false) => {}
+                Ok(true) => ready!(this.poll_input(cx))?,
+                Err(error) => {
+                    let _ = this.poll_drain(cx);
+                    return Poll::Ready(Err(broken(error)));
+                }
+            }
+        }
         Poll::Ready(Ok(this.plain()))
     }
 

@@ -228,7 +228,11 @@ async fn an_idle_connection_holds_no_block() {
     theirs.flush().await.unwrap();
     ours.read_u8().await.unwrap();
     ours.write_all(b"y").await.unwrap();
-    let pending = std::future::poll_fn(|cx| Poll::Ready(ours.poll_plain(cx).is_pending())).await;
+    let mut byte = [0];
+    let pending = std::future::poll_fn(|cx| {
+        Poll::Ready(Pin::new(&mut ours).poll_read(cx, &mut ReadBuf::new(&mut byte)).is_pending())
+    })
+    .await;
     assert!(pending && !format!("{:?}{:?}", ours.input, ours.output).contains("Block("));
 }
 
@@ -309,6 +313,47 @@ async fn a_peer_that_only_sends_empty_records_is_cut() {
     assert_eq!(ours.read_u8().await.unwrap_err().kind(), io::ErrorKind::InvalidData);
 }
 
+#[tokio::test]
+async fn a_large_read_takes_several_records_at_once_and_stops_where_keys_change() {
+    for versions in [TLS13, TLS12] {
+        let (mut ours, mut theirs) = pair(&configs(versions, None), true, 1 << 20).await;
+        let bytes = noise(3 * PLAIN_BYTES_MAX + 100);
+        let say = async {
+            theirs.write_all(&bytes).await.unwrap();
+            if let (tokio_rustls::TlsStream::Client(theirs), TLS13) = (&mut theirs, versions) {
+                theirs.get_mut().1.refresh_traffic_keys().unwrap();
+            }
+            theirs.write_all(&bytes).await.unwrap();
+            theirs.shutdown().await.unwrap();
+        };
+        let (mut all, mut space, mut largest) = (Vec::new(), vec![0; 1 << 17], 0);
+        let hear = async {
+            while let count @ 1.. = ours.read(&mut space).await.unwrap() {
+                all.extend_from_slice(&space[..count]);
+                largest = largest.max(count);
+            }
+        };
+        tokio::join!(say, hear);
+        assert!(all == [bytes.as_slice(), &bytes].concat(), "bytes differ");
+        assert!(largest > PLAIN_BYTES_MAX, "{largest} bytes at most");
+    }
+}
+
+#[tokio::test]
+async fn a_large_record_that_is_no_data_is_judged_as_a_small_one_would_be() {
+    let (mut ours, theirs) = pair(&configs(TLS13, None), true, 1 << 16).await;
+    let tokio_rustls::TlsStream::Client(theirs) = theirs else { panic!("theirs dialled") };
+    let (mut pipe, _) = theirs.into_inner();
+    let (mut seal, open) = same_key(Version::Tls13);
+    ours.opener = open;
+    let (mut raw, message) = (vec![0; 20_000], vec![99; 8000]);
+    let slices = [IoSlice::new(&message)];
+    let length = seal.seal(ContentType::Handshake, (&slices, 0), message.len(), &mut raw).unwrap();
+    pipe.write_all(&raw[..length]).await.unwrap();
+    let error = ours.read(&mut vec![0; 1 << 16]).await.unwrap_err();
+    assert!(error.to_string().contains("DecodeError"), "{error}");
+}
+
 #[test]
 fn any_change_of_a_record_is_noticed() {
     for version in [Version::Tls12, Version::Tls13] {
@@ -316,11 +361,15 @@ fn any_change_of_a_record_is_noticed() {
         let slices = [IoSlice::new(&plain[..30]), IoSlice::new(&plain[30..])];
         let mut record = vec![0; 200];
         let length = same_key(version).0.seal(ContentType::ApplicationData, (&slices, 0), 100, &mut record).unwrap();
+        let mut apart = vec![0; length];
         for at in 5..length {
             let mut changed = record[..length].to_vec();
             changed[at] ^= 1;
+            assert!(same_key(version).1.open_into(&changed, &mut apart).is_err(), "byte {at} of {length}");
             assert!(same_key(version).1.open(&mut changed).is_err(), "byte {at} of {length}");
         }
+        let opened = same_key(version).1.open_into(&record[..length], &mut apart).unwrap();
+        assert_eq!((opened, &apart[..100]), ((ContentType::ApplicationData, 100), plain.as_slice()));
         let (content, range) = same_key(version).1.open(&mut record[..length]).unwrap();
         assert_eq!((content, &record[range]), (ContentType::ApplicationData, plain.as_slice()));
     }

@@ -55,6 +55,7 @@ pub(crate) const JOBS: &[Job] = &[
     job("mtls-1k", "sidecar pair over mTLS, HTTP 1 KiB", CPU, times(3.6)),
     job("mtls-c1", "sidecar pair over mTLS, one connection, same core", ADDED, times(2.5)),
     job("mtls-new", "sidecar pair over mTLS, new connection per request", CPU, times(2.0)),
+    job("mtls-tcp-new", "sidecar pair over mTLS, TCP connect-request-close", CPU, times(2.0)),
     job("mtls-bulk", "sidecar pair over mTLS, bulk, a MiB", CPU, times(1.1)),
     job("tcp-bulk1", "TCP bulk, 1 stream, a MiB", CPU, times(3.7)),
     job("tcp-bulk16", "TCP bulk, 16 streams, a MiB", CPU, times(5.0)),

@@ -57,6 +57,23 @@ pub(crate) fn tcp_proxy(cluster: &str, statistics: &str) -> Value {
         "stat_prefix": statistics, "cluster": cluster}})
 }
 
+/// `tcp_proxy` whose connections become CONNECT requests on a shared HTTP/2 connection.
+pub(crate) fn tcp_over_http2(cluster: &str, statistics: &str) -> Value {
+    let mut filter = tcp_proxy(cluster, statistics);
+    filter["typed_config"]["tunneling_config"] = json!({"hostname": "tunnel.mesh:80"});
+    filter
+}
+
+/// The other end of [`tcp_over_http2`].
+pub(crate) fn http2_to_tcp(cluster: &str, statistics: &str) -> Value {
+    let route = json!({"match": {"connect_matcher": {}}, "route": {"cluster": cluster,
+        "upgrade_configs": [{"upgrade_type": "CONNECT", "connect_config": {}}]}});
+    let mut filter = http(json!([{"name": "all", "domains": ["*"], "routes": [route]}]), statistics);
+    filter["typed_config"]["upgrade_configs"] = json!([{"upgrade_type": "CONNECT"}]);
+    filter["typed_config"]["http2_protocol_options"] = json!({"allow_connect": true});
+    filter
+}
+
 /// One route for all, or ten prefixes on each of `count / 10` hosts.
 pub(crate) fn hosts(count: usize, cluster: &str) -> Value {
     let route = |prefix: String| json!({"match": {"prefix": prefix}, "route": {"cluster": cluster}});

@@ -2,7 +2,7 @@
 //! workload's sidecar, the workload.
 
 use super::http::{added_latency, url, wrk};
-use super::{HTTP, SINK, add, backend, on_loopback};
+use super::{ECHO, HTTP, SINK, add, backend, on_loopback};
 use crate::bench::peers::weir::{self, ControlPlane, Proxy};
 use crate::bench::peers::{Slot, envoy};
 use crate::bench::process::LOAD_CORE;
@@ -11,12 +11,12 @@ use crate::bench::{Context, Res, load, probe};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-pub(super) const JOBS: &[&str] = &["mtls-1k", "mtls-c1", "mtls-new", "mtls-bulk"];
+pub(super) const JOBS: &[&str] = &["mtls-1k", "mtls-c1", "mtls-new", "mtls-tcp-new", "mtls-bulk"];
 const START_MAX: Duration = Duration::from_secs(30);
 
-/// Bulk goes through the port above a slot's.
+/// Bulk goes through the port above a slot's, short connections through the next.
 pub(super) fn run(context: &Context, results: &mut Results) -> Res<()> {
-    let _backends = [backend(context, "http", HTTP)?, backend(context, "sink", SINK)?];
+    let _backends = [backend(context, "http", HTTP)?, backend(context, "echo", ECHO)?, backend(context, "sink", SINK)?];
     let mut control_plane = None;
     let mut slots = Vec::new();
     add(context, &mut slots, "weir", || {
@@ -41,6 +41,9 @@ pub(super) fn run(context: &Context, results: &mut Results) -> Res<()> {
         wrk(context, &url("http", slot.port, "/p0"), 16, Some("Connection: close"), LOAD_CORE)
     })?;
     let seconds = context.seconds.to_string();
+    context.measure(results, "mtls-tcp-new", &slots, |slot| {
+        load::tool(&["crr", &on_loopback(slot.port + 2), "32", &seconds])
+    })?;
     context
         .measure(results, "mtls-bulk", &slots, |slot| load::tool(&["bulk", &on_loopback(slot.port + 1), "1", &seconds]))
 }
@@ -55,7 +58,9 @@ fn server() -> String {
          - {{port: 18011, servicePort: {HTTP}, serviceAddress: 127.0.0.1, \
          tags: {{kuma.io/service: web, kuma.io/protocol: http}}}}\n  \
          - {{port: 18012, servicePort: {SINK}, serviceAddress: 127.0.0.1, \
-         tags: {{kuma.io/service: sink, kuma.io/protocol: tcp}}}}\n"
+         tags: {{kuma.io/service: sink, kuma.io/protocol: tcp}}}}\n  \
+         - {{port: 18013, servicePort: {ECHO}, serviceAddress: 127.0.0.1, \
+         tags: {{kuma.io/service: echo, kuma.io/protocol: tcp}}}}\n"
     )
 }
 
@@ -64,12 +69,14 @@ fn client(port: u16) -> String {
         "type: Dataplane\nmesh: default\nname: client-1\nnetworking:\n  address: 127.0.0.2\n  inbound:\n  \
          - {{port: 18021, servicePort: 18022, tags: {{kuma.io/service: client, kuma.io/protocol: tcp}}}}\n  outbound:\n  \
          - {{port: {port}, address: 127.0.0.1, tags: {{kuma.io/service: web}}}}\n  \
-         - {{port: {}, address: 127.0.0.1, tags: {{kuma.io/service: sink}}}}\n",
-        port + 1
+         - {{port: {}, address: 127.0.0.1, tags: {{kuma.io/service: sink}}}}\n  \
+         - {{port: {}, address: 127.0.0.1, tags: {{kuma.io/service: echo}}}}\n",
+        port + 1,
+        port + 2
     )
 }
 
-/// HTTP/2 between the two for HTTP, plain TLS for bulk: each what Envoy is best at.
+/// HTTP/2 between the two for HTTP and for short connections, plain TLS for bulk: each what Envoy is best at.
 fn envoy_pair(context: &Context, port: u16) -> Res<Slot> {
     let certificates = &context.certificates;
     let http = || envoy::http(envoy::hosts(1, "http"), "http");
@@ -80,16 +87,22 @@ fn envoy_pair(context: &Context, port: u16) -> Res<Slot> {
         vec![
             envoy::listener(inner, http(), Some(envoy::tls(certificates, true))),
             envoy::listener(inner + 1, envoy::tcp_proxy("sink", "tcp"), Some(envoy::tls(certificates, true))),
+            envoy::listener(inner + 2, envoy::http2_to_tcp("echo", "tcp"), Some(envoy::tls(certificates, true))),
         ],
-        vec![envoy::cluster("http", HTTP), envoy::cluster("sink", SINK)],
+        vec![envoy::cluster("http", HTTP), envoy::cluster("sink", SINK), envoy::cluster("echo", ECHO)],
     )?;
-    let over_http2 = envoy::over_http2(envoy::cluster("http", inner));
+    let over_http2 = |name, port| envoy::over_http2(envoy::cluster(name, port));
     let mut client = super::envoy(
         context,
         port,
-        vec![envoy::listener(port, http(), None), envoy::listener(port + 1, envoy::tcp_proxy("sink", "tcp"), None)],
         vec![
-            envoy::over_mtls(over_http2, certificates, "h2"),
+            envoy::listener(port, http(), None),
+            envoy::listener(port + 1, envoy::tcp_proxy("sink", "tcp"), None),
+            envoy::listener(port + 2, envoy::tcp_over_http2("echo", "tcp"), None),
+        ],
+        vec![
+            envoy::over_mtls(over_http2("http", inner), certificates, "h2"),
+            envoy::over_mtls(over_http2("echo", inner + 2), certificates, "h2"),
             envoy::over_mtls(envoy::cluster("sink", inner + 1), certificates, "mesh"),
         ],
     )?;
