@@ -13,7 +13,7 @@ pub use meshes::MeshCa;
 
 use crate::identity::{KeyRing, TokenScope};
 use crate::resource::{self, Resource, Spec};
-use crate::store::{Change, Document, Expect, Key, Outcome, Store, StoreError};
+use crate::store::{Change, Changed, Document, Expect, Key, Outcome, Store, StoreError};
 use crate::time::Clock;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -79,12 +79,39 @@ pub struct Written {
 }
 
 /// All resources at one revision, typed; documents that can't be read are named apart.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Contents {
     pub revision: u64,
-    /// Sorted by kind, mesh, name.
-    pub resources: Vec<Arc<Resource>>,
-    pub unreadable: Vec<(Key, String)>,
+    /// Sorted by kind, mesh, name. One that didn't change is the same allocation in the next contents.
+    pub resources: Arc<Vec<Arc<Resource>>>,
+    pub unreadable: Arc<BTreeMap<Key, String>>,
+}
+
+impl Contents {
+    fn take(&mut self, changed: Changed) {
+        self.revision = changed.revision;
+        if changed.documents.is_empty() {
+            return;
+        }
+        let resources = Arc::make_mut(&mut self.resources);
+        for (key, document) in changed.documents {
+            let decoded = document.map(|d| typed(&d).map(Arc::new));
+            if !self.unreadable.is_empty() {
+                Arc::make_mut(&mut self.unreadable).remove(&key);
+            }
+            let wanted = (key.kind.as_str(), key.mesh.as_str(), key.name.as_str());
+            match (resources.binary_search_by(|r| r.order().cmp(&wanted)), decoded) {
+                (Ok(at), Some(Ok(resource))) => drop(resources.get_mut(at).map(|held| *held = resource)),
+                (Err(at), Some(Ok(resource))) => resources.insert(at, resource),
+                (found, other) => {
+                    found.into_iter().for_each(|at| drop(resources.remove(at)));
+                    if let Some(Err(why)) = other {
+                        Arc::make_mut(&mut self.unreadable).insert(key, why);
+                    }
+                }
+            }
+        }
+    }
 }
 
 pub struct Core {
@@ -93,8 +120,8 @@ pub struct Core {
     cluster_id: String,
     /// Held for writing while a mesh changes, for reading by every other write: no resource gets into a mesh that goes.
     meshes: RwLock<()>,
-    /// Documents decoded before, by version.
-    decoded: Mutex<BTreeMap<Key, (u64, Arc<Resource>)>>,
+    /// The contents at the last time they were asked for.
+    decoded: Mutex<Contents>,
     cas: Mutex<BTreeMap<String, meshes::CachedCa>>,
     /// What proxies and zones report; lives with the process.
     insights: Mutex<BTreeMap<Key, serde_json::Value>>,
@@ -153,28 +180,19 @@ impl Core {
         self.store.get(&Key::new("Mesh", "", mesh)).is_some()
     }
 
-    /// Everything, typed. What hasn't changed since the last call isn't decoded again.
+    /// Everything, typed. What hasn't changed since the last call isn't decoded again, nor looked at.
     pub fn contents(&self) -> Contents {
-        let stored = self.store.contents();
-        let mut decoded = self.decoded.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut kept = BTreeMap::new();
-        let mut contents = Contents { revision: stored.revision, resources: Vec::new(), unreadable: Vec::new() };
-        for document in stored.documents {
-            let known = decoded.remove(&document.key).filter(|(version, _)| *version == document.version);
-            let resource = match known {
-                Some((_, resource)) => Ok(resource),
-                None => typed(&document).map(Arc::new),
-            };
-            match resource {
-                Ok(resource) => {
-                    kept.insert(document.key.clone(), (document.version, resource.clone()));
-                    contents.resources.push(resource);
-                }
-                Err(why) => contents.unreadable.push((document.key.clone(), why)),
+        let mut known = self.decoded.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.store.changed_since(known.revision) {
+            Some(changed) => known.take(changed),
+            None => {
+                let all = self.store.contents();
+                let documents = all.documents.into_iter().map(|d| (d.key.clone(), Some(d))).collect();
+                *known = Contents::default();
+                known.take(Changed { revision: all.revision, documents });
             }
         }
-        *decoded = kept;
-        contents
+        known.clone()
     }
 
     /// Write resources. What can be written is, in one transaction; what can't says why. Meshes may come in any order.

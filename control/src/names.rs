@@ -6,6 +6,7 @@ mod report;
 mod services;
 mod virtual_outbound;
 
+pub(crate) use publish::freed;
 pub use publish::{NameWarning, names_and_outbounds, remember_ports};
 pub use report::{MeshNaming, Naming, Passes};
 pub(crate) use services::kind_of;
@@ -24,6 +25,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 pub(crate) const SERVICE_TAG: &str = "kuma.io/service";
 const MESH_TAG: &str = "kuma.io/mesh";
@@ -35,12 +37,11 @@ pub const FREED: &str = "freed";
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MeshNames {
     /// Sorted by name; one row a name.
-    pub names: Vec<NameRow>,
+    pub names: Vec<Arc<NameRow>>,
     /// Sorted by address and port.
-    pub outbounds: Vec<NamedOutbound>,
+    pub outbounds: Vec<Arc<NamedOutbound>>,
     /// Addresses in quarantine, by last owner: who dials one is reset, and the log says whose it was.
     pub freed: Vec<FreedOutbound>,
-    pub services: ServiceNames,
 }
 
 /// A virtual address that lost its name, and is kept from others for a while.

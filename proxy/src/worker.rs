@@ -23,6 +23,8 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 /// Commands that wait for a busy worker.
 pub(crate) const COMMANDS_MAX: usize = 64;
+/// Of thousands of listeners that come or go, so many are seen to before traffic is again: about 0.2 ms.
+const LISTENERS_AT_ONCE: usize = 32;
 /// Idle upstream connections are closed after this long.
 const POOL_IDLE: Duration = Duration::from_secs(60);
 /// Pools and balancing state of services that are gone are dropped this often at most.
@@ -215,14 +217,16 @@ async fn run(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
             _ = prune.tick() => worker.prune(),
             command = commands.recv() => match command {
                 None => return,
-                Some(Command::Open(opened)) => for listener in opened {
+                Some(Command::Open(opened)) => for (at, listener) in opened.into_iter().enumerate() {
+                    breathe(at).await;
                     let address = listener.address;
                     let task = tokio::task::spawn_local(accept(worker.clone(), listener));
                     if let Some(old) = listeners.insert(address, task.abort_handle()) {
                         old.abort();
                     }
                 },
-                Some(Command::Close(addresses)) => for address in addresses {
+                Some(Command::Close(addresses)) => for (at, address) in addresses.into_iter().enumerate() {
+                    breathe(at).await;
                     if let Some(task) = listeners.remove(&address) {
                         task.abort();
                     }
@@ -238,6 +242,13 @@ async fn run(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
                 }
             }
         }
+    }
+}
+
+/// Connections have their turn between some listeners and the next.
+async fn breathe(at: usize) {
+    if at % LISTENERS_AT_ONCE == LISTENERS_AT_ONCE - 1 {
+        tokio::task::yield_now().await;
     }
 }
 

@@ -97,24 +97,11 @@ impl Api {
     /// # Errors
     /// No answer at all; an answer that refuses is an `Answer`.
     pub(crate) async fn send(&self, method: Method, path: &str, body: Option<String>) -> Result<Answer, Failure> {
-        match tokio::time::timeout(self.timeout, self.exchange(method, path, body)).await {
-            Ok(answer) => answer.map_err(|e| Failure::failed(format!("{}: {e}", self.url))),
-            Err(_) => Err(Failure::failed(format!("{}: no answer within {:?}", self.url, self.timeout))),
-        }
+        Line::new(self).send(method, path, body).await
     }
 
-    async fn exchange(&self, method: Method, path: &str, body: Option<String>) -> Result<Answer, String> {
-        let url = format!("{}{path}", self.url.trim_end_matches('/'));
-        let uri: Uri = url.parse().map_err(|e| format!("{url} isn't a URL: {e}"))?;
-        let secure = match uri.scheme_str() {
-            Some("http") => false,
-            Some("https") => true,
-            _ => return Err("the address of a control plane begins with http:// or https://".into()),
-        };
-        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-        let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
-        let tcp = TcpStream::connect((host.as_str(), port)).await;
-        let tcp = tcp.map_err(|e| format!("can't connect: {e}{}", self.remedy))?;
+    fn request(&self, method: Method, path: &str, body: Option<String>) -> Result<Request<Full<Bytes>>, String> {
+        let uri = self.uri(path)?;
         let mut request = Request::builder()
             .method(method)
             .uri(uri.path_and_query().map_or("/", |p| p.as_str()))
@@ -126,9 +113,29 @@ impl Api {
         for (name, value) in &self.headers {
             request = request.header(name, value);
         }
-        let request = request.body(Full::new(Bytes::from(body.unwrap_or_default()))).map_err(|e| e.to_string())?;
+        request.body(Full::new(Bytes::from(body.unwrap_or_default()))).map_err(|e| e.to_string())
+    }
+
+    fn uri(&self, path: &str) -> Result<Uri, String> {
+        let url = format!("{}{path}", self.url.trim_end_matches('/'));
+        url.parse().map_err(|e| format!("{url} isn't a URL: {e}"))
+    }
+
+    async fn connect(&self) -> Result<Sender, String> {
+        let uri = self.uri("")?;
+        let secure = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err("the address of a control plane begins with http:// or https://".into()),
+        };
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
+        let tcp = TcpStream::connect((host.as_str(), port)).await;
+        let tcp = tcp.map_err(|e| format!("can't connect: {e}{}", self.remedy))?;
+        // Requests are written whole; none waits for the acknowledgement of one before.
+        let _ = tcp.set_nodelay(true);
         if !secure {
-            return talk(tcp, request).await;
+            return shake_hands(tcp).await;
         }
         let name = ServerName::try_from(host).map_err(|e| e.to_string())?;
         let tls = tokio_rustls::TlsConnector::from(self.tls()?).connect(name, tcp).await;
@@ -136,7 +143,7 @@ impl Api {
             Trust::System => "; name the CA that signed it with --ca-cert-file, or accept any with --skip-verify",
             Trust::Pem(_) | Trust::Anybody => "",
         };
-        talk(tls.map_err(|e| format!("TLS: {}{remedy}", proxy::tls::explain(&e)))?, request).await
+        shake_hands(tls.map_err(|e| format!("TLS: {}{remedy}", proxy::tls::explain(&e)))?).await
     }
 
     fn tls(&self) -> Result<Arc<ClientConfig>, String> {
@@ -161,15 +168,54 @@ impl Api {
     }
 }
 
-async fn talk<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Answer, String>
+type Sender = hyper::client::conn::http1::SendRequest<Full<Bytes>>;
+
+async fn shake_hands<S>(stream: S) -> Result<Sender, String>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (mut sender, connection) =
+    let (sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
     tokio::spawn(connection);
-    let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
-    let status = response.status();
-    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await.map_err(|e| e.to_string())?;
-    Ok(Answer { status, body: String::from_utf8_lossy(&body.to_bytes()).into_owned() })
+    Ok(sender)
+}
+
+/// One connection for many requests, opened when it is needed.
+pub(crate) struct Line<'a> {
+    api: &'a Api,
+    sender: Option<Sender>,
+}
+
+impl<'a> Line<'a> {
+    pub(crate) fn new(api: &'a Api) -> Self {
+        Self { api, sender: None }
+    }
+
+    /// # Errors
+    /// No answer at all; an answer that refuses is an `Answer`.
+    pub(crate) async fn send(&mut self, method: Method, path: &str, body: Option<String>) -> Result<Answer, Failure> {
+        let (url, timeout) = (&self.api.url, self.api.timeout);
+        match tokio::time::timeout(timeout, self.exchange(method, path, body)).await {
+            Ok(answer) => answer.map_err(|e| Failure::failed(format!("{url}: {e}"))),
+            Err(_) => Err(Failure::failed(format!("{url}: no answer within {timeout:?}"))),
+        }
+    }
+
+    async fn exchange(&mut self, method: Method, path: &str, body: Option<String>) -> Result<Answer, String> {
+        let request = self.api.request(method, path, body)?;
+        // A server may have closed a connection that was idle: nothing was sent on it then.
+        let kept = match self.sender.take() {
+            Some(mut sender) => sender.ready().await.is_ok().then_some(sender),
+            None => None,
+        };
+        let mut sender = match kept {
+            Some(sender) => sender,
+            None => self.api.connect().await?,
+        };
+        let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await.map_err(|e| e.to_string())?;
+        self.sender = Some(sender);
+        Ok(Answer { status, body: String::from_utf8_lossy(&body.to_bytes()).into_owned() })
+    }
 }

@@ -3,11 +3,9 @@
 use control::compile::{Options, ProxyKey, SecretMaterial};
 use control::core::Core;
 use control::publish::{Published, Subscription};
-use control::session::{self, Plan};
+use control::session::{self, Session};
 use proxy::identity::{Bundle, IdentityMaterial, Material};
 use proxy::source::{Update, Updates};
-use snapshot::{Snapshot, Tables};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -19,20 +17,14 @@ struct Gone;
 
 struct Feed {
     core: Arc<Core>,
-    proxy: ProxyKey,
-    options: Options,
+    session: Session,
     updates: Updates,
-    sent: Option<Tables>,
-    planned: Option<Arc<Snapshot>>,
-    identities: BTreeMap<String, String>,
-    material: Option<(BTreeMap<String, String>, Vec<SecretMaterial>)>,
 }
 
 /// Until the proxy or the publishing loop ends.
 pub(super) async fn feed(core: Arc<Core>, mut subscription: Subscription, who: (ProxyKey, Options), updates: Updates) {
     let (proxy, options) = who;
-    let mut feed =
-        Feed { core, proxy, options, updates, sent: None, planned: None, identities: BTreeMap::new(), material: None };
+    let mut feed = Feed { core, session: Session::new(proxy, options), updates };
     let mut renewal = tokio::time::interval(RENEWAL_CHECK);
     subscription.mark_changed();
     loop {
@@ -55,46 +47,37 @@ pub(super) async fn feed(core: Arc<Core>, mut subscription: Subscription, who: (
 
 impl Feed {
     async fn follow(&mut self, published: &Published) -> Result<(), Gone> {
-        let plan = match session::plan(published, &self.proxy, self.options, self.planned.as_deref()) {
+        let origin = self.session.proxy().origin();
+        let owed = match self.session.owed(published) {
             None => return Ok(()),
             Some(Err(violations)) => {
                 let reasons: Vec<String> = violations.iter().map(ToString::to_string).collect();
-                tracing::error!(proxy = %self.proxy.origin(), ?reasons, "tables can't be built; the last good ones keep serving");
+                tracing::error!(proxy = %origin, ?reasons, "tables can't be built; the last good ones keep serving");
                 return Ok(());
             }
-            Some(Ok(plan)) => plan,
+            Some(Ok(owed)) => owed,
         };
-        self.planned = Some(plan.snapshot.clone());
-        for problem in &plan.compiled.problems {
-            tracing::debug!(proxy = %self.proxy.origin(), "{problem}");
+        for problem in &owed.problems {
+            tracing::debug!(proxy = %origin, "{problem}");
         }
-        self.offer_material(published, &plan).await?;
-        let tables = plan.compiled.tables;
-        if self.sent.as_ref() == Some(&tables) {
-            return Ok(());
+        if owed.material.is_some() {
+            self.send(Update::Material(self.material(Vec::new()))).await?;
         }
+        if !owed.wanted.is_empty() {
+            self.certify(published, owed.wanted).await?;
+        }
+        let Some(offer) = owed.offer else { return Ok(()) };
         let (verdict, answer) = oneshot::channel();
-        let offer = Update::Offer { tables: Box::new(tables.clone()), generation: published.generation, verdict };
-        self.send(offer).await?;
+        let (tables, generation) = (Box::new(offer.tables), offer.generation);
+        self.send(Update::Offer { tables, generation, verdict }).await?;
         match answer.await.map_err(|_| Gone)? {
-            Ok(()) => self.sent = Some(tables),
+            Ok(()) => self.session.accepted(),
             Err(reasons) => {
-                tracing::error!(proxy = %self.proxy.origin(), ?reasons, "snapshot refused; the last good one keeps serving")
+                self.session.rejected();
+                tracing::error!(proxy = %origin, ?reasons, "snapshot refused; the last good one keeps serving")
             }
         }
         Ok(())
-    }
-
-    async fn offer_material(&mut self, published: &Published, plan: &Plan) -> Result<(), Gone> {
-        let material = (plan.bundles.clone(), plan.compiled.secrets.clone());
-        if self.material.as_ref() != Some(&material) {
-            self.material = Some(material);
-            self.send(Update::Material(self.material(Vec::new()))).await?;
-        }
-        let wanted = plan.identities.iter().filter(|(mesh, print)| self.identities.get(*mesh) != Some(print));
-        let meshes: Vec<String> = wanted.map(|(mesh, _)| mesh.clone()).collect();
-        self.identities.clone_from(&plan.identities);
-        if meshes.is_empty() { Ok(()) } else { self.certify(published, meshes).await }
     }
 
     /// Has the proxy's keys signed; those that are due when `meshes` is empty.
@@ -104,15 +87,15 @@ impl Feed {
         let now_ms = self.core.clock().now_ms();
         let mut identities = Vec::new();
         for csr in made.await.map_err(|_| Gone)? {
-            match session::issue(published, &self.proxy, &csr.mesh, csr.pem.as_bytes(), now_ms) {
+            match session::issue(published, self.session.proxy(), &csr.mesh, csr.pem.as_bytes(), now_ms) {
                 Ok(cert) => identities.push(IdentityMaterial {
                     mesh: csr.mesh,
                     chain_pem: cert.chain_pem,
                     not_after_ms: cert.not_after_ms,
                 }),
                 Err(error) => {
-                    tracing::error!(proxy = %self.proxy.origin(), mesh = csr.mesh, error, "no certificate issued");
-                    self.identities.remove(&csr.mesh);
+                    tracing::error!(proxy = %self.session.proxy().origin(), mesh = csr.mesh, error, "no certificate issued");
+                    self.session.not_certified(&csr.mesh);
                 }
             }
         }
@@ -120,7 +103,7 @@ impl Feed {
     }
 
     fn material(&self, identities: Vec<IdentityMaterial>) -> Material {
-        let (bundles, secrets) = self.material.clone().unwrap_or_default();
+        let session::Material { bundles, secrets } = self.session.material().clone();
         let secret = |s: SecretMaterial| proxy::identity::SecretMaterial {
             name: s.name,
             cert_pem: s.cert_pem,

@@ -2,6 +2,7 @@
 //! Keys stay in the rows. It must not know what a row means.
 
 use hashbrown::{DefaultHashBuilder, HashTable};
+use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
@@ -68,26 +69,35 @@ impl<T: Keyed> Index<T> {
     }
 }
 
-/// How one list of rows becomes another, by identity: a row that is the same allocation at the same place (counted from
-/// the front before the first difference, from the back after the last) didn't change.
+/// How one list of rows becomes another, by identity. Both should be sorted; where one isn't, more rows count as changed.
 pub(crate) struct Changes<'a, T> {
     pub gone: Vec<&'a Arc<T>>,
     pub new: Vec<&'a Arc<T>>,
 }
 
-impl<'a, T> Changes<'a, T> {
+impl<'a, T: Keyed<Key: Ord>> Changes<'a, T> {
     pub(crate) fn between(old: &'a [Arc<T>], new: &'a [Arc<T>]) -> Self {
-        let same = |(a, b): &(&'a Arc<T>, &'a Arc<T>)| Arc::ptr_eq(a, b);
-        let front = old.iter().zip(new).take_while(same).count();
-        let (old, new) = (old.get(front..).unwrap_or_default(), new.get(front..).unwrap_or_default());
-        let back = old.iter().rev().zip(new.iter().rev()).take_while(same).count();
-        let old = old.get(..old.len() - back).unwrap_or_default();
-        let new = new.get(..new.len() - back).unwrap_or_default();
-        if old.len() != new.len() {
-            return Self { gone: old.iter().collect(), new: new.iter().collect() };
+        let mut changes = Self { gone: Vec::new(), new: Vec::new() };
+        let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
+        loop {
+            let order = match (old.peek(), new.peek()) {
+                (None, None) => return changes,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some(a), Some(b)) if Arc::ptr_eq(a, b) => {
+                    old.next();
+                    new.next();
+                    continue;
+                }
+                (Some(a), Some(b)) => a.key().cmp(b.key()),
+            };
+            if order.is_le() {
+                changes.gone.extend(old.next());
+            }
+            if order.is_ge() {
+                changes.new.extend(new.next());
+            }
         }
-        let (gone, new) = old.iter().zip(new).filter(|pair| !same(pair)).unzip();
-        Self { gone, new }
     }
 
     pub(crate) fn is_empty(&self) -> bool {

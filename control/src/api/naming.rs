@@ -9,6 +9,7 @@ use crate::publish::Published;
 use crate::resource::ServiceKind;
 use crate::store::Document;
 use serde_json::{Value, json};
+use snapshot::NameRow;
 use std::sync::Arc;
 
 impl Call<'_> {
@@ -22,8 +23,9 @@ impl Call<'_> {
     pub(super) fn names(&self, mesh: &str) -> Result<Answer, ApiError> {
         self.require_mesh(mesh)?;
         let published = self.published()?;
-        let names = published.world.names(mesh);
-        let rows = names.into_iter().flat_map(|n| n.names.iter().chain(&n.services.names)).collect();
+        let names = published.world.names(mesh).into_iter().flat_map(|names| &names.names).map(AsRef::as_ref);
+        let services = published.world.services(mesh).into_iter().flat_map(|services| &services.names);
+        let rows: Vec<&NameRow> = names.chain(services).collect();
         self.page(rows, |row| json!({"name": row.name, "v4": row.v4, "v6": row.v6, "origin": row.origin.to_string()}))
     }
 
@@ -69,8 +71,8 @@ impl Call<'_> {
 
     fn status(&self, published: &Published, kind: ServiceKind, document: &Document) -> Value {
         let (mesh, name) = (&document.key.mesh, &document.key.name);
-        let names = published.world.names(mesh);
-        let own = names.into_iter().flat_map(|n| &n.services.outbounds).find(|o| o.kind == kind && o.name == *name);
+        let services = published.world.services(mesh);
+        let own = services.into_iter().flat_map(|s| &s.outbounds).find(|o| o.kind == kind && o.name == *name);
         let vips = own.into_iter().flat_map(|o| {
             let v4 = o.v4.map(|ip| json!({"ip": ip}));
             v4.into_iter().chain(o.v6.map(|ip| json!({"ip": ip})))

@@ -10,10 +10,10 @@ mod serve;
 
 pub use serve::serve;
 
-use crate::compile::{Options, ProxyKey};
+use crate::compile::{Options, ProxyKey, SecretMaterial};
 use crate::core::Core;
-use crate::publish::{Published, Subscription};
-use crate::session::{self, Plan};
+use crate::publish::Subscription;
+use crate::session::{self, Material, Offer, Session};
 use crate::settings::Auth;
 use insight::Insight;
 use presence::Presence;
@@ -21,8 +21,7 @@ use proto::channel_server::{Channel, ChannelServer};
 use proto::from_proxy::Message as Hear;
 use proto::to_proxy::Message as Say;
 use register::Registered;
-use snapshot::{Delta, Generation, RowId, RowUpsert, Tables};
-use std::collections::BTreeMap;
+use snapshot::{Delta, Generation, RowId, RowUpsert};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -91,14 +90,9 @@ impl Channel for Server {
             presence: self.presence.clone(),
             offline_grace: *offline_grace,
             insight: Insight::connected(core.clone(), &registered.key, registered.stream, &hello.version),
+            session: Session::new(registered.key.clone(), Options::default()),
             proxy: registered,
             outbox,
-            sent: None,
-            in_flight: None,
-            refused: None,
-            planned: None,
-            identities: BTreeMap::new(),
-            material: None,
         };
         tokio::spawn(stream.run(inbox));
         Ok(Response::new(ReceiverStream::new(frames)))
@@ -119,16 +113,7 @@ struct Stream {
     insight: Insight,
     proxy: Registered,
     outbox: mpsc::Sender<Frame>,
-    /// The last acked tables: the base of the next delta.
-    sent: Option<(Generation, Tables)>,
-    in_flight: Option<(Generation, Tables)>,
-    /// Tables that the proxy nacked: not sent again unless they change.
-    refused: Option<Tables>,
-    /// What the tables were at last, built: the next ones share what stays.
-    planned: Option<Arc<snapshot::Snapshot>>,
-    /// Fingerprints of the identities that were asked for.
-    identities: BTreeMap<String, String>,
-    material: Option<(BTreeMap<String, String>, Vec<crate::compile::SecretMaterial>)>,
+    session: Session,
 }
 
 /// The stream is over.
@@ -182,14 +167,14 @@ impl Stream {
 
     /// Sends what is new for this proxy; while an offer is unanswered, the answer brings us back here.
     async fn offer(&mut self) -> Result<(), Over> {
-        if self.in_flight.is_some() {
+        if self.session.is_waiting() {
             return Ok(());
         }
         let published = self.subscription.borrow_and_update().clone();
         if published.revision < self.proxy.revision {
             return Ok(());
         }
-        let plan = match session::plan(&published, &self.proxy.key, Options::default(), self.planned.as_deref()) {
+        let owed = match self.session.owed(&published) {
             // Deleted, or not there yet: what the proxy has keeps serving.
             None => return Ok(()),
             Some(Err(violations)) => {
@@ -199,12 +184,19 @@ impl Stream {
                 );
                 return Ok(());
             }
-            Some(Ok(plan)) => plan,
+            Some(Ok(owed)) => owed,
         };
-        self.planned = Some(plan.snapshot.clone());
-        self.report(plan.compiled.problems.iter().map(ToString::to_string));
-        self.offer_material(&plan).await?;
-        self.offer_tables(&published, plan).await
+        self.report(owed.problems.iter().map(ToString::to_string));
+        if let Some(material) = &owed.material {
+            self.say(Say::Material(to_material(material, Vec::new()))).await?;
+        }
+        if !owed.wanted.is_empty() {
+            self.say(Say::IdentityWanted(proto::IdentityWanted { meshes: owed.wanted })).await?;
+        }
+        match owed.offer {
+            Some(offer) => self.offer_tables(offer).await,
+            None => Ok(()),
+        }
     }
 
     /// Each problem is logged once, and shown while it lasts.
@@ -214,44 +206,19 @@ impl Stream {
         }
     }
 
-    async fn offer_material(&mut self, plan: &Plan) -> Result<(), Over> {
-        let material = (plan.bundles.clone(), plan.compiled.secrets.clone());
-        if self.material.as_ref() != Some(&material) {
-            self.say(Say::Material(to_material(&material.0, &material.1, Vec::new()))).await?;
-            self.material = Some(material);
-        }
-        let wanted = plan.identities.iter().filter(|(mesh, print)| self.identities.get(*mesh) != Some(print));
-        let meshes: Vec<String> = wanted.map(|(mesh, _)| mesh.clone()).collect();
-        if !meshes.is_empty() {
-            self.say(Say::IdentityWanted(proto::IdentityWanted { meshes })).await?;
-        }
-        self.identities = plan.identities.clone();
-        Ok(())
-    }
-
-    async fn offer_tables(&mut self, published: &Published, plan: Plan) -> Result<(), Over> {
-        let tables = plan.compiled.tables;
-        let same = |t: &Tables| *t == tables;
-        if self.sent.as_ref().is_some_and(|(_, t)| same(t)) || self.refused.as_ref().is_some_and(same) {
-            return Ok(());
-        }
-        let nothing = Tables::default();
-        let (base, delta) = match &self.sent {
-            Some((generation, base)) => (Some(to_generation(*generation)), snapshot::diff(base, &tables)),
-            None => {
-                (None, Delta { upserts: snapshot::rows(&tables), removals: snapshot::diff(&tables, &nothing).removals })
-            }
+    async fn offer_tables(&mut self, offer: Offer) -> Result<(), Over> {
+        let (base, delta) = match &offer.base {
+            Some((generation, base)) => (Some(to_generation(*generation)), snapshot::diff(base, &offer.tables)),
+            None => (None, Delta { upserts: snapshot::rows(&offer.tables), removals: Vec::new() }),
         };
-        let removals = if base.is_some() { delta.removals } else { Vec::new() };
         let row = |r: RowUpsert| proto::Row { table: r.id.table, key: r.id.key, body: r.body };
         let id = |i: RowId| proto::RowId { table: i.table, key: i.key };
-        self.in_flight = Some((published.generation, tables));
         self.insight.sent();
         self.say(Say::Delta(proto::Delta {
-            generation: Some(to_generation(published.generation)),
+            generation: Some(to_generation(offer.generation)),
             base,
             upserts: delta.upserts.into_iter().map(row).collect(),
-            removals: removals.into_iter().map(id).collect(),
+            removals: delta.removals.into_iter().map(id).collect(),
         }))
         .await
     }
@@ -259,16 +226,14 @@ impl Stream {
     async fn hear(&mut self, message: proto::FromProxy) -> Result<(), Over> {
         match message.message {
             Some(Hear::Ack(_)) => {
-                self.sent = self.in_flight.take().or(self.sent.take());
+                self.session.accepted();
                 self.insight.acked();
-                self.refused = None;
                 self.offer().await
             }
             Some(Hear::Nack(nack)) => {
-                let refused = self.in_flight.take();
+                self.session.rejected();
                 self.insight.rejected(&nack.reasons);
                 tracing::error!(proxy = %self.proxy.key.origin(), reasons = ?nack.reasons, "proxy refused a snapshot and keeps its last good one");
-                self.refused = refused.map(|(_, tables)| tables);
                 self.offer().await
             }
             Some(Hear::Csr(csr)) => self.sign(csr).await,
@@ -316,13 +281,11 @@ impl Stream {
                 }
                 let identity =
                     proto::Identity { mesh: csr.mesh, chain_pem: cert.chain_pem, not_after_ms: cert.not_after_ms };
-                let (bundles, secrets) = self.material.clone().unwrap_or_default();
-                self.say(Say::Material(to_material(&bundles, &secrets, vec![identity]))).await
+                self.say(Say::Material(to_material(self.session.material(), vec![identity]))).await
             }
             Err(error) => {
                 tracing::error!(proxy = %self.proxy.key.origin(), mesh = csr.mesh, error, "no certificate issued");
-                // Asked again with the next change.
-                self.identities.remove(&csr.mesh);
+                self.session.not_certified(&csr.mesh);
                 Ok(())
             }
         }
@@ -333,12 +296,8 @@ fn to_generation(g: Generation) -> proto::Generation {
     proto::Generation { epoch: g.epoch, sequence: g.sequence }
 }
 
-fn to_material(
-    bundles: &BTreeMap<String, String>,
-    secrets: &[crate::compile::SecretMaterial],
-    identities: Vec<proto::Identity>,
-) -> proto::Material {
-    let secret = |s: &crate::compile::SecretMaterial| proto::Secret {
+fn to_material(material: &Material, identities: Vec<proto::Identity>) -> proto::Material {
+    let secret = |s: &SecretMaterial| proto::Secret {
         name: s.name.clone(),
         cert_pem: s.cert_pem.clone(),
         key_pem: s.key_pem.clone(),
@@ -346,7 +305,7 @@ fn to_material(
     let bundle = |(mesh, ca): (&String, &String)| proto::Bundle { mesh: mesh.clone(), ca_pem: ca.clone() };
     proto::Material {
         identities,
-        bundles: bundles.iter().map(bundle).collect(),
-        secrets: secrets.iter().map(secret).collect(),
+        bundles: material.bundles.iter().map(bundle).collect(),
+        secrets: material.secrets.iter().map(secret).collect(),
     }
 }

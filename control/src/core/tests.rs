@@ -174,7 +174,7 @@ async fn contents_are_typed_once_a_version() {
     let two = core.contents();
     assert!(one.unreadable.is_empty());
     assert_eq!(one.resources.len(), 2);
-    for (a, b) in one.resources.iter().zip(&two.resources) {
+    for (a, b) in one.resources.iter().zip(two.resources.iter()) {
         assert!(Arc::ptr_eq(a, b));
     }
     assert_eq!(one.resources[0].meta.created_ms, NOW_MS);

@@ -53,6 +53,11 @@ impl Resource {
         self.spec.kind()
     }
 
+    /// What lists of resources are sorted by: kind, mesh, name, as [`Key`] is.
+    pub(crate) fn order(&self) -> (&str, &str, &str) {
+        (self.kind(), &self.meta.mesh, &self.meta.name)
+    }
+
     pub fn key(&self) -> Key {
         let (mesh, name) = (self.meta.mesh.clone(), self.meta.name.clone());
         Key { kind: self.kind().to_owned(), mesh, name }

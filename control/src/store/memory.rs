@@ -2,13 +2,20 @@
 //! It must not know whether anything is durable.
 
 use super::{Applied, Change, Document, Expect, Key, Outcome, StoreError};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use tokio::sync::watch;
+
+/// Changed keys that are remembered for those who ask what changed; who is further behind reads everything.
+const LOG_KEYS_MAX: usize = 1 << 14;
 
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) revision: u64,
+    /// Documents that changed, oldest first, each with the revision that has it.
+    log: VecDeque<(u64, Key)>,
+    /// What changed up to here isn't in the log.
+    log_begins: u64,
     pub(super) documents: BTreeMap<Key, Arc<Document>>,
     pub(super) blobs: BTreeMap<String, Arc<[u8]>>,
 }
@@ -92,8 +99,31 @@ impl State {
         }
     }
 
+    /// As read from a file: nothing is known of how it came about.
+    pub(super) fn loaded(revision: u64) -> Self {
+        Self { revision, log_begins: revision, ..Self::default() }
+    }
+
+    /// The documents that changed after `revision`, sorted by key, each as it is now; None when that is forgotten.
+    pub(super) fn changed_since(&self, revision: u64) -> Option<Vec<(Key, Option<Arc<Document>>)>> {
+        if revision < self.log_begins || revision > self.revision {
+            return None;
+        }
+        let newer = self.log.iter().rev().take_while(|(at, _)| *at > revision).map(|(_, key)| key);
+        let keys: BTreeSet<&Key> = newer.collect();
+        Some(keys.into_iter().map(|key| (key.clone(), self.documents.get(key).cloned())).collect())
+    }
+
     fn take(&mut self, staged: Staged) {
         self.revision += staged.changes;
+        for key in staged.documents.keys() {
+            self.log.push_back((self.revision, key.clone()));
+        }
+        while self.log.len() > LOG_KEYS_MAX
+            && let Some((forgotten, _)) = self.log.pop_front()
+        {
+            self.log_begins = forgotten;
+        }
         for (key, document) in staged.documents {
             match document {
                 Some(document) => self.documents.insert(key, document),

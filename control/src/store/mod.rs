@@ -108,6 +108,14 @@ pub struct Contents {
     pub documents: Vec<Arc<Document>>,
 }
 
+/// What a reader of an earlier revision missed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changed {
+    pub revision: u64,
+    /// Sorted by key.
+    pub documents: Vec<(Key, Option<Arc<Document>>)>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreError {
     Conflict {
@@ -221,6 +229,13 @@ impl Store {
     pub fn contents(&self) -> Contents {
         let state = self.mirror.read();
         Contents { revision: state.revision, documents: state.list(None, None) }
+    }
+
+    /// What changed after `revision`, by key, each as it is now (None = gone), and the revision that says so. None when
+    /// that is too long ago to be remembered.
+    pub fn changed_since(&self, revision: u64) -> Option<Changed> {
+        let state = self.mirror.read();
+        Some(Changed { revision: state.revision, documents: state.changed_since(revision)? })
     }
 
     pub fn blob(&self, name: &str) -> Option<Arc<[u8]>> {

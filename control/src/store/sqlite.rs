@@ -227,7 +227,7 @@ fn open(path: &Path, file_bytes_max: u64) -> Result<Connection, StoreError> {
 }
 
 fn load(connection: &Connection) -> rusqlite::Result<State> {
-    let mut state = State { revision: get_meta(connection, "revision")?.unwrap_or(0) as u64, ..State::default() };
+    let mut state = State::loaded(get_meta(connection, "revision")?.unwrap_or(0) as u64);
     let mut rows =
         connection.prepare("SELECT kind, mesh, name, version, created_ms, modified_ms, labels, body FROM resources")?;
     let mut rows = rows.query([])?;
