@@ -9,7 +9,6 @@ mod virtual_outbound;
 pub(crate) use publish::freed;
 pub use publish::{NameWarning, names_and_outbounds, remember_ports};
 pub use report::{MeshNaming, Naming, Passes};
-pub(crate) use services::kind_of;
 pub use services::{
     Hostnames, Refused, ServiceNames, ServiceOutbound, ZONE_LABEL, hostnames, labels, service_key, service_keys,
     service_names,

@@ -29,7 +29,7 @@ pub struct Naming {
 }
 
 /// Listed of each, at most; all are counted.
-pub const LISTED_MAX: usize = 1000;
+const LISTED_MAX: usize = 1000;
 
 #[derive(Clone, Debug, Default)]
 pub struct MeshNaming {

@@ -5,7 +5,6 @@ use super::*;
 use crate::names::{ServiceNames, ServiceOutbound};
 use crate::resource::{Outbound, Resource, ServiceKind, Spec, TransparentProxying, read};
 use snapshot::{NameRow, Origin, Protocol, SniTarget};
-use std::collections::BTreeMap;
 
 fn parsed(yaml: &str) -> Resource {
     let intake = read(yaml, "t.yaml");
