@@ -40,7 +40,7 @@ fn request(c: &mut Criterion) {
             framing::of_request(&head, REQUEST).expect("sound framing");
             let target = target::target(&head, REQUEST).expect("a sound target");
             path::normalise(target.path, true, &mut normal).expect("a sound path");
-            target::matching_host(target.authority, &mut host);
+            target::matching_host(target.host, &mut host);
             let path = std::str::from_utf8(target.path).unwrap_or_default();
             let facts = Facts { host: &host, method: "GET", path, query: "", header: &|_| None };
             let routed = listener.route(&facts);

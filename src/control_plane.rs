@@ -91,6 +91,7 @@ pub(crate) async fn start(settings: &Settings, signing_keys: bool) -> Result<Con
         signing_keys,
     };
     let core = Core::start(store, clock, defaults).await.map_err(|e| e.to_string())?;
+    core.set_probing(settings.probing.enabled);
     let (publishing, subscription) = Loop::start(core.clone(), settings.clone()).await.map_err(|e| e.to_string())?;
     let api = bind(settings.api, "REST API", if signing_keys { "KUMA_API_SERVER_HTTP_PORT" } else { "--api" }).await?;
     let address = api.local_addr().map_err(|e| e.to_string())?;

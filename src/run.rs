@@ -1,7 +1,7 @@
 //! `dp run`: one proxy as a process, fed by the control channel.
 
 use crate::cli::DpRun;
-use crate::ctl::{pairs, read_text, render};
+use crate::ctl::{pairs, read_text, render_all};
 use crate::failure::Failure;
 use control::resource::{Resource, Spec};
 use control::time::parse_go_duration;
@@ -21,6 +21,8 @@ struct Own {
     admin_port: Option<u16>,
     /// It asks for transparent proxying.
     transparent: bool,
+    /// Of its DNS server, where the flags of transparent proxying say one.
+    dns_port: Option<u16>,
 }
 
 pub(crate) fn run(args: DpRun) -> Result<(), Failure> {
@@ -48,7 +50,8 @@ async fn serve(args: DpRun, own: Own, kind: &str) -> Result<(), Failure> {
         return Err(Failure::config(".DrainTime must be positive"));
     }
     let sidecar = kind == "Dataplane";
-    let mode = mode(args.interception.interception.as_deref(), own.transparent && sidecar)?;
+    let given = args.interception.interception.as_deref().or(args.bind_outbounds.then_some("bind"));
+    let mode = mode(given, own.transparent && sidecar)?;
     let name = if own.mesh.is_empty() { format!("{kind}.{}", own.name) } else { format!("{}.{}", own.mesh, own.name) };
     let state = args.data.clone().unwrap_or_else(crate::control_plane::default_data_dir);
     let admin_port = own.admin_port.or(args.admin_port).unwrap_or(ADMIN_PORT);
@@ -59,7 +62,7 @@ async fn serve(args: DpRun, own: Own, kind: &str) -> Result<(), Failure> {
         ipv6: proxy::has_ipv6(),
         manage_routes: true,
         admin: Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), admin_port)),
-        dns: (args.dns_enabled && sidecar && mode.is_some()).then(|| dns_config(&args)),
+        dns: (args.dns_enabled && sidecar && mode.is_some()).then(|| dns_config(&args, own.dns_port)),
         state: Some(state),
         drain_deadline,
     };
@@ -73,6 +76,8 @@ async fn serve(args: DpRun, own: Own, kind: &str) -> Result<(), Failure> {
     tokio::pin!(channel, running);
     let mut announced = std::pin::pin!(announce(status, name, admin, dns));
     let mut is_announced = false;
+    // One listener for signals over all turns of the loop: one that came between two wouldn't be heard.
+    let mut stop = std::pin::pin!(crate::notify::stop_signal());
     loop {
         tokio::select! {
             () = &mut running => return Ok(()),
@@ -81,7 +86,7 @@ async fn serve(args: DpRun, own: Own, kind: &str) -> Result<(), Failure> {
                 Err(error) => return Err(error.to_string().into()),
             },
             () = &mut announced, if !is_announced => is_announced = true,
-            () = crate::notify::stop_signal() => {
+            () = &mut stop => {
                 drain.notify_one();
                 // The channel goes on, so that the control plane hears of the leaving; a second signal ends the wait.
                 tokio::select! {
@@ -115,12 +120,12 @@ pub(crate) fn workers(wanted: Option<usize>) -> usize {
     wanted.filter(|n| *n > 0).unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
 }
 
-fn dns_config(args: &DpRun) -> dns::Config {
+fn dns_config(args: &DpRun, port: Option<u16>) -> dns::Config {
     // Where install's rules send questions to resolvers of either family.
     let loopbacks = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
     let here = crate::control_plane::machine_addresses();
     let usable = loopbacks.into_iter().filter(|ip| ip.is_ipv4() || here.contains(ip));
-    let listen = usable.map(|ip| SocketAddr::new(ip, args.dns_port)).collect();
+    let listen = usable.map(|ip| SocketAddr::new(ip, port.unwrap_or(args.dns_port))).collect();
     dns::Config {
         listen,
         resolv_conf: args.resolv_conf.clone(),
@@ -194,7 +199,7 @@ fn own_resource(args: &DpRun, kind: &str) -> Result<Own, Failure> {
                 return Err(Failure::config(".Mesh must be non-empty"));
             }
             let (mesh, name) = (args.mesh.clone(), args.name.clone());
-            return Ok(Own { mesh, name, text: String::new(), admin_port: None, transparent: true });
+            return Ok(Own { mesh, name, text: String::new(), admin_port: None, transparent: true, dns_port: None });
         }
     };
     let mut vars = pairs(&args.dataplane_var).map_err(Failure::usage)?;
@@ -203,7 +208,7 @@ fn own_resource(args: &DpRun, kind: &str) -> Result<Own, Failure> {
             vars.push((key.into(), value.clone()));
         }
     }
-    let text = if vars.is_empty() { text } else { render(&text, &source, &vars).map_err(Failure::config)? };
+    let text = render_all(&text, &source, &vars).map_err(Failure::config)?;
     let intake = control::resource::read(&text, &source);
     let errors: Vec<String> = intake.problems.iter().filter(|p| p.is_error()).map(ToString::to_string).collect();
     for warning in intake.problems.iter().filter(|p| !p.is_error()) {
@@ -226,7 +231,25 @@ fn own_resource(args: &DpRun, kind: &str) -> Result<Own, Failure> {
     if !args.mesh.is_empty() && kind == "Dataplane" {
         resource.meta.mesh.clone_from(&args.mesh);
     }
-    Ok(own(&resource))
+    let dns_port = override_interception(args, &mut resource)?;
+    Ok(Own { dns_port, ..own(&resource) })
+}
+
+/// Install's settings win over the resource's. Returns their DNS port.
+fn override_interception(args: &DpRun, resource: &mut Resource) -> Result<Option<u16>, Failure> {
+    let (files, texts) = (&args.transparent_proxy_config_file, &args.transparent_proxy_config);
+    let is_given = args.transparent_proxy || !files.is_empty() || !texts.is_empty();
+    let Spec::Dataplane(dataplane) = &mut resource.spec else { return Ok(None) };
+    if !is_given {
+        return Ok(None);
+    }
+    let side = crate::install::proxy_side(files, texts)?;
+    let own = dataplane.networking.transparent_proxying.get_or_insert_default();
+    (own.redirect_port_inbound, own.redirect_port_outbound) = (side.inbound_port, side.outbound_port);
+    if side.ipv4_only {
+        own.ip_family_mode = "IPv4".into();
+    }
+    Ok(Some(side.dns_port))
 }
 
 fn own(resource: &Resource) -> Own {
@@ -246,5 +269,62 @@ fn own(resource: &Resource) -> Own {
         text: resource.to_json().to_string(),
         admin_port,
         transparent,
+        dns_port: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Own, own_resource};
+    use crate::cli::{Cli, Command, Dp};
+    use clap::Parser as _;
+
+    const TEMPLATE: &str = "type: Dataplane\nmesh: {{ mesh }}\nname: {{ name }}\nnetworking:\n  address: {{ ip }}\n  inbound:\n  \
+        - {port: {{ port }}, tags: {kuma.io/service: {{ service }}}}\n";
+
+    fn own(line: &str) -> Result<Own, String> {
+        own_of(&line.split_whitespace().collect::<Vec<_>>())
+    }
+
+    fn own_of(words: &[&str]) -> Result<Own, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("dataplane.yaml");
+        std::fs::write(&file, TEMPLATE).unwrap();
+        let path = format!("--dataplane-file={}", file.display());
+        let words = ["weir", "dp", "run", &path].into_iter().chain(words.iter().copied());
+        let Command::Dp(Dp::Run(args)) = Cli::try_parse_from(words).unwrap().command else { panic!() };
+        own_resource(&args, "Dataplane").map_err(|failure| failure.text)
+    }
+
+    #[test]
+    fn variables_of_the_command_line_fill_the_template_and_name_and_mesh_too() {
+        let given = own("-v service=web,ip=10.0.0.1 --dataplane-var port=80 --name=web-1 --mesh=prod").unwrap();
+        assert_eq!((given.name.as_str(), given.mesh.as_str()), ("web-1", "prod"));
+        let resource: serde_json::Value = serde_json::from_str(&given.text).unwrap();
+        assert_eq!(resource.pointer("/networking/inbound/0/port"), Some(&80.into()));
+        assert_eq!(resource.pointer("/networking/address"), Some(&"10.0.0.1".into()));
+    }
+
+    #[test]
+    fn installs_settings_win_over_the_resources() {
+        let line = "-v service=web,port=80,ip=10.0.0.1 --name=web-1 --mesh=default --transparent-proxy-config";
+        let settings =
+            "{redirect: {outbound: {port: 12345}, inbound: {enabled: false}, dns: {port: 5353}}, ipFamilyMode: ipv4}";
+        let words: Vec<&str> = line.split_whitespace().chain([settings]).collect();
+        let given = own_of(&words).unwrap();
+        let resource: serde_json::Value = serde_json::from_str(&given.text).unwrap();
+        let own = resource.pointer("/networking/transparentProxying").unwrap();
+        assert_eq!(
+            (own.get("redirectPortOutbound"), own.get("ipFamilyMode")),
+            (Some(&12345.into()), Some(&"IPv4".into()))
+        );
+        assert!(given.transparent && given.dns_port == Some(5353));
+    }
+
+    #[test]
+    fn a_variable_without_a_value_is_empty_and_the_resource_then_refused() {
+        let refused = own("-v service=web,port=80 --name=web-1 --mesh=default").err().unwrap();
+        assert!(refused.contains("networking.address"), "{refused}");
+        assert!(own("-v service").err().unwrap().contains("name=value"));
     }
 }

@@ -259,8 +259,10 @@ impl Mesh {
         };
         let proxy = proxy::Proxy::bind(config).await.map_err(|e| hint(e, "--dns"))?;
         let options = Options { as_transparent: acts };
-        tokio::spawn(feed::feed(cp.core.clone(), cp.subscription.clone(), (key.clone(), options), proxy.updates()));
-        let (drain, ready, dns) = (proxy.drain(), proxy.status(), proxy.dns_addresses().first().copied());
+        let who = (key.clone(), options);
+        let (updates, status) = (proxy.updates(), proxy.status());
+        tokio::spawn(feed::feed(cp.core.clone(), cp.subscription.clone(), who, updates, status.clone()));
+        let (drain, ready, dns) = (proxy.drain(), status, proxy.dns_addresses().first().copied());
         Ok(Running { drain, ready, dns, task: tokio::spawn(proxy.run()) })
     }
 

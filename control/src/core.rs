@@ -3,6 +3,7 @@
 //! compile.
 
 mod defaults;
+mod health;
 mod members;
 mod meshes;
 #[cfg(test)]
@@ -17,6 +18,7 @@ use crate::store::{Change, Changed, Document, Expect, Key, Outcome, Store, Store
 use crate::time::Clock;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{RwLock, watch};
 
@@ -127,6 +129,8 @@ pub struct Core {
     insights: Mutex<BTreeMap<Key, serde_json::Value>>,
     /// Proxies that nobody is sent to for now: not ready yet, or leaving. Lives with the process.
     withdrawn: watch::Sender<BTreeSet<Key>>,
+    /// Proxies probe their applications where a Dataplane asks for it.
+    probing: AtomicBool,
 }
 
 impl Core {
@@ -142,6 +146,7 @@ impl Core {
             cas: Mutex::default(),
             insights: Mutex::default(),
             withdrawn: watch::Sender::default(),
+            probing: AtomicBool::new(true),
         };
         core.make_defaults(defaults).await?;
         Ok(Arc::new(core))
@@ -305,7 +310,7 @@ impl Core {
             Spec::Mesh(mesh) => self.mesh_changes(&key.name, mesh, secrets).await?,
             _ => Vec::new(),
         };
-        changes.push(put(resource, key));
+        changes.push(put(self.with_health(resource, key).as_ref().unwrap_or(resource), key));
         Ok(changes)
     }
 

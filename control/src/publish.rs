@@ -214,6 +214,7 @@ impl Loop {
             vip_ranges: self.settings.vip_ranges(),
             resolved: self.outside.resolved(),
             files: self.outside.files(),
+            probing: self.settings.probing.clone(),
             withdrawn: self.core.withdrawn().iter().map(|k| Origin::new(&k.kind, &k.mesh, &k.name)).collect(),
             services: self.services.clone(),
         }

@@ -1,6 +1,10 @@
 //! The control plane's settings: kuma-cp's keys and `KUMA_*` names where the setting exists, one table for the file, the
 //! environment and the help. The environment wins over the file. Knows no resource.
 
+mod probing;
+
+pub use probing::Probing;
+
 use serde_json::Value;
 use snapshot::DnsUpstream;
 use snapshot::limits::DNS_UPSTREAMS_MAX;
@@ -37,6 +41,7 @@ pub struct Settings {
     pub zone_auth: Auth,
     /// Others stop sending to a dataplane whose channel was lost for this long; zero = never.
     pub offline_grace: Duration,
+    pub probing: Probing,
 }
 
 /// Ranges of the newer kinds of services, over all meshes.
@@ -153,6 +158,7 @@ impl Settings {
             dp_auth: Auth::Token,
             zone_auth: Auth::Token,
             offline_grace: Duration::from_secs(300),
+            probing: Probing::default(),
         }
     }
 
@@ -364,6 +370,27 @@ pub const KEYS: &[Key] = &[
         "a lost dataplane is used this long; 0s = ever",
         |s, v| { crate::time::parse_go_duration(v).map(|v| s.offline_grace = v) }
     ),
+    key!("dpServer.hds.enabled", "KUMA_DP_SERVER_HDS_ENABLED", "proxies probe their applications", |s, v| {
+        boolean(v).map(|v| s.probing.enabled = v)
+    }),
+    key!("dpServer.hds.checkDefaults.interval", "KUMA_DP_SERVER_HDS_CHECK_INTERVAL", "between two probes", |s, v| {
+        positive(v).map(|v| s.probing.interval = v)
+    }),
+    key!("dpServer.hds.checkDefaults.timeout", "KUMA_DP_SERVER_HDS_CHECK_TIMEOUT", "of a probe", |s, v| {
+        positive(v).map(|v| s.probing.timeout = v)
+    }),
+    key!(
+        "dpServer.hds.checkDefaults.healthyThreshold",
+        "KUMA_DP_SERVER_HDS_CHECK_HEALTHY_THRESHOLD",
+        "successes in a row that make an application healthy",
+        |s, v| { threshold(v).map(|v| s.probing.healthy_threshold = v) }
+    ),
+    key!(
+        "dpServer.hds.checkDefaults.unhealthyThreshold",
+        "KUMA_DP_SERVER_HDS_CHECK_UNHEALTHY_THRESHOLD",
+        "failures in a row that make it unhealthy",
+        |s, v| { threshold(v).map(|v| s.probing.unhealthy_threshold = v) }
+    ),
     key!("general.tlsCertFile", "KUMA_GENERAL_TLS_CERT_FILE", "PEM of the channel's certificate", |s, v| {
         s.tls_cert = (!v.is_empty()).then(|| v.into());
         Ok(())
@@ -412,6 +439,15 @@ fn port(v: &str) -> Result<u16, String> {
         Ok(port) => Ok(port),
         Err(_) => Err(format!("`{v}` isn't a port (1-65535)")),
     }
+}
+
+fn positive(v: &str) -> Result<Duration, String> {
+    let duration = crate::time::parse_go_duration(v)?;
+    if duration.is_zero() { Err("must have a positive value".into()) } else { Ok(duration) }
+}
+
+fn threshold(v: &str) -> Result<u32, String> {
+    v.parse().ok().filter(|n| *n > 0).ok_or_else(|| format!("`{v}` isn't a positive number"))
 }
 
 /// 0 = any free one; the ready line tells which.

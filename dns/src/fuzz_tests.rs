@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 /// Inputs a test tries when it isn't told how long.
 const INPUTS: u32 = 30_000;
-const CORPUS_MAX: usize = 4096;
+const CORPUS_MAX: usize = 400;
 const INPUT_BYTES_MAX: usize = 1400;
 /// Octets at which decisions change: lengths, pointers, OPT, section counts.
 const TELLING: [u8; 16] = [0, 1, 2, 11, 12, 13, 15, 28, 41, 63, 64, 127, 128, 0xc0, 0xfc, 0xff];
@@ -82,8 +82,9 @@ fn keep(name: &str, corpus: &mut [Vec<u8>]) {
 /// in a new way is mutated further.
 fn fuzz<T: std::hash::Hash>(name: &str, check: impl Fn(&[u8]) -> T) {
     let hasher = BuildHasherDefault::<DefaultHasher>::default();
+    let mut seen = HashSet::new();
     let mut inputs = corpus(name);
-    let mut seen: HashSet<u64> = inputs.iter().map(|input| hasher.hash_one(check(input))).collect();
+    inputs.retain(|input| seen.insert(hasher.hash_one(check(input))));
     let seconds = std::env::var("WEIR_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok());
     let end = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let seed = if seconds.is_some() { u64::from(std::process::id()) } else { 1 };
@@ -136,7 +137,7 @@ fn fuzzed_questions_get_well_formed_replies_or_none() {
                 );
             }
         }
-        (treated, wire::question_type(message).map(|kind| kind.min(64)), message.len() / 64)
+        (treated, wire::question_type(message).map(|kind| kind.min(64)))
     });
 }
 
@@ -156,8 +157,8 @@ fn fuzzed_replies_are_believed_only_with_our_id_and_question() {
             messages += 1;
             assert!(message.len() <= reply.len());
         }
-        let kind = (wire::is_truncated(reply), wire::rcode(reply), wire::question_count(reply).map(|n| n.min(3)));
-        (is_believed, kind, wire::question_name(reply).map(|name| name.len() / 8), messages.min(4), reply.len() / 128)
+        let kind = (wire::is_truncated(reply), wire::rcode(reply), wire::question_count(reply).map(|n| n.min(2)));
+        (is_believed, kind, wire::question_name(reply).is_some(), messages.min(2))
     });
 }
 
@@ -167,6 +168,6 @@ fn fuzzed_resolv_conf_files_give_bounded_settings() {
         let conf = resolv::parse(&String::from_utf8_lossy(text), 53);
         assert!(conf.timeout.is_none_or(|t| (1..=30).contains(&t.as_secs())));
         assert!(conf.attempts.is_none_or(|n| (1..=5).contains(&n)));
-        (conf.servers.len().min(9), conf.timeout, conf.attempts, conf.rotate)
+        (conf.servers.len().min(4), conf.timeout.is_some(), conf.attempts, conf.rotate)
     });
 }

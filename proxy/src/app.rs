@@ -9,6 +9,7 @@ use crate::last_good::{LastGood, Saver};
 use crate::listener;
 use crate::memory::Trimmer;
 use crate::metrics::Metrics;
+use crate::probe::Probes;
 use crate::quota::Count;
 use crate::socket::Mode;
 use crate::sockets::Sockets;
@@ -95,6 +96,7 @@ impl Proxy {
         let admin_address = admin.as_ref().and_then(|a| a.local_addr().ok());
         let (updates, inbox) = mpsc::channel(QUEUE_MAX);
         let (status_sender, status) = watch::channel(Status::default());
+        let status_sender = Arc::new(status_sender);
         let last_good = config.state.as_ref().map(|folder| LastGood::new(folder, &config.name));
         let mut coordinator = Coordinator {
             config: config.clone(),
@@ -110,6 +112,7 @@ impl Proxy {
             told: published_sender,
             trimmer: Trimmer::new(),
             draining,
+            probes: Probes::new(config.mode, status_sender.clone()),
             status: status_sender,
         };
         let restored = coordinator.restore().await;
@@ -269,7 +272,8 @@ struct Coordinator {
     told: watch::Sender<()>,
     trimmer: Trimmer,
     draining: watch::Sender<bool>,
-    status: watch::Sender<Status>,
+    status: Arc<watch::Sender<Status>>,
+    probes: Probes,
 }
 
 impl Coordinator {
@@ -365,6 +369,7 @@ impl Coordinator {
         self.publish(snapshot)?;
         self.sockets.accept(bound).await;
         self.sockets.retain(&wanted).await;
+        self.probes.follow(&self.reader.load().tables().proxy.probes);
         self.readiness.done("snapshot");
         tracing::debug!(proxy = %self.config.name, %generation, built_us, all_us = begun.elapsed().as_micros(), "snapshot in force");
         Ok(())
@@ -431,7 +436,8 @@ impl Coordinator {
     async fn drain(mut self, deadline: Duration, inbox: &mut mpsc::Receiver<Update>) {
         tracing::info!(proxy = %self.config.name, deadline_s = deadline.as_secs(), "draining");
         self.readiness.terminate();
-        self.status.send_modify(|s| *s = Status { ready: false, draining: true });
+        self.probes.follow(&[]);
+        self.status.send_modify(|s| (s.ready, s.draining) = (false, true));
         let begun = Instant::now();
         self.serve_until(std::pin::pin!(tokio::time::sleep(DRAIN_NOTICE.min(deadline / 4))), inbox).await;
         self.draining.send_replace(true);

@@ -12,7 +12,7 @@ use crate::stream::Stream;
 use crate::tcp;
 use crate::worker::Worker;
 use crate::{inbound, outbound, zone};
-use snapshot::{InboundTls, Role};
+use snapshot::{Handler, InboundTls, Role};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -46,6 +46,8 @@ pub(crate) struct Serving {
     /// Where the client meant to go: the key of its row.
     pub destination: SocketAddr,
     pub begun: Instant,
+    /// In the counts of the process and the listener, until it ends; a tunnel's stream is only in the first.
+    pub places: [Option<Counted>; 2],
 }
 
 pub(crate) async fn serve(worker: Rc<Worker>, arrival: Arrival) {
@@ -59,8 +61,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, arrival: Arrival) {
             return finish(&worker, direction, &Ended::default(), (peer, begun, Some(&failure)));
         }
     };
-    let _places = arrival.places;
-    let serving = Serving { worker: worker.clone(), peer, destination, begun };
+    let serving = Serving { worker, peer, destination, begun, places: arrival.places.map(Some) };
     dispatch(serving, arrival.stream, arrival.purpose).await;
 }
 
@@ -90,9 +91,8 @@ async fn dispatch(serving: Serving, stream: TcpStream, purpose: Purpose) {
         return match purpose {
             Purpose::CaptureInbound => Box::pin(inbound::passthrough(serving, stream)).await,
             Purpose::CaptureOutbound => {
-                let allowed = snapshot.tables().proxy.passthrough;
                 drop(snapshot);
-                Box::pin(outbound::unmatched(serving, stream, allowed)).await;
+                Box::pin(outbound::unmatched(serving, stream)).await;
             }
             // Its row went with the last swap, and this connection was accepted before the socket went too.
             Purpose::Own => socket::reset_on_drop(&stream),
@@ -100,11 +100,12 @@ async fn dispatch(serving: Serving, stream: TcpStream, purpose: Purpose) {
     };
     drop(snapshot);
     match &listener.row.role {
+        Role::Outbound { handler: Handler::Http { .. }, .. } => outbound::http(serving, stream),
         Role::Outbound { handler, .. } => {
             let site = outbound::Site::Listener(serving.destination);
             outbound::serve(&serving, Stream::Plain(stream), handler, site, None).await;
         }
-        Role::Gateway { handler, tls, .. } => outbound::gateway(&serving, stream, handler, tls).await,
+        Role::Gateway { handler, tls, .. } => outbound::gateway(serving, stream, handler, tls).await,
         // Boxed, as what is large and has its own TLS is everywhere: a task is as large as the largest of its ways.
         Role::Inbound { tls: InboundTls::Permissive, .. } => {
             Box::pin(inbound::permissive(&serving, stream, &listener.row)).await;

@@ -52,7 +52,7 @@ fn inbound<'a>(serving: &Serving, row: &'a ListenerRow) -> Option<Inbound<'a>> {
     }
 }
 
-fn loopback(address: SocketAddr) -> SocketAddr {
+pub(crate) fn loopback(address: SocketAddr) -> SocketAddr {
     let ip = match address {
         SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
         SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
@@ -104,10 +104,10 @@ async fn tunnel(serving: &Serving, mut stream: TlsStream<TcpStream>, inbound: &I
                         peer: *peer,
                         destination: *destination,
                         begun: Instant::now(),
+                        places: [Some(place), None],
                     };
                     let peers = peers.clone();
                     worker.spawn(async move {
-                        let _place = place;
                         of_tunnel(&one, Stream::Mux(stream), peers).await;
                     });
                 }
@@ -189,7 +189,7 @@ async fn to_app(serving: &Serving, stream: Stream, inbound: &Inbound<'_>, peers:
         let traffic =
             HttpTraffic::inbound(serving, inbound.service, (inbound.app, source), inbound.protocol).for_peer(peers);
         let settings = serving.worker.http.inbound.clone();
-        return Box::pin(outbound::http_connection(serving, stream, traffic, settings)).await;
+        return Box::pin(outbound::http_connection(&serving.worker, serving.peer, stream, (traffic, settings))).await;
     }
     if !allowed {
         return deny(serving, stream, inbound, &peers.unwrap_or_default()).await;
@@ -246,7 +246,7 @@ fn ended(serving: &Serving, inbound: &Inbound<'_>, mut end: Ended, failure: Opti
 }
 
 /// Loopback needs no special source: no rule captures it.
-fn source(captured: bool, app: SocketAddr) -> Option<IpAddr> {
+pub(crate) fn source(captured: bool, app: SocketAddr) -> Option<IpAddr> {
     match app.ip() {
         ip if !captured || ip.is_loopback() => None,
         IpAddr::V4(_) => Some(SOURCE_V4.into()),

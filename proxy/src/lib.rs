@@ -18,6 +18,8 @@ mod memory;
 mod metrics;
 mod mux;
 mod outbound;
+mod passthrough;
+mod probe;
 mod quota;
 mod routing;
 pub mod sni;

@@ -1,5 +1,6 @@
 //! Which sockets a snapshot needs: a pure function of its rows and of how this machine intercepts.
 
+use crate::interception::Range;
 use crate::socket::{BindOptions, Mode};
 use snapshot::{GatewayTls, ListenerRow, Role, Tables};
 use std::collections::BTreeMap;
@@ -27,9 +28,13 @@ pub(crate) struct Wanted {
 pub(crate) fn plan(tables: &Tables, mode: Option<Mode>) -> BTreeMap<SocketAddr, Wanted> {
     let mut sockets = BTreeMap::new();
     let own = Wanted { purpose: Purpose::Own, options: BindOptions::default() };
+    let ranges: Vec<Range> = tables.proxy.dns.vip_ranges.iter().filter_map(|range| range.parse().ok()).collect();
+    let is_routed = |ip| ranges.is_empty() || ranges.iter().any(|range| range.contains(ip));
     for row in &tables.listeners {
         let wanted = match &row.role {
             Role::Outbound { vip: true, .. } if mode != Some(Mode::Bind) => continue,
+            // Of directAccessServices: only install's rules capture what is somebody's own address.
+            Role::Outbound { vip: true, .. } if !is_routed(row.address.ip()) => continue,
             Role::Outbound { vip: true, .. } => vip(row.address.ip()),
             Role::Inbound { captured: true, .. } if mode == Some(Mode::Redirect) => continue,
             Role::Outbound { .. } | Role::Inbound { .. } | Role::Gateway { .. } | Role::Zone => own,
@@ -155,6 +160,17 @@ mod tests {
         assert_eq!(plan.len(), 3);
         let vip = plan.get(&"240.0.0.1:80".parse().unwrap()).unwrap();
         assert!(vip.options.transparent && vip.purpose == Purpose::Own);
+    }
+
+    #[test]
+    fn bind_mode_leaves_addresses_beyond_the_virtual_ranges() {
+        let mut tables = tables();
+        tables.proxy.dns.vip_ranges = vec!["240.0.0.0/4".into()];
+        let direct = Role::Outbound { vip: true, handler: Handler::Tcp { backends: vec![], idle_timeout_ms: 0 } };
+        let address = "10.0.0.9:80".parse().unwrap();
+        tables.listeners.push(Arc::new(ListenerRow { address, role: direct, origin: Origin::default() }));
+        let plan = plan(&tables, Some(Mode::Bind));
+        assert!(plan.contains_key(&"240.0.0.1:80".parse().unwrap()) && !plan.contains_key(&address));
     }
 
     #[test]

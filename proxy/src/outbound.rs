@@ -3,14 +3,19 @@
 use crate::admission::Admission;
 use crate::connection::{self, Ended, Serving, finish};
 use crate::error::{ConnError, Reason};
+use crate::http::traffic::Settings;
 use crate::interception::Range;
 use crate::metrics::Direction;
+use crate::passthrough::{self, Admitted};
 use crate::socket;
 use crate::stream::Stream;
 use crate::traffic::HttpTraffic;
+use crate::worker::Worker;
 use crate::{http, routing, tls};
 use snapshot::{Backend, GatewayTls, Handler, Snapshot};
 use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
@@ -35,13 +40,21 @@ pub(crate) async fn serve(
         }
         Handler::Http { .. } => {
             let settings = serving.worker.http.sidecar.clone();
-            Box::pin(http_connection(serving, stream, HttpTraffic::routed(serving, site, "http"), settings)).await;
+            let traffic = HttpTraffic::routed(serving, site, "http");
+            Box::pin(http_connection(&serving.worker, serving.peer, stream, (traffic, settings))).await;
         }
     }
 }
 
+/// Requests of a captured connection.
+pub(crate) fn http(serving: Serving, stream: TcpStream) {
+    let settings = serving.worker.http.sidecar.clone();
+    let traffic = HttpTraffic::routed(&serving, Site::Listener(serving.destination), "http");
+    spawn_http(serving, stream.into(), traffic, settings);
+}
+
 /// A gateway's connection: TLS first, where the listener has it.
-pub(crate) async fn gateway(serving: &Serving, stream: TcpStream, handler: &Handler, gateway_tls: &GatewayTls) {
+pub(crate) async fn gateway(serving: Serving, stream: TcpStream, handler: &Handler, gateway_tls: &GatewayTls) {
     let site = Site::Listener(serving.destination);
     let ids = &serving.worker.shared.identities;
     let (stream, https) = match gateway_tls {
@@ -63,28 +76,37 @@ pub(crate) async fn gateway(serving: &Serving, stream: TcpStream, handler: &Hand
         }
     };
     match handler {
-        Handler::Tcp { .. } => serve(serving, stream, handler, site, None).await,
+        Handler::Tcp { .. } => serve(&serving, stream, handler, site, None).await,
         Handler::Http { .. } => {
-            let settings = if https { &serving.worker.http.gateway_https } else { &serving.worker.http.gateway };
-            let scheme = if https { "https" } else { "http" };
-            let traffic = HttpTraffic::routed(serving, site, scheme);
-            Box::pin(http_connection(serving, stream, traffic, settings.clone())).await;
+            let http = &serving.worker.http;
+            let (settings, scheme) = if https { (&http.gateway_https, "https") } else { (&http.gateway, "http") };
+            let (settings, traffic) = (settings.clone(), HttpTraffic::routed(&serving, site, scheme));
+            spawn_http(serving, stream, traffic, settings);
         }
     }
 }
 
+/// In a task of its own, which is as small as HTTP alone allows: the connection's first one has room for every protocol.
+fn spawn_http(serving: Serving, stream: Stream, traffic: HttpTraffic, settings: Arc<Settings>) {
+    let Serving { worker, peer, places, .. } = serving;
+    worker.clone().spawn(async move {
+        let _places = places;
+        http_connection(&worker, peer, stream, (traffic, settings)).await;
+    });
+}
+
 /// Requests of one connection, each decided for itself.
 pub(crate) async fn http_connection(
-    serving: &Serving,
+    worker: &Worker,
+    peer: SocketAddr,
     stream: Stream,
-    traffic: HttpTraffic,
-    settings: std::sync::Arc<http::traffic::Settings>,
+    (traffic, settings): (HttpTraffic, Arc<Settings>),
 ) {
     let context = http::traffic::Context {
-        traffic: std::rc::Rc::new(traffic),
-        pools: serving.worker.pools.clone(),
+        traffic: Rc::new(traffic),
+        pools: worker.pools.clone(),
         settings,
-        peer: Some(serving.peer.ip()),
+        peer: Some(peer.ip()),
     };
     let alpn = stream.tls().and_then(tls::TlsStream::alpn);
     let wire = match alpn {
@@ -92,7 +114,7 @@ pub(crate) async fn http_connection(
         Some(b"http/1.1") => http::Wire::One,
         _ => http::Wire::Sniff,
     };
-    let draining = serving.worker.shared.draining.clone();
+    let draining = worker.shared.draining.clone();
     if let (http::traffic::End::Broken, Some(stream)) = http::serve(stream, context, draining, wire).await {
         stream.reset_on_drop();
     }
@@ -147,19 +169,26 @@ fn no_backend(snapshot: &Snapshot, destination: SocketAddr) -> String {
 }
 
 /// A captured connection to what the mesh doesn't know: on to where it was headed, where that is allowed.
-pub(crate) async fn unmatched(serving: Serving, stream: TcpStream, allowed: bool) {
+pub(crate) async fn unmatched(serving: Serving, stream: TcpStream) {
     let mut ended = Ended { service: "passthrough".into(), ..Ended::default() };
     let failure = if is_virtual(&serving) {
         // Beyond this host nobody has it; and the way there may lead right back here.
         socket::reset_on_drop(&stream);
         let detail = format!("{} is virtual, and no name of the mesh has this address and port", serving.destination);
         Some(ConnError::new(Reason::NoRoute, detail))
-    } else if allowed {
-        plain(&serving, stream, serving.destination, None, &mut ended).await
     } else {
-        socket::reset_on_drop(&stream);
-        let detail = format!("{} isn't in the mesh, and the mesh forbids passthrough", serving.destination);
-        Some(ConnError::new(Reason::PassthroughOff, detail))
+        match passthrough::admit(&serving, &stream).await {
+            Admitted::Bytes => plain(&serving, stream, serving.destination, None, &mut ended).await,
+            Admitted::Requests => {
+                let settings = serving.worker.http.sidecar.clone();
+                let traffic = HttpTraffic::passthrough(&serving);
+                return spawn_http(serving, Stream::Plain(stream), traffic, settings);
+            }
+            Admitted::Nothing(failure) => {
+                socket::reset_on_drop(&stream);
+                Some(failure)
+            }
+        }
     };
     finish(&serving.worker, Direction::Passthrough, &ended, (serving.peer, serving.begun, failure.as_ref()));
 }
@@ -196,3 +225,19 @@ pub(crate) async fn plain(
 
 /// Of passthrough and of the proxy's own application.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Serve<'a, F> = fn(&'a Worker, SocketAddr, Stream, (HttpTraffic, Arc<Settings>)) -> F;
+
+    fn bytes_of<F>(_: Serve<'_, F>) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_http_connection_takes_no_more_memory_than_a_usual_request_needs() {
+        assert!(bytes_of(http_connection) <= 2816, "{} bytes", bytes_of(http_connection));
+    }
+}

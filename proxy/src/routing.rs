@@ -3,6 +3,7 @@
 
 use snapshot::lookup::Routed;
 use snapshot::{Backend, Filters, Forward, PathMatch, PathRewrite, Redirect, RouteAction, RouteRow, Timeouts};
+use std::sync::Arc;
 
 /// A decision, still in the snapshot's words.
 #[derive(Debug, PartialEq)]
@@ -11,7 +12,7 @@ pub(crate) enum Decided<'a> {
     Forward {
         service: &'a str,
         path: Option<String>,
-        filters: Option<&'a Filters>,
+        filters: Option<&'a Arc<Filters>>,
         timeouts: Timeouts,
         route: &'a RouteRow,
     },
@@ -64,7 +65,7 @@ fn forward_to<'a>(
         return Decided::Respond { status: 500, body: "no backend of this route has a weight above 0\n" };
     };
     let path = forward.filters.path.as_ref().map(|rewrite| rewritten(rewrite, &row.matches.path, seen.path));
-    let filters = Some(&forward.filters).filter(|f| **f != Filters::default());
+    let filters = Some(&forward.filters).filter(|filters| !filters.is_empty());
     Decided::Forward { service, path, filters, timeouts: forward.timeouts.clone(), route: row }
 }
 

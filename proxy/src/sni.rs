@@ -212,11 +212,9 @@ fn server_name(content: &[u8]) -> Result<Option<String>, &'static str> {
     if name.len() > SERVER_NAME_BYTES_MAX {
         return Err("host name too long");
     }
-    if !name.iter().all(u8::is_ascii_graphic) {
-        return Err("host name with a space, control or non-ASCII character");
-    }
-    let name = name.strip_suffix(b".").unwrap_or(name);
-    let name: String = name.iter().map(|byte| char::from(byte.to_ascii_lowercase())).collect();
+    let text = std::str::from_utf8(name).ok().filter(|_| name.iter().all(u8::is_ascii_graphic));
+    let Some(name) = text else { return Err("host name with a space, control or non-ASCII character") };
+    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
     match name.as_str() {
         "" => Err("empty host name"),
         literal if literal.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() => Ok(None),

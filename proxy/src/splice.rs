@@ -7,6 +7,8 @@ use std::os::fd::OwnedFd;
 use std::task::{Context, Poll, ready};
 
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
+use nix::libc::MSG_MORE;
+use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
@@ -51,12 +53,22 @@ impl Pipe {
 
     /// Moves what the socket has into the empty pipe; 0 is the end of the stream.
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>, from: &TcpStream) -> Poll<io::Result<usize>> {
+        self.poll_fill_at_most(cx, from, PIPE_BYTES)
+    }
+
+    /// The same for no more than `most` bytes, where others follow that aren't to be moved.
+    pub(crate) fn poll_fill_at_most(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &TcpStream,
+        most: usize,
+    ) -> Poll<io::Result<usize>> {
         debug_assert_eq!(self.held, 0, "a full pipe and an empty socket both say EAGAIN");
         let Some((_, write_end)) = &self.ends else { return Poll::Ready(Ok(0)) };
         loop {
             ready!(from.poll_read_ready(cx))?;
             let moved = from.try_io(Interest::READABLE, || {
-                Ok(splice(from, None, write_end, None, PIPE_BYTES, SpliceFFlags::SPLICE_F_NONBLOCK)?)
+                Ok(splice(from, None, write_end, None, most.min(PIPE_BYTES), SpliceFFlags::SPLICE_F_NONBLOCK)?)
             });
             match moved {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -88,6 +100,19 @@ impl Pipe {
                 _ if count == 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 _ => return Poll::Ready(Ok(count)),
             }
+        }
+    }
+}
+
+/// Writes bytes that more will follow at once: the kernel keeps them to send them together with what comes.
+pub(crate) fn poll_write_ahead(cx: &mut Context<'_>, to: &TcpStream, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(to.poll_write_ready(cx))?;
+        let written = to.try_io(Interest::WRITABLE, || SockRef::from(to).send_with_flags(bytes, MSG_MORE));
+        match written {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            written => return Poll::Ready(written),
         }
     }
 }

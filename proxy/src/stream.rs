@@ -63,6 +63,51 @@ impl Stream {
     }
 }
 
+/// A byte stream that may be a bare socket below: then it can be asked and moved without our memory.
+pub trait Wired: AsyncRead + AsyncWrite + Unpin {
+    /// Pending, and then the task is woken, only while a read would be in vain.
+    fn poll_readable(&self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
+
+    /// The socket, if reading and writing it is all that reading and writing this does.
+    fn socket(&self) -> Option<&TcpStream> {
+        None
+    }
+}
+
+impl Wired for Stream {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Plain(tcp) => tcp.poll_readable(cx),
+            Self::Tls(tls) if tls.holds_nothing() => tls.get_ref().poll_readable(cx),
+            Self::Replayed(_) | Self::Tls(_) | Self::Mux(_) => Poll::Ready(()),
+        }
+    }
+
+    fn socket(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(tcp) => Some(tcp),
+            Self::Replayed(replayed) if replayed.prefix.is_empty() => Some(&replayed.tcp),
+            Self::Replayed(_) | Self::Tls(_) | Self::Mux(_) => None,
+        }
+    }
+}
+
+impl Wired for TcpStream {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_read_ready(cx).map(drop)
+    }
+
+    fn socket(&self) -> Option<&TcpStream> {
+        Some(self)
+    }
+}
+
+impl Wired for tokio::io::DuplexStream {}
+
+impl Wired for tokio::io::Empty {}
+
 impl From<TcpStream> for Stream {
     fn from(tcp: TcpStream) -> Self {
         Self::Plain(tcp)

@@ -22,10 +22,15 @@ use leg::Leg;
 
 /// A read that fills this much is the sign of bulk: from there on plain bytes are spliced.
 const BUFFER_BYTES: usize = 16 << 10;
+/// Read at a time once a read filled the smaller buffer and bytes can't be spliced: four full TLS records.
+const LARGE_BYTES: usize = 66 << 10;
+/// Of a socket: sealed, it still fits one segment of a loopback interface (65,483 bytes).
+const LARGE_PLAIN_BYTES: usize = 65_280;
 /// A splice below this much is the sign that the bulk is over.
 const BULK_BYTES_MIN: usize = BUFFER_BYTES;
 /// Idle buffers a worker keeps.
 const POOL_BUFFERS_MAX: usize = 64;
+const POOL_LARGE_MAX: usize = 16;
 /// A connection that lasts this long gets the socket options that short ones do without.
 const SETTLE_AFTER: Duration = Duration::from_secs(10);
 /// What one direction moves before the worker's other connections get their turn.
@@ -173,6 +178,8 @@ struct Direction<'p> {
     phase: Phase,
     /// Splice from now on, until that moves little.
     bulk: bool,
+    /// Reads are large, until one doesn't fill the smaller buffer.
+    large: bool,
     may_splice: bool,
     unflushed: bool,
     failed: bool,
@@ -187,6 +194,7 @@ impl<'p> Direction<'p> {
             carry,
             phase: Phase::Moving,
             bulk: false,
+            large: false,
             may_splice: true,
             unflushed: false,
             failed: false,
@@ -330,9 +338,11 @@ impl<'p> Direction<'p> {
         // An empty pipe, if any, goes back before the wait.
         self.carry = Carry::Nothing;
         let mut buffer = None;
-        let count = ready!(from.poll_read(cx, &mut buffer))?;
-        self.bulk = self.may_splice && sockets.is_some() && count == BUFFER_BYTES;
-        if count == BUFFER_BYTES {
+        let count = ready!(from.poll_read(cx, self.large, &mut buffer))?;
+        let full = count >= BUFFER_BYTES;
+        self.bulk = full && self.may_splice && sockets.is_some();
+        self.large = full && !self.bulk;
+        if full {
             from.settle();
         }
         if let Some(buffer) = buffer.filter(|_| count > 0) {
@@ -357,15 +367,24 @@ impl<'p> Direction<'p> {
 
 thread_local! {
     static BUFFERS: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+    static LARGE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// [`BUFFER_BYTES`] borrowed from the worker's pool.
+/// [`BUFFER_BYTES`] or [`LARGE_BYTES`] borrowed from the worker's pool.
 pub(crate) struct Buffer(Box<[u8]>);
 
 impl Buffer {
     pub(crate) fn take() -> Self {
         let pooled = BUFFERS.with_borrow_mut(Vec::pop);
         Self(pooled.unwrap_or_else(|| vec![0; BUFFER_BYTES].into_boxed_slice()))
+    }
+
+    fn of(large: bool) -> Self {
+        if !large {
+            return Self::take();
+        }
+        let pooled = LARGE.with_borrow_mut(Vec::pop);
+        Self(pooled.unwrap_or_else(|| vec![0; LARGE_BYTES].into_boxed_slice()))
     }
 
     pub(crate) fn whole(&mut self) -> &mut [u8] {
@@ -384,10 +403,12 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.0);
+        let (pool, max) =
+            if bytes.len() == LARGE_BYTES { (&LARGE, POOL_LARGE_MAX) } else { (&BUFFERS, POOL_BUFFERS_MAX) };
         // While the thread ends its pool is gone already; then the buffer is simply freed.
-        let _ = BUFFERS.try_with(|pool| {
+        let _ = pool.try_with(|pool| {
             let mut pool = pool.borrow_mut();
-            if pool.len() < POOL_BUFFERS_MAX {
+            if pool.len() < max {
                 pool.push(bytes);
             }
         });

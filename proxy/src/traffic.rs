@@ -7,6 +7,7 @@ use crate::error::{ConnError, Reason};
 use crate::http::traffic::{Action, Decision, Headers, Outcome, Picked, Plan, RequestView, Settings, Traffic};
 use crate::metrics::{Direction, Handle, RequestGuard};
 use crate::outbound::{CONNECT_TIMEOUT, Site};
+use crate::passthrough;
 use crate::routing::{self, Decided, Seen};
 use crate::socket;
 use crate::stream::Stream;
@@ -19,7 +20,7 @@ use std::cell::RefCell;
 use std::hash::{Hash as _, Hasher as _};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 const NO_ROUTES_PAGE: &str = "This is a Kuma MeshGateway. No routes match this MeshGateway!\n";
@@ -46,8 +47,8 @@ impl Default for HttpSettings {
 /// Where connections of equal keys lead: interchangeable while the service's row has this endpoint and the same TLS.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct EndpointKey {
-    /// The service's row; empty for the own application.
-    service: Arc<str>,
+    /// The service's row; none for the own application.
+    service: Option<Rc<str>>,
     address: Address,
     port: u16,
     source: Option<IpAddr>,
@@ -61,7 +62,7 @@ impl EndpointKey {
             tls_digest(&row.tls) == self.tls
                 && row.endpoints.iter().any(|e| e.port == self.port && e.address == self.address)
         };
-        self.service.is_empty() || snapshot.service(&self.service).is_some_and(listed)
+        self.service.as_deref().is_none_or(|service| snapshot.service(service).is_some_and(listed))
     }
 }
 
@@ -92,6 +93,8 @@ enum Way {
     Routed { site: Site, scheme: &'static str },
     /// To the own application.
     App { service: Arc<str>, app: SocketAddr, source: Option<IpAddr>, protocol: Protocol },
+    /// To where the client was headed, beyond the mesh.
+    Passthrough,
 }
 
 pub(crate) struct HttpTraffic {
@@ -102,13 +105,14 @@ pub(crate) struct HttpTraffic {
     destination: SocketAddr,
     /// The peer's identities; none without mTLS, and then no permission applies.
     peers: Option<Vec<String>>,
-    last: RefCell<Option<Counted>>,
+    last: RefCell<Option<Rc<Counted>>>,
+    /// The last row with TLS and its digest. Weak: it keeps only the address from being another row's.
+    last_tls: RefCell<(Weak<ServiceRow>, u64)>,
 }
 
 /// The service of the last request, which mostly is that of the next one too.
-#[derive(Clone)]
 struct Counted {
-    service: Arc<str>,
+    service: Rc<str>,
     metrics: Handle,
 }
 
@@ -126,9 +130,22 @@ impl HttpTraffic {
         Self::new(serving, Way::App { service: service.into(), app: app.0, source: app.1, protocol })
     }
 
+    /// Each request has to be one that may pass.
+    pub(crate) fn passthrough(serving: &Serving) -> Self {
+        Self::new(serving, Way::Passthrough)
+    }
+
     fn new(serving: &Serving, way: Way) -> Self {
         let (worker, peer) = (serving.worker.clone(), serving.peer);
-        Self { worker, way, peer, destination: serving.destination, peers: None, last: RefCell::default() }
+        Self {
+            worker,
+            way,
+            peer,
+            destination: serving.destination,
+            peers: None,
+            last: RefCell::default(),
+            last_tls: RefCell::default(),
+        }
     }
 
     /// Requests are admitted by the permission that the row names when they come: a connection outlives swaps.
@@ -138,18 +155,31 @@ impl HttpTraffic {
     }
 
     /// Name and counters of a service's row, without a lookup or an allocation while requests go to the same one.
-    fn counted(&self, service: &str) -> Counted {
+    fn counted(&self, service: &str) -> Rc<Counted> {
         let mut last = self.last.borrow_mut();
         if let Some(known) = last.as_ref().filter(|known| *known.service == *service) {
             return known.clone();
         }
         let metrics = self.worker.shared.metrics.handle(self.direction(), service, "");
-        last.insert(Counted { service: service.into(), metrics }).clone()
+        last.insert(Rc::new(Counted { service: service.into(), metrics })).clone()
+    }
+
+    /// [`tls_digest`], without hashing while requests go to the same row.
+    fn tls_digest(&self, row: &Arc<ServiceRow>) -> u64 {
+        if row.tls == UpstreamTls::None {
+            return 0;
+        }
+        let mut last = self.last_tls.borrow_mut();
+        if last.0.as_ptr() != Arc::as_ptr(row) {
+            *last = (Arc::downgrade(row), tls_digest(&row.tls));
+        }
+        last.1
     }
 
     fn direction(&self) -> Direction {
         match &self.way {
             Way::App { .. } => Direction::Inbound,
+            Way::Passthrough => Direction::Passthrough,
             Way::Routed { site: Site::Sni(_), .. } => Direction::Zone,
             Way::Routed { .. } => Direction::Outbound,
         }
@@ -166,7 +196,7 @@ impl HttpTraffic {
                 SniTarget::Terminate { permission, .. } => Some(permission.as_str()),
                 SniTarget::Passthrough { .. } => None,
             }),
-            Way::Routed { .. } => None,
+            Way::Routed { .. } | Way::Passthrough => None,
         }
     }
 
@@ -215,6 +245,12 @@ impl HttpTraffic {
     }
 }
 
+/// On as it is, with no timeout of ours.
+fn straight(target: Target, h2: bool) -> Decision<Target> {
+    let timeouts = Timeouts { request_ms: 0, stream_idle_ms: 0 };
+    Decision { action: Action::Forward(Plan { target, path: None, timeouts, h2, mirror: None }), filters: None }
+}
+
 fn text<'a>(headers: &Headers<'a>, name: &str) -> Option<Cow<'a, str>> {
     headers.get(name).map(|value| match value {
         Cow::Borrowed(bytes) => String::from_utf8_lossy(bytes),
@@ -241,7 +277,7 @@ fn into_decision(snapshot: &Snapshot, decided: Decided<'_>, worker: &Worker) -> 
             let mirror = filters.and_then(|f| mirrored(snapshot, f, worker));
             let h2 = row.protocol.is_h2();
             let plan = Plan { target: Target::Service(row), path, timeouts, h2, mirror };
-            Decision { action: Action::Forward(plan), filters: filters.map(|f| Arc::new(f.clone())) }
+            Decision { action: Action::Forward(plan), filters: filters.cloned() }
         }
     }
 }
@@ -265,12 +301,11 @@ impl Traffic for HttpTraffic {
         }
         match &self.way {
             Way::Routed { site, scheme } => self.route(&snapshot, request, site, scheme),
-            Way::App { app, source, protocol, .. } => {
-                let timeouts = Timeouts { request_ms: 0, stream_idle_ms: 0 };
-                let target = Target::App(*app, *source);
-                let plan = Plan { target, path: None, timeouts, h2: protocol.is_h2(), mirror: None };
-                Decision { action: Action::Forward(plan), filters: None }
-            }
+            Way::App { app, source, protocol, .. } => straight(Target::App(*app, *source), protocol.is_h2()),
+            Way::Passthrough => match passthrough::request(&snapshot, self.destination, request.host) {
+                Some(h2) => straight(Target::App(self.destination, None), h2),
+                None => Decision::refuse(Reason::PassthroughOff, passthrough::NOT_LISTED),
+            },
         }
     }
 
@@ -278,14 +313,10 @@ impl Traffic for HttpTraffic {
         let row = match target {
             Target::App(app, source) => {
                 if tried.is_some() {
-                    return Err(ConnError::new(
-                        Reason::ConnectFailed,
-                        format!("the application at {app} doesn't answer"),
-                    ));
+                    return Err(ConnError::new(Reason::ConnectFailed, format!("{app} doesn't answer")));
                 }
                 let key = EndpointKey {
-                    // Shared by all: no allocation.
-                    service: Arc::default(),
+                    service: None,
                     address: Address::Ip(app.ip()),
                     port: app.port(),
                     source: *source,
@@ -295,20 +326,21 @@ impl Traffic for HttpTraffic {
             }
             Target::Service(row) => row,
         };
-        let is_tried = |e: &snapshot::Endpoint| tried.is_some_and(|t| t.address == e.address && t.port == e.port);
-        let tried: Vec<usize> = row.endpoints.iter().enumerate().filter(|(_, e)| is_tried(e)).map(|(i, _)| i).collect();
-        let picked = self.worker.upstreams.pick(row, &tried).ok_or_else(|| no_endpoint(row))?;
+        let place =
+            |tried: &EndpointKey| row.endpoints.iter().position(|e| tried.address == e.address && tried.port == e.port);
+        let tried = tried.and_then(place);
+        let picked = self.worker.upstreams.pick(row, tried.as_slice()).ok_or_else(|| no_endpoint(row))?;
         let endpoint = picked.endpoint().ok_or_else(|| no_endpoint(row))?;
-        let Counted { service, metrics } = self.counted(&row.name);
+        let counted = self.counted(&row.name);
         let key = EndpointKey {
-            service,
+            service: Some(counted.service.clone()),
             address: endpoint.address.clone(),
             port: endpoint.port,
             source: None,
-            tls: tls_digest(&row.tls),
+            tls: self.tls_digest(row),
         };
         let host = picked.host().map(Arc::from);
-        let load = Load::Service { _picked: picked, _active: metrics.request() };
+        let load = Load::Service { _picked: picked, _active: counted.metrics.request() };
         Ok(Picked { endpoint: key, host, load })
     }
 
@@ -332,9 +364,11 @@ impl Traffic for HttpTraffic {
         let (service, origin) = match (plan.map(|p| &p.target), &self.way) {
             (Some(Target::Service(row)), _) => (row.name.as_str(), Some(&row.origin)),
             (_, Way::App { service, .. }) => (service.as_ref(), None),
+            (_, Way::Passthrough) => (passthrough::SERVICE, None),
             _ => ("", None),
         };
-        let metrics = self.counted(service).metrics;
+        let counted = self.counted(service);
+        let metrics = &counted.metrics;
         metrics.bytes(outcome.received, outcome.sent);
         metrics.answered(outcome.status, outcome.elapsed);
         let failure = outcome.reason.map(|reason| match reason {

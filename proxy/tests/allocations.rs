@@ -1,22 +1,25 @@
-//! Usual HTTP/2 requests are served without allocating. The counting allocator is the reason for a test binary of its own.
+//! Usual requests are served without allocating. The counting allocator is the reason for a test binary of its own.
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 use proxy::error::ConnError;
 use proxy::http::traffic::{Action, Context, Decision, Outcome, Picked, Plan, RequestView, Settings, Traffic};
 use proxy::http::{Pools, Wire, serve};
+use proxy::stream::Stream;
 use snapshot::Timeouts;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+/// One test counts at a time.
+static COUNTING: Mutex<()> = Mutex::new(());
 
 thread_local! {
     /// Only the proxy's thread is.
@@ -58,7 +61,7 @@ impl Traffic for ToEndpoint {
     type Target = ();
     type Endpoint = SocketAddr;
     type Load = ();
-    type Io = tokio::net::TcpStream;
+    type Io = Stream;
 
     fn decide(&self, _: &RequestView<'_>) -> Decision<()> {
         let plan = Plan { target: (), path: None, timeouts: Timeouts::default(), h2: false, mirror: None };
@@ -70,7 +73,7 @@ impl Traffic for ToEndpoint {
     }
 
     async fn connect(&self, (): &(), endpoint: &SocketAddr) -> Result<Self::Io, ConnError> {
-        Ok(tokio::net::TcpStream::connect(endpoint).await.unwrap())
+        Ok(tokio::net::TcpStream::connect(endpoint).await.unwrap().into())
     }
 
     fn finished(&self, _: Option<&Plan<()>>, outcome: &Outcome<'_, SocketAddr>) {
@@ -116,7 +119,7 @@ fn proxy(settings: Settings) -> SocketAddr {
             let (io, peer) = listener.accept().await.unwrap();
             let traffic = Rc::new(ToEndpoint(to));
             let context = Context { traffic, pools, settings: Arc::new(settings), peer: Some(peer.ip()) };
-            serve(io, context, drained, Wire::Sniff).await;
+            serve(Stream::from(io), context, drained, Wire::Sniff).await;
         });
     });
     hear.recv().unwrap()
@@ -145,7 +148,27 @@ fn round(client: &mut TcpStream, first: u32) {
     }
 }
 
+/// The same over HTTP/1.1, one after the other.
+fn allocations_of_plain_requests(settings: Settings) -> u64 {
+    let _alone = COUNTING.lock().unwrap();
+    let mut client = TcpStream::connect(proxy(settings)).unwrap();
+    let mut request = || {
+        client.write_all(b"GET /a?b HTTP/1.1\r\nHost: a:80\r\nAccept: */*\r\n\r\n").unwrap();
+        let (mut got, mut buffer) = (Vec::new(), [0; 4096]);
+        while !got.ends_with(b"\r\n\r\n0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef") {
+            let count = client.read(&mut buffer).unwrap();
+            assert!(count > 0, "the proxy closed the connection");
+            got.extend_from_slice(&buffer[..count]);
+        }
+    };
+    (0..WARM_UPS).for_each(|_| request());
+    let before = ALLOCATIONS.load(Relaxed);
+    (0..ROUNDS).for_each(|_| request());
+    ALLOCATIONS.load(Relaxed) - before
+}
+
 fn allocations_of_requests(settings: Settings) -> u64 {
+    let _alone = COUNTING.lock().unwrap();
     let mut client = TcpStream::connect(proxy(settings)).unwrap();
     client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
     let mut rounds = (0..).map(|number| 2 * STREAMS * number + 1);
@@ -157,6 +180,11 @@ fn allocations_of_requests(settings: Settings) -> u64 {
         round(&mut client, first);
     }
     ALLOCATIONS.load(Relaxed) - before
+}
+
+#[test]
+fn http_1_requests_are_served_without_allocating() {
+    assert_eq!(allocations_of_plain_requests(Settings::gateway(false)), 0);
 }
 
 #[test]

@@ -68,6 +68,17 @@ pub(crate) struct DpRun {
     /// name=value for `{{ name }}` in the resource
     #[arg(short = 'v', long, value_delimiter = ',')]
     pub(crate) dataplane_var: Vec<String>,
+    /// Take over what install's rules capture, with its defaults, whatever the resource says
+    #[arg(long)]
+    pub(crate) transparent_proxy: bool,
+    /// The same with install's settings, as YAML or JSON
+    #[arg(long, value_name = "YAML")]
+    pub(crate) transparent_proxy_config: Vec<String>,
+    /// The same from a file, `-` = stdin
+    #[arg(long, value_name = "FILE")]
+    pub(crate) transparent_proxy_config_file: Vec<PathBuf>,
+    #[arg(long, hide = true)]
+    pub(crate) bind_outbounds: bool,
     #[arg(long, env = "KUMA_DNS_ENABLED", default_value = "true", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", action = ArgAction::Set)]
     pub(crate) dns_enabled: bool,

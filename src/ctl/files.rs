@@ -128,6 +128,11 @@ pub(crate) fn render(text: &str, name: &str, vars: &[(String, String)]) -> Resul
         // The templates of a VirtualOutbound look like variables.
         return Ok(text.to_owned());
     }
+    render_all(text, name, vars)
+}
+
+/// Variables put in, those without a value too.
+pub(crate) fn render_all(text: &str, name: &str, vars: &[(String, String)]) -> Result<String, String> {
     let vars: BTreeMap<String, String> = vars.iter().cloned().collect();
     let rendered = render_variables(text, &vars).map_err(|e| format!("{name}: {e}"))?;
     for unknown in rendered.unknown {

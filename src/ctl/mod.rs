@@ -15,7 +15,7 @@ mod wait;
 
 pub(crate) use apply::{apply, delete};
 pub(crate) use control_planes::configure;
-pub(crate) use files::{expand, pairs, read_files, read_text, render};
+pub(crate) use files::{expand, pairs, read_files, read_text, render_all};
 pub(crate) use inspect::inspect;
 pub(crate) use show::get;
 pub(crate) use tokens::generate;

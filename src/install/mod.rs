@@ -112,7 +112,7 @@ pub(crate) fn run_install(args: &InstallArgs) -> Result<(), InstallError> {
     if let Some(wait) = args.roll_back_after {
         return confirm::guard(wait);
     }
-    let settings = load(args)?;
+    let settings = load(&args.config_file, &args.config, &args.flags)?;
     let (dry_run, verbose) = (settings.dry_run, settings.verbose);
     let machine = Machine::look(&settings);
     let (plan, warnings) = plan(settings, &machine)?;
@@ -143,12 +143,33 @@ pub(crate) fn run_install(args: &InstallArgs) -> Result<(), InstallError> {
     Ok(())
 }
 
-fn load(args: &InstallArgs) -> Result<Settings, InstallError> {
+/// What of the settings a proxy has to know. Port 0 is off.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct ProxySide {
+    pub(crate) inbound_port: u16,
+    pub(crate) outbound_port: u16,
+    pub(crate) dns_port: u16,
+    pub(crate) ipv4_only: bool,
+}
+
+/// `kuma-dp run` takes the same settings as install.
+pub(crate) fn proxy_side(files: &[PathBuf], texts: &[String]) -> Result<ProxySide, InstallError> {
+    let settings = load(files, texts, &Flags::default())?;
+    let port = |direction: &rules::Direction| if direction.enabled { direction.port } else { 0 };
+    Ok(ProxySide {
+        inbound_port: port(&settings.inbound),
+        outbound_port: port(&settings.outbound),
+        dns_port: settings.dns_port,
+        ipv4_only: settings.family == settings::FamilyMode::Ipv4,
+    })
+}
+
+fn load(paths: &[PathBuf], texts: &[String], flags: &Flags) -> Result<Settings, InstallError> {
     let mut files = Vec::new();
-    for path in &args.config_file {
+    for path in paths {
         files.push(crate::ctl::read_text(path).map_err(InstallError::usage)?);
     }
-    files.extend(args.config.iter().map(|text| {
+    files.extend(texts.iter().map(|text| {
         // kumactl's pages show `--config "a: 1\nb: 2"`, as the shell leaves it.
         ("--config".to_owned(), text.replace("\\n", "\n"))
     }));
@@ -158,7 +179,7 @@ fn load(args: &InstallArgs) -> Result<Settings, InstallError> {
         read.push((name, value));
     }
     let variable = |name: &str| std::env::var(name).ok();
-    Settings::load(&read, &variable, &args.flags).map_err(|wrong| InstallError::usage(wrong.join("\n")))
+    Settings::load(&read, &variable, flags).map_err(|wrong| InstallError::usage(wrong.join("\n")))
 }
 
 /// The proxy's IPv6 source on the loopback interface.

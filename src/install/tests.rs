@@ -359,7 +359,7 @@ harness::isolated_tests! {
 
     fn an_address_that_was_there_before_stays() {
         machine_up();
-        harness::command("ip", &["-6", "addr", "add", PROXY_SOURCE_V6, "dev", "lo"]);
+        harness::command("ip", &["-6", "addr", "add", PROXY_SOURCE_V6, "dev", "lo", "nodad"]);
         let before = ruleset();
         install("");
         install("--ip-family-mode ipv4");

@@ -4,11 +4,13 @@ use control::compile::{Options, ProxyKey, SecretMaterial};
 use control::core::Core;
 use control::publish::{Published, Subscription};
 use control::session::{self, Session};
+use control::store::Key;
+use proxy::channel::Status;
 use proxy::identity::{Bundle, IdentityMaterial, Material};
 use proxy::source::{Update, Updates};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 const RENEWAL_CHECK: Duration = Duration::from_secs(10);
 
@@ -22,7 +24,13 @@ struct Feed {
 }
 
 /// Until the proxy or the publishing loop ends.
-pub(super) async fn feed(core: Arc<Core>, mut subscription: Subscription, who: (ProxyKey, Options), updates: Updates) {
+pub(super) async fn feed(
+    core: Arc<Core>,
+    mut subscription: Subscription,
+    who: (ProxyKey, Options),
+    updates: Updates,
+    mut status: watch::Receiver<Status>,
+) {
     let (proxy, options) = who;
     let mut feed = Feed { core, session: Session::new(proxy, options), updates };
     let mut renewal = tokio::time::interval(RENEWAL_CHECK);
@@ -37,7 +45,19 @@ pub(super) async fn feed(core: Arc<Core>, mut subscription: Subscription, who: (
                 }
                 Err(_) => Err(Gone),
             },
-            _ = renewal.tick() => feed.certify(&published, Vec::new()).await,
+            changed = status.changed() => match changed {
+                Ok(()) => {
+                    let now = status.borrow_and_update().clone();
+                    feed.report(now).await;
+                    Ok(())
+                }
+                Err(_) => Err(Gone),
+            },
+            _ = renewal.tick() => {
+                let now = status.borrow().clone();
+                feed.report(now).await;
+                feed.certify(&published, Vec::new()).await
+            }
         };
         if going.is_err() {
             return;
@@ -46,6 +66,18 @@ pub(super) async fn feed(core: Arc<Core>, mut subscription: Subscription, who: (
 }
 
 impl Feed {
+    /// What the proxy's probes found.
+    async fn report(&self, status: Status) {
+        if status.health.is_empty() || status.draining {
+            return;
+        }
+        let found = status.health.into_iter().map(|(inbound, healthy)| (inbound, healthy && status.ready)).collect();
+        let ProxyKey::Dataplane { mesh, name } = self.session.proxy() else { return };
+        if let Err(error) = self.core.report_health(&Key::new("Dataplane", mesh, name), &found).await {
+            tracing::warn!(proxy = %self.session.proxy().origin(), %error, "the health of its inbounds isn't stored");
+        }
+    }
+
     async fn follow(&mut self, published: &Published) -> Result<(), Gone> {
         let origin = self.session.proxy().origin();
         let owed = match self.session.owed(published) {

@@ -2,6 +2,7 @@
 //! network namespace. Every test runs alone in namespaces of its own. Must not know weir's crates.
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails, with the reason")]
 
+mod beyond;
 mod control_plane;
 mod gateway;
 mod interception;

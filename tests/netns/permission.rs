@@ -1,11 +1,12 @@
-//! Who may call whom: denied by default, admitted as soon as a TrafficPermission says so.
+//! Who may call whom: denied by default, admitted as soon as a TrafficPermission says so, and as long as it does.
 
+use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
 
 use harness::{HttpServer, echo_server, eventually};
 
 use crate::support::mesh::{ALLOW_ALL, LONG, MESH, Mesh, client_yaml, curl, curl_until, dataplane_yaml, ready};
-use crate::support::traffic::{resolve, say};
+use crate::support::traffic::{connect, resolve, say};
 
 harness::isolated_tests! {
     fn what_no_permission_admits_is_denied_until_one_does() {
@@ -31,7 +32,15 @@ harness::isolated_tests! {
         curl_until(&web, &["http://backend.mesh/"], 200, "GET / HTTP/1.1");
         eventually("an admitted connection", LONG, || say(&web, echo, "hello").ok().filter(|answer| answer == "hello"));
 
+        // A live connection is one stream of many between the two proxies, and still loses its permission with the others.
+        let mut live = connect(&web, echo).unwrap();
+        let mut echoed = [0; 4];
+        live.write_all(b"live").unwrap();
+        live.read_exact(&mut echoed).unwrap();
+
         mesh.kumactl(&["delete", "traffic-permission", "allow-all"], "");
+        assert_eq!(live.read(&mut echoed).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        backend_proxy.wait_for("any more; its live connection is reset", LONG);
         let body = curl_until(&web, &["http://backend.mesh/"], 403, "");
         assert_eq!(body, "RBAC: access denied");
         // Without a sidecar there is no way in at all.

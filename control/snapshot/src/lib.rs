@@ -23,9 +23,10 @@ pub use host::HostPattern;
 pub use name::{Generation, Origin, Protocol, ProxyKind, spiffe_id};
 pub use tables::{
     Access, Address, Backend, Balance, Client, DnsSettings, Endpoint, Filters, Forward, GatewayTls, Handler,
-    HeaderMatch, HeaderOps, InboundTls, Interception, ListenerRow, Match, Mirror, NameRow, PathMatch, PathRewrite,
-    PermissionRow, Principal, ProxyRow, QueryMatch, Redirect, Role, RouteAction, RouteRow, ServerName, ServiceRow,
-    SniRow, SniTarget, Tables, TextMatch, Timeouts, UpstreamTls, VirtualHost,
+    HeaderMatch, HeaderOps, InboundTls, Interception, ListenerRow, Match, Mirror, NameRow, PassthroughProtocol,
+    PassthroughRow, PassthroughTo, PathMatch, PathRewrite, PermissionRow, Principal, ProbeRow, ProxyRow, QueryMatch,
+    Redirect, Role, RouteAction, RouteRow, ServerName, ServiceRow, SniRow, SniTarget, Tables, TextMatch, Timeouts,
+    UpstreamTls, VirtualHost,
 };
 pub use upstream::DnsUpstream;
 pub use wire::{Delta, RowId, RowUpsert, WireError, apply, diff, rows, share};

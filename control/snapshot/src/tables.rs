@@ -1,6 +1,10 @@
 //! What the compiler emits and the channel carries: plain rows with public fields, each with the resource it came from.
 //! Rows are sorted by their key, so equal meshes give equal tables. No index and no check lives here (see `build`).
 
+mod beyond;
+
+pub use beyond::{PassthroughProtocol, PassthroughRow, PassthroughTo, ProbeRow};
+
 use crate::host::HostPattern;
 use crate::name::{Origin, Protocol, ProxyKind};
 use crate::upstream::DnsUpstream;
@@ -33,8 +37,14 @@ pub struct ProxyRow {
     pub admin_port: u16,
     /// Unmatched captured connections go on to where the application meant them to.
     pub passthrough: bool,
+    /// Where they don't, these still do.
+    #[serde(default)]
+    pub passthrough_rows: Vec<PassthroughRow>,
     pub interception: Interception,
     pub dns: DnsSettings,
+    /// Of the proxy's own applications.
+    #[serde(default)]
+    pub probes: Vec<ProbeRow>,
 }
 
 /// Ports of transparent proxying that the Dataplane asks for; 0 = off. How packets get there is the machine's matter.
@@ -179,7 +189,8 @@ pub enum RouteAction {
 pub struct Forward {
     #[serde(deserialize_with = "tight")]
     pub backends: Vec<Backend>,
-    pub filters: Filters,
+    /// Shared with the requests that they are applied to.
+    pub filters: Arc<Filters>,
     pub timeouts: Timeouts,
 }
 
@@ -263,6 +274,16 @@ pub struct Filters {
     pub host_of_endpoint: bool,
     pub path: Option<PathRewrite>,
     pub mirror: Option<Mirror>,
+}
+
+impl Filters {
+    /// Whether they change nothing; asked at every request.
+    pub fn is_empty(&self) -> bool {
+        let Self { request, response, host, host_of_endpoint, path, mirror } = self;
+        let plain = host.is_none() && !host_of_endpoint && path.is_none() && mirror.is_none();
+        let none = |ops: &HeaderOps| ops.remove.is_empty() && ops.set.is_empty() && ops.add.is_empty();
+        plain && none(request) && none(response)
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,8 +1,8 @@
 //! Tables as a person reads them: one line a row. The same text is the proxy's `/snapshot` and the goldens of tests.
 
 use crate::tables::{
-    Access, Backend, Endpoint, Forward, Handler, HeaderOps, ListenerRow, Match, PathMatch, PathRewrite, Role,
-    RouteAction, SniTarget, Tables, TextMatch, UpstreamTls,
+    Access, Backend, Endpoint, Forward, Handler, HeaderOps, ListenerRow, Match, PassthroughTo, PathMatch, PathRewrite,
+    Role, RouteAction, SniTarget, Tables, TextMatch, UpstreamTls,
 };
 use std::fmt::{self, Display, Formatter, Write};
 
@@ -16,6 +16,18 @@ impl Display for Tables {
             "  passthrough={} outbound_port={} inbound_port={}",
             p.passthrough, i.outbound_port, i.inbound_port
         )?;
+        for row in &p.passthrough_rows {
+            let to = match &row.to {
+                PassthroughTo::Block { address, prefix_bits } => format!("{address}/{prefix_bits}"),
+                PassthroughTo::Name(name) => name.clone(),
+            };
+            let port = row.port.map_or("*".into(), |port| port.to_string());
+            writeln!(f, "  passthrough to {to} port={port} {:?}  # {}", row.protocol, row.origin)?;
+        }
+        for probe in &p.probes {
+            let (interval, timeout) = (probe.interval_ms, probe.timeout_ms);
+            writeln!(f, "  probe {} at {} every {interval} ms, timeout {timeout} ms", probe.inbound, probe.app)?;
+        }
         writeln!(f, "  dns domain={} ttl={}s", p.dns.domain, p.dns.ttl_s)?;
         for n in &self.names {
             let v4 = n.v4.map_or("-".into(), |a| a.to_string());

@@ -243,9 +243,22 @@ impl Stream {
                 } else if status.ready {
                     self.admit();
                 }
+                self.health(status).await;
                 Ok(())
             }
             Some(Hear::Hello(_)) | None => Ok(()),
+        }
+    }
+
+    /// Nobody is served by an application whose proxy doesn't serve.
+    async fn health(&self, status: proto::Status) {
+        let Registered { key, stream, said_goodbye, .. } = &self.proxy;
+        if status.health.is_empty() || *said_goodbye || !self.presence.is_newest(key, *stream) {
+            return;
+        }
+        let found = status.health.into_iter().map(|one| (one.inbound, one.healthy && status.ready)).collect();
+        if let Err(error) = self.core.report_health(&presence::key(key), &found).await {
+            tracing::warn!(proxy = %key.origin(), %error, "the health of its inbounds isn't stored");
         }
     }
 

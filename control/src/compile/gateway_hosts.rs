@@ -175,7 +175,7 @@ fn distribute_apart<'a>(subs: &[Sub<'a>]) -> Hosts<'a> {
 /// Responses of HTTPS listeners tell browsers to stay with TLS.
 fn demand_tls(route: &mut RouteRow) {
     if let RouteAction::Forward(forward) = &mut route.action {
-        forward.filters.response.set.push((HSTS.0.into(), HSTS.1.into()));
+        Arc::make_mut(&mut forward.filters).response.set.push((HSTS.0.into(), HSTS.1.into()));
     }
 }
 

@@ -169,7 +169,7 @@ fn action_of(draft: &mut Draft, at: usize, rule: &HttpRule, port: u16) -> Result
     if let Some(redirect) = redirect {
         return redirect_of(redirect, port).map(RouteAction::Redirect);
     }
-    let filters = filters_of(draft, rule)?;
+    let filters = filters_of(draft, rule)?.into();
     if rule.backends.is_empty() {
         return Err("it has no backends".into());
     }

@@ -1,6 +1,7 @@
 //! From resources to the rows that one proxy executes. Pure: the same resources, in any order, give the same tables;
 //! a piece that is wrong is left out with a note, and the rest is compiled. It knows no store, channel, socket or clock.
 
+mod direct;
 mod egress;
 mod endpoints;
 mod external;
@@ -9,6 +10,7 @@ mod gateway_hosts;
 mod gateway_routes;
 mod ingress;
 mod material;
+mod passthrough;
 mod permissions;
 mod protocol;
 mod reachable;

@@ -337,7 +337,7 @@ pub(super) fn handler_for(to: &Reached, request_ms: u64) -> Handler {
     if !to.protocol.is_http() {
         return Handler::Tcp { backends, idle_timeout_ms: limits::IDLE_TIMEOUT_MS };
     }
-    let filters = snapshot::Filters { host_of_endpoint: to.named, ..Default::default() };
+    let filters = snapshot::Filters { host_of_endpoint: to.named, ..Default::default() }.into();
     let timeouts = Timeouts { request_ms, stream_idle_ms: 0 };
     let route = RouteRow {
         matches: Match::default(),

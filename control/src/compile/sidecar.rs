@@ -18,7 +18,7 @@ use std::sync::Arc;
 pub(super) fn compile(input: Input<'_>, options: Options) -> Made {
     let mut proxy = input.proxy_row(ProxyKind::Sidecar);
     let net = &input.dataplane.networking;
-    proxy.passthrough = input.mesh.spec.passthrough();
+    (proxy.passthrough, proxy.passthrough_rows) = super::passthrough::of(input);
     if let Some(tp) = &net.transparent_proxying {
         proxy.interception = Interception {
             outbound_port: tp.redirect_port_outbound,
@@ -41,12 +41,9 @@ pub(super) fn compile(input: Input<'_>, options: Options) -> Made {
         upstreams: Upstreams::new(input.world, client),
         captured: proxy.interception.inbound_port != 0,
         has_ipv6,
+        probes: Vec::new(),
         is_mapped: aaaa == Aaaa::Mapped && !proxy.interception.ipv4_only,
     };
-    if net.transparent_proxying.as_ref().is_some_and(|tp| !tp.direct_access_services.is_empty()) {
-        let text = "directAccessServices isn't supported yet: use the services' names";
-        sidecar.rows.note(input.origin(), text);
-    }
     sidecar.inbounds();
     if !is_transparent {
         sidecar.written_outbounds();
@@ -55,6 +52,11 @@ pub(super) fn compile(input: Input<'_>, options: Options) -> Made {
         sidecar.named_outbounds();
         sidecar.service_outbounds();
     }
+    let direct = net.transparent_proxying.as_ref().map_or(&[] as &[String], |tp| &tp.direct_access_services);
+    if is_transparent && !direct.is_empty() {
+        super::direct::listen(input, &mut sidecar.rows, direct, !proxy.interception.ipv4_only);
+    }
+    proxy.probes = sidecar.probes;
     sidecar.rows.finish(proxy)
 }
 
@@ -65,6 +67,7 @@ struct Sidecar<'a> {
     upstreams: Upstreams<'a>,
     captured: bool,
     has_ipv6: bool,
+    probes: Vec<snapshot::ProbeRow>,
     /// AAAA answers are the IPv4 addresses in IPv6 form: sockets of both families reach the IPv4 listener.
     is_mapped: bool,
 }
@@ -81,6 +84,7 @@ impl Sidecar<'_> {
             };
             if let Some(app) = self.app(inbound, ip) {
                 let row = self.inbound(inbound, SocketAddr::new(ip, inbound.port), app);
+                self.probe(inbound, row.address, app);
                 self.rows.listen(row);
             }
         }
@@ -108,6 +112,26 @@ impl Sidecar<'_> {
         );
         self.rows.note(self.input.origin(), text);
         Some(local)
+    }
+
+    /// Each value that the Dataplane leaves out is the control plane's.
+    fn probe(&mut self, inbound: &Inbound, listener: SocketAddr, app: SocketAddr) {
+        let defaults = &self.input.world.settings.probing;
+        let Some(probe) = inbound.service_probe.as_ref().filter(|_| defaults.enabled) else { return };
+        let ms = |text: &Option<String>, default: std::time::Duration| {
+            let given = text.as_deref().and_then(|text| crate::time::parse_go_duration(text).ok());
+            u64::try_from(given.unwrap_or(default).as_millis()).unwrap_or(u64::MAX)
+        };
+        self.probes.push(snapshot::ProbeRow {
+            inbound: inbound.probed_as(),
+            listener,
+            app,
+            captured: self.captured,
+            interval_ms: ms(&probe.interval, defaults.interval),
+            timeout_ms: ms(&probe.timeout, defaults.timeout),
+            healthy_threshold: probe.healthy_threshold.unwrap_or(defaults.healthy_threshold),
+            unhealthy_threshold: probe.unhealthy_threshold.unwrap_or(defaults.unhealthy_threshold),
+        });
     }
 
     fn inbound(&mut self, inbound: &Inbound, address: SocketAddr, app: SocketAddr) -> ListenerRow {

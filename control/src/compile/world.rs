@@ -14,11 +14,11 @@ use super::sni::{MESH, SERVICE, ZONE, service};
 use super::{Problem, gateway};
 use crate::names::{MeshNames, ServiceNames};
 use crate::resource::{
-    Dataplane, ExternalService, Mesh, MeshGateway, MeshGatewayRoute, Meta, Resource, Secret, ServiceKind, Spec, Tags,
-    TrafficPermission, ZoneEgress, ZoneIngress,
+    Dataplane, ExternalService, Mesh, MeshGateway, MeshGatewayRoute, MeshPassthrough, Meta, Resource, Secret,
+    ServiceKind, Spec, Tags, TrafficPermission, ZoneEgress, ZoneIngress,
 };
 use crate::select;
-use crate::settings::Aaaa;
+use crate::settings::{Aaaa, Probing};
 use snapshot::{DnsUpstream, Origin};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -44,6 +44,7 @@ pub struct Settings {
     pub resolved: BTreeMap<String, IpAddr>,
     /// Contents of the files that data sources name, by path.
     pub files: BTreeMap<String, String>,
+    pub probing: Probing,
     /// Proxies that nobody is sent to for now, though their resources are there.
     pub withdrawn: BTreeSet<Origin>,
     /// What MeshServices and their kin are called and where they are dialled, by mesh. Read anew by each compilation.
@@ -114,6 +115,7 @@ impl MeshIndex {
     of_kind!(gateways, MeshGateway);
     of_kind!(external_services, ExternalService);
     of_kind!(permissions, TrafficPermission);
+    of_kind!(passthroughs, MeshPassthrough);
 
     /// Sorted by name.
     fn list(&self, kind: &str) -> &[Arc<Resource>] {
@@ -328,6 +330,7 @@ impl World {
                 | Spec::MeshGateway(_)
                 | Spec::MeshGatewayRoute(_)
                 | Spec::TrafficPermission(_)
+                | Spec::MeshPassthrough(_)
                 | Spec::MeshService(_)
                 | Spec::MeshExternalService(_)
                 | Spec::MeshMultiZoneService(_)

@@ -6,8 +6,8 @@ use super::problem::{Problem, Severity};
 use super::registry::{self, KindInfo, Shape, Support};
 use super::yaml::{self, MapKey, Node, Value};
 use super::{
-    Meta, Opaque, Place, Resource, Spec, dataplane, external, gateway, kubernetes, mesh, name, permission, route,
-    secret, service, virtual_outbound, zone,
+    Meta, Opaque, Place, Resource, Spec, dataplane, external, gateway, kubernetes, mesh, name, passthrough, permission,
+    route, secret, service, virtual_outbound, zone,
 };
 use std::collections::BTreeMap;
 
@@ -341,6 +341,7 @@ fn decode(kind: &KindInfo, f: &mut Fields<'_>, meta: &Meta, root: &Node) -> Spec
         "MeshExternalService" => Spec::MeshExternalService(service::external(f)),
         "MeshMultiZoneService" => Spec::MeshMultiZoneService(service::multi_zone(f)),
         "HostnameGenerator" => Spec::HostnameGenerator(service::generator(f)),
+        "MeshPassthrough" => Spec::MeshPassthrough(passthrough::decode(f)),
         _ => Spec::Opaque(opaque(kind, f, meta, root)),
     }
 }

@@ -17,7 +17,7 @@ pub use service::{
 
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 pub type Tags = BTreeMap<String, String>;
 
@@ -240,6 +240,11 @@ impl Inbound {
 
     pub fn service(&self) -> &str {
         self.tags.get("kuma.io/service").map_or("", String::as_str)
+    }
+
+    /// Its name in what proxies report of their probes.
+    pub fn probed_as(&self) -> String {
+        self.address.map_or_else(|| format!(":{}", self.port), |ip| SocketAddr::new(ip, self.port).to_string())
     }
 
     /// Whether others may send it traffic (spec/naming.md §2.5).

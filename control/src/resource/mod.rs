@@ -14,6 +14,7 @@ mod mesh;
 mod mesh_backends;
 mod name;
 mod output;
+mod passthrough;
 mod permission;
 mod problem;
 pub mod registry;
@@ -31,6 +32,11 @@ pub use output::{Key, rfc3339, yaml as to_yaml};
 pub use problem::{Problem, Severity};
 pub use variables::{Rendered, render_variables};
 pub use yaml::yaml_to_json;
+
+pub use passthrough::{
+    MatchType, MeshPassthrough, PassthroughConf, PassthroughMatch, PassthroughMode, PassthroughProtocol,
+    PassthroughTarget, TargetKind,
+};
 
 pub use kinds::{
     Admin, AvailableService, Backend, CaBackend, CaConf, DataSource, Dataplane, ExternalEndpoint, ExternalMatch,
@@ -93,6 +99,7 @@ pub enum Spec {
     MeshExternalService(Under<MeshExternalService>),
     MeshMultiZoneService(Under<MeshMultiZoneService>),
     HostnameGenerator(Under<HostnameGenerator>),
+    MeshPassthrough(MeshPassthrough),
     Opaque(Opaque),
 }
 

@@ -43,6 +43,7 @@ impl Spec {
             Self::MeshExternalService(_) => "MeshExternalService",
             Self::MeshMultiZoneService(_) => "MeshMultiZoneService",
             Self::HostnameGenerator(_) => "HostnameGenerator",
+            Self::MeshPassthrough(_) => "MeshPassthrough",
             Self::Opaque(opaque) => &opaque.kind,
         }
     }

@@ -169,7 +169,7 @@ pub static KINDS: &[KindInfo] = &[
         Stored,
     ),
     row(("MeshMetric", "meshmetrics", "meshmetric", "meshmetrics"), Mesh, Spec, Stored),
-    row(("MeshPassthrough", "meshpassthroughs", "meshpassthrough", "meshpassthroughs"), Mesh, Spec, Stored),
+    row(("MeshPassthrough", "meshpassthroughs", "meshpassthrough", "meshpassthroughs"), Mesh, Spec, Typed),
     row(("MeshProxyPatch", "meshproxypatches", "meshproxypatch", "meshproxypatches"), Mesh, Spec, Stored),
     row(("MeshRateLimit", "meshratelimits", "meshratelimit", "meshratelimits"), Mesh, Spec, Stored),
     row(("MeshRetry", "meshretries", "meshretry", "meshretries"), Mesh, Spec, Stored),

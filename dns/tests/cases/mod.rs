@@ -147,3 +147,43 @@ async fn n14_tcp_gives_the_same_bytes_as_udp() {
         }
     }
 }
+
+#[tokio::test]
+async fn every_metric_has_its_name_and_says_whose_it_is() {
+    let dns = DnsSettings { domain: "mesh".into(), ttl_s: 60, ..DnsSettings::default() };
+    let proxy = ProxyRow { dns, mesh: "default".into(), zone: "east".into(), ..ProxyRow::default() };
+    let tables = Tables { proxy, ..Tables::default() };
+    let snapshot = Snapshot::build(tables, Generation { epoch: 1, sequence: 1 }).unwrap();
+    let (upstream, _) = nobody().await;
+    let server = serve(snapshot, upstream).await;
+    ask(server.address, &typed("example.org", AAAA)).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    send(&mut stream, &query(7, "example.org")).await;
+    receive(&mut stream).await;
+    let rendered = || {
+        let mut text = String::new();
+        server.metrics.render(&mut text);
+        text
+    };
+    let whose = "kuma_io_zone=\"east\",mesh=\"default\"";
+    // A reply is counted after it is sent, at last here; the wait for the snapshot when the server first runs.
+    let last = format!("kuma_dp_dns_request_duration_seconds_count{{{whose}}} 2");
+    let whole = |text: &str| text.contains("ready_wait_seconds{") && text.contains(&last);
+    let counted = async {
+        while !whole(&rendered()) {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, counted).await.unwrap();
+    let text = rendered();
+    for line in [
+        format!("kuma_dp_dns_upstream_request_duration_seconds_bucket{{{whose},le=\"+Inf\"}} 2"),
+        format!("kuma_dp_dns_upstream_request_failure_count{{{whose}}} 0"),
+        format!("kuma_dp_dns_queries_total{{{whose},qtype=\"AAAA\",source=\"upstream\"}} 1"),
+        format!("kuma_dp_dns_response_codes_total{{{whose},rcode=\"nxdomain\"}} 2"),
+        format!("kuma_dp_dns_entries_total{{{whose}}} 0"),
+        format!("kuma_dp_dns_config_ready_wait_seconds{{{whose}}} 0"),
+    ] {
+        assert!(text.contains(&line), "{line} in {text}");
+    }
+}

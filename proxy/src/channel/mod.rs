@@ -12,6 +12,7 @@ use proto::channel_client::ChannelClient;
 use proto::from_proxy::Message as Say;
 use proto::to_proxy::Message as Hear;
 use snapshot::{Delta, Generation, RowId, RowUpsert, Tables};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -54,10 +55,12 @@ pub enum Token {
 }
 
 /// What the proxy reports: changes are sent as they happen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
     pub ready: bool,
     pub draining: bool,
+    /// Of probed inbounds, by what the snapshot calls them.
+    pub health: BTreeMap<String, bool>,
 }
 
 /// Why a stream ended.
@@ -133,7 +136,7 @@ async fn connect(
     let mut frames = client.connect(stream).await.map_err(refusal)?.into_inner();
     tracing::info!(control_plane = %config.address, "control channel open");
     let mut renewal = tokio::time::interval(RENEWAL_CHECK);
-    let first = *status.borrow_and_update();
+    let first = status.borrow_and_update().clone();
     say(&outbox, status_message(first)).await?;
     loop {
         tokio::select! {
@@ -142,12 +145,19 @@ async fn connect(
                 Some(Err(error)) => return Err(refusal(error)),
                 Some(Ok(frame)) => hear(frame, updates, &outbox, base).await?,
             },
-            _ = renewal.tick() => csrs(Vec::new(), updates, &outbox).await?,
+            _ = renewal.tick() => {
+                csrs(Vec::new(), updates, &outbox).await?;
+                // Somebody may have written over what was said before.
+                let now = status.borrow().clone();
+                if !now.health.is_empty() {
+                    say(&outbox, status_message(now)).await?;
+                }
+            }
             changed = status.changed() => {
                 if changed.is_err() {
                     return Ok(());
                 }
-                let now = *status.borrow_and_update();
+                let now = status.borrow_and_update().clone();
                 say(&outbox, status_message(now)).await?;
             }
         }
@@ -244,7 +254,8 @@ async fn say(outbox: &mpsc::Sender<proto::FromProxy>, message: Say) -> Result<()
 }
 
 fn status_message(status: Status) -> Say {
-    Say::Status(proto::Status { ready: status.ready, draining: status.draining })
+    let health = status.health.into_iter().map(|(inbound, healthy)| proto::InboundHealth { inbound, healthy });
+    Say::Status(proto::Status { ready: status.ready, draining: status.draining, health: health.collect() })
 }
 
 fn hello(config: &Config, token: String, base: &Base) -> proto::Hello {

@@ -1,10 +1,11 @@
 //! Read buffers that a connection holds only while bytes are in them: a thread keeps a few for all of its connections,
 //! so an idle connection costs none. Knows no protocol.
 
+use crate::stream::Wired;
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, ReadBuf};
 
 const SMALL_BYTES: usize = 16 * 1024;
@@ -83,14 +84,42 @@ impl Buffer {
         give(std::mem::take(&mut self.bytes));
     }
 
+    /// The same from what can be asked first: then not even a poll in vain borrows memory.
+    pub(super) fn poll_fill_wired<R: Wired>(&mut self, io: &mut R, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.poll_fill_at_most(io, cx, usize::MAX)
+    }
+
+    /// The same for no more than `most` bytes, where what follows may be moved past our memory.
+    pub(super) fn poll_fill_at_most<R: Wired>(
+        &mut self,
+        io: &mut R,
+        cx: &mut Context<'_>,
+        most: usize,
+    ) -> Poll<io::Result<usize>> {
+        if self.bytes.is_empty() {
+            ready!(io.poll_readable(cx));
+        }
+        self.poll_read(io, cx, most)
+    }
+
     /// Reads once. 0 is the end of the stream. Holds no memory while an empty buffer waits.
     pub(super) fn poll_fill<R: AsyncRead + Unpin>(
         &mut self,
         io: &mut R,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
+        self.poll_read(io, cx, usize::MAX)
+    }
+
+    fn poll_read<R: AsyncRead + Unpin>(
+        &mut self,
+        io: &mut R,
+        cx: &mut Context<'_>,
+        most: usize,
+    ) -> Poll<io::Result<usize>> {
         self.make_room()?;
-        let mut target = ReadBuf::new(self.bytes.get_mut(self.end..).unwrap_or_default());
+        let to = self.end.saturating_add(most).min(self.bytes.len());
+        let mut target = ReadBuf::new(self.bytes.get_mut(self.end..to).unwrap_or_default());
         let read = Pin::new(io).poll_read(cx, &mut target);
         let (count, full) = (target.filled().len(), target.remaining() == 0);
         match read {

@@ -10,14 +10,16 @@ use super::respond::connection_option;
 use super::timer::Timer;
 use super::traffic::Settings;
 use crate::error::{ConnError, Reason};
+use crate::stream::Wired;
 use snapshot::{Filters, Timeouts};
 use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+/// The first read of a response between sockets: heads and small bodies are shorter, and large bodies' rest is spliced.
+const HEAD_READ_BYTES: usize = 4 * 1024;
 /// Informational responses before one final response.
 const INTERIM_MAX: u8 = 16;
 
@@ -48,8 +50,8 @@ pub(super) struct Exchange<'a, S, U> {
     pub(super) terms: Terms<'a>,
     /// For the response's head.
     pub(super) head: &'a mut Head,
-    pub(super) request: Pipe,
-    pub(super) response: Pipe,
+    pub(super) request: &'a mut Pipe,
+    pub(super) response: &'a mut Pipe,
     state: State,
 }
 
@@ -66,6 +68,8 @@ struct State {
     /// So does the endpoint.
     reuse: bool,
     client_ended: bool,
+    /// Time has passed since this was made.
+    waited: bool,
     progress_at: Instant,
     request_over_at: Instant,
 }
@@ -87,17 +91,17 @@ enum Request {
 
 impl<'a, S, U> Exchange<'a, S, U>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
-    U: AsyncRead + AsyncWrite + Unpin,
+    S: Wired,
+    U: Wired,
 {
     pub(super) fn new(
         (client, upstream): (&'a mut S, &'a mut U),
         terms: Terms<'a>,
         head: &'a mut Head,
-        (request, response): (Pipe, Pipe),
+        (request, response): (&'a mut Pipe, &'a mut Pipe),
+        now: Instant,
     ) -> Self {
         head.clear();
-        let now = Instant::now();
         let state = State {
             phase: Phase::Head,
             request: Request::Moving,
@@ -107,6 +111,7 @@ where
             keep: false,
             reuse: false,
             client_ended: false,
+            waited: false,
             progress_at: now,
             request_over_at: now,
         };
@@ -119,6 +124,7 @@ where
             if let Poll::Ready(done) = self.poll(cx) {
                 return Poll::Ready(done);
             }
+            self.state.waited = true;
             let progress = std::mem::take(&mut self.request.progress) | std::mem::take(&mut self.response.progress);
             if progress && self.minds_progress() {
                 self.state.progress_at = Instant::now();
@@ -197,7 +203,9 @@ where
             Poll::Ready(Err(Broken::Fault(fault))) => return Err(Failure::Request(fault)),
         };
         self.state.request = over;
-        self.state.request_over_at = Instant::now();
+        if self.state.waited {
+            self.state.request_over_at = Instant::now();
+        }
         Ok(())
     }
 
@@ -212,7 +220,10 @@ where
             ready!(self.response.poll_write(cx, self.client)).map_err(gone)?;
             ready!(self.response.poll_flush(cx, self.client)).map_err(gone)?;
             self.response.waits = Waits::Source;
-            match self.response.input.poll_fill(self.upstream, cx) {
+            // What may be moved past our memory isn't read with the head.
+            let sockets = self.client.socket().is_some() && self.upstream.socket().is_some();
+            let most = if sockets && self.response.input.is_empty() { HEAD_READ_BYTES } else { usize::MAX };
+            match self.response.input.poll_fill_at_most(self.upstream, cx, most) {
                 Poll::Pending => {
                     self.watch_client(cx)?;
                     return Poll::Pending;
@@ -229,7 +240,7 @@ where
         if self.state.request != Request::Sent || self.state.client_ended || !self.request.input.is_empty() {
             return Ok(());
         }
-        match self.request.input.poll_fill(self.client, cx) {
+        match self.request.input.poll_fill_wired(self.client, cx) {
             // It may have closed its sending side only.
             Poll::Ready(Ok(0)) => self.state.client_ended = true,
             Poll::Ready(Err(error)) => return Err(Failure::Client(format!("client: {error}"))),

@@ -5,14 +5,16 @@ use super::exchange::{Exchange, Failure, Terms};
 use super::headers::{self, RequestHead};
 use super::mirror;
 use super::path::Spelling;
-use super::pump::Pipe;
 use super::respond::Answer;
 use super::serve::{Facts, Next, Scratch, Session};
 use super::traffic::{Context, Outcome, Picked, Plan, Traffic};
 use super::{buffer::Buffer, framing::Framing, h2::Upstream};
 use crate::error::{ConnError, Reason};
+use crate::stream::Wired;
 use snapshot::Filters;
-use tokio::io::{AsyncRead, AsyncWrite};
+use std::future::poll_fn;
+use std::task::Poll;
+use tokio::time::Instant;
 
 /// Endpoints that are tried for one request while none could be connected to.
 const CONNECTS_MAX: usize = 3;
@@ -28,10 +30,14 @@ pub(super) struct Lease<E, L, Io> {
 type LeaseOf<T> = Lease<<T as Traffic>::Endpoint, <T as Traffic>::Load, <T as Traffic>::Io>;
 
 /// An idle connection to the endpoint picked, or a new one; other endpoints while connecting fails.
-pub(super) async fn lease<T: Traffic>(context: &Context<T>, target: &T::Target) -> Result<LeaseOf<T>, ConnError> {
+pub(super) async fn lease<T: Traffic>(
+    context: &Context<T>,
+    target: &T::Target,
+    now: Instant,
+) -> Result<LeaseOf<T>, ConnError> {
     let mut picked = context.traffic.pick(target, None)?;
     for attempt in 1.. {
-        if let Some(io) = context.pools.take(&picked.endpoint) {
+        if let Some(io) = context.pools.take(&picked.endpoint, now.into_std()) {
             return Ok(Lease { picked, io, reused: true });
         }
         // Boxed: a connection's future is large and rarely needed.
@@ -89,6 +95,21 @@ async fn lease_bridge<T: Traffic>(context: &Context<T>, target: &T::Target) -> R
     Err(ConnError::new(Reason::ConnectFailed, "no endpoint could be connected to"))
 }
 
+/// Once around the worker: connections that are ready too read their requests first. Then requests leave one right after
+/// the other, and an endpoint on this machine is woken once for many.
+async fn others_first() {
+    let mut been_around = false;
+    poll_fn(|cx| {
+        if been_around {
+            return Poll::Ready(());
+        }
+        been_around = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 /// Forwards one request whose head is at the start of the session's input.
 pub(super) async fn forward<S, T>(
     session: &mut Session<S, T>,
@@ -97,25 +118,26 @@ pub(super) async fn forward<S, T>(
     scratch: &mut Scratch,
 ) -> Next
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Wired,
     T: Traffic,
 {
     let leased = match plan.h2 {
-        true => lease_bridge(&session.context, &plan.target).await,
-        false => lease(&session.context, &plan.target).await.map(Lease::own),
+        true => Box::pin(lease_bridge(&session.context, &plan.target)).await,
+        false => lease(&session.context, &plan.target, facts.began).await.map(Lease::own),
     };
     let mut lease = match leased {
         Ok(lease) => lease,
         Err(error) => {
             let answer = Answer::error(error, &session.context.settings);
-            return session.answer(answer, facts, filters, scratch).await;
+            return Box::pin(session.answer(answer, facts, filters, scratch)).await;
         }
     };
     compose(session, facts, (plan, filters), (&mut *scratch, lease.picked.host.as_deref()));
     session.input.consume(scratch.head.len);
-    let mut request = Pipe::new(std::mem::take(&mut session.input), std::mem::take(&mut scratch.up));
-    request.frame(facts.framing, facts.framing == Framing::Chunked);
-    let response = Pipe::new(Buffer::default(), std::mem::take(&mut scratch.down));
+    let Scratch { up, down, response, .. } = &mut *scratch;
+    up.begin(std::mem::take(&mut session.input));
+    up.frame(facts.framing, facts.framing == Framing::Chunked);
+    down.begin(Buffer::default());
     let terms = Terms {
         version: facts.version,
         to_head: facts.to_head,
@@ -127,7 +149,10 @@ where
         drain: &session.drain,
     };
     let io = (&mut session.io, &mut lease.io);
-    let mut exchange = Exchange::new(io, terms, &mut scratch.response, (request, response));
+    // Only connecting takes time.
+    let now = if lease.reused { facts.began } else { Instant::now() };
+    let mut exchange = Exchange::new(io, terms, response, (up, down), now);
+    others_first().await;
     let mut done = exchange.run(&mut session.timer).await;
     let replayable = facts.idempotent && facts.framing == Framing::Empty;
     if lease.reused && replayable && is_stale(&done) && exchange.is_unanswered() {
@@ -151,16 +176,18 @@ where
         received: exchange.request.moved,
         sent: exchange.response.moved,
     };
-    let Exchange { request, response, .. } = exchange;
-    (session.input, scratch.up) = (request.input, request.out);
-    scratch.down = response.out;
+    session.last = Instant::now();
+    session.input = std::mem::take(&mut scratch.up.input);
     if let Upstream::Own(io) = lease.io
         && done.is_ok()
         && ended.reuse
     {
-        session.context.pools.put(lease.picked.endpoint.clone(), io);
+        session.context.pools.put(lease.picked.endpoint.clone(), io, session.last.into_std());
     }
-    finish(session, facts, (plan, filters), (done, ended, &lease.picked.endpoint), scratch).await
+    match finish(session, facts, plan, (done, ended, &lease.picked.endpoint), scratch) {
+        Ok(next) => next,
+        Err(answer) => Box::pin(session.late_answer(&answer, facts, filters)).await,
+    }
 }
 
 struct Ended {
@@ -184,12 +211,12 @@ fn compose<S, T: Traffic>(
     (plan, filters): (&Plan<T::Target>, Option<&Filters>),
     (scratch, endpoint): (&mut Scratch, Option<&str>),
 ) {
-    let mut up = std::mem::take(&mut scratch.up);
+    let mut up = std::mem::take(&mut scratch.up.out);
     up.clear();
     let authority = headers::authority(filters, endpoint);
     let authority = authority.map_or(facts.authority.of(session.input.data()), str::as_bytes);
     write_head(session, facts, (plan, filters), (scratch, authority), &mut up);
-    scratch.up = up;
+    scratch.up.out = up;
 }
 
 /// Copies a request to a mirror, if all of it is here: no body, or one that came with its head.
@@ -247,16 +274,16 @@ fn write_head<S, T: Traffic>(
     head.write(out);
 }
 
-/// Reports the outcome, and answers for an endpoint that didn't.
-async fn finish<S, T>(
-    session: &mut Session<S, T>,
+/// Reports the outcome, and says what becomes of the connection, or what is to be answered for an endpoint that didn't.
+fn finish<S, T>(
+    session: &Session<S, T>,
     facts: &Facts,
-    (plan, filters): (&Plan<T::Target>, Option<&Filters>),
+    plan: &Plan<T::Target>,
     (done, ended, endpoint): (Result<(), Failure>, Ended, &T::Endpoint),
     scratch: &Scratch,
-) -> Next
+) -> Result<Next, Answer>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Wired,
     T: Traffic,
 {
     let answer = match done {
@@ -283,17 +310,15 @@ where
         endpoint: Some(endpoint),
         received: ended.received,
         sent: ended.sent,
-        elapsed: facts.began.elapsed(),
+        elapsed: session.last.saturating_duration_since(facts.began),
     };
     session.context.traffic.finished(Some(plan), &outcome);
-    match answer {
+    Ok(match answer {
         None if ended.tunnel => Next::Close,
         None if ended.keep => Next::Keep,
         None => Next::Linger,
-        Some(answer) if answer.status != 0 && ended.status == 0 && !ended.torn => {
-            session.late_answer(&answer, facts, filters).await
-        }
+        Some(answer) if answer.status != 0 && ended.status == 0 && !ended.torn => return Err(answer),
         Some(answer) if answer.reason == Some(Reason::DownstreamReset) => Next::Close,
         Some(_) => Next::Broken,
-    }
+    })
 }

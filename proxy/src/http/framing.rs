@@ -2,7 +2,7 @@
 //! without I/O. Nothing framed by a peer is passed on: what leaves is framed by us.
 
 use super::fault::Fault;
-use super::head::{Cursor, Field, Head, Known, Version, parse_fields};
+use super::head::{Cursor, Fields, Head, Known, Version, parse_fields};
 
 /// A line with a chunk's size and its extensions, which are dropped.
 const CHUNK_LINE_BYTES_MAX: usize = 256;
@@ -37,7 +37,10 @@ pub fn of_response(head: &Head, buffer: &[u8], to_head: bool) -> Result<Framing,
 
 fn declared(head: &Head, buffer: &[u8]) -> Result<Option<Framing>, Fault> {
     let mut framing = None;
-    for field in &head.fields {
+    if !head.fields.has(Known::ContentLength) && !head.fields.has(Known::TransferEncoding) {
+        return Ok(None);
+    }
+    for field in head.fields.iter() {
         let value = field.value.of(buffer);
         let next = match field.known {
             Known::ContentLength => Framing::Length(length(value).ok_or(Fault::ContentLength)?),
@@ -61,11 +64,12 @@ pub fn announced_length(head: &Head, buffer: &[u8]) -> Option<u64> {
     head.values(buffer, Known::ContentLength).next().and_then(length)
 }
 
-fn length(value: &[u8]) -> Option<u64> {
+pub(super) fn length(value: &[u8]) -> Option<u64> {
     if value.is_empty() || value.len() > 19 || !value.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    std::str::from_utf8(value).ok()?.parse().ok()
+    // 19 digits fit.
+    Some(value.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
 }
 
 /// Takes a body out of its framing, piece by piece.
@@ -75,7 +79,7 @@ pub struct Decoder {
     /// A chunk-size line or trailer section that isn't complete yet.
     partial: Vec<u8>,
     /// Of `partial`, once the trailer section is complete.
-    trailers: Vec<Field>,
+    trailers: Fields,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,7 +112,7 @@ impl Decoder {
             Framing::Chunked => State::Size,
             Framing::UntilClose => State::UntilClose,
         };
-        Self { state, partial: Vec::new(), trailers: Vec::new() }
+        Self { state, partial: Vec::new(), trailers: Fields::default() }
     }
 
     pub fn is_done(&self) -> bool {
@@ -139,6 +143,22 @@ impl Decoder {
             }
         }
         Ok(Step { skip, data: 0, done: self.is_done() })
+    }
+
+    /// How much of a body of known length is still to come.
+    pub(super) fn length_left(&self) -> Option<u64> {
+        match self.state {
+            State::Length(left) => Some(left),
+            _ => None,
+        }
+    }
+
+    /// Counts bytes of a body of known length that went another way.
+    pub(super) fn pass(&mut self, count: u64) {
+        if let State::Length(left) = self.state {
+            let left = left.saturating_sub(count);
+            self.state = if left == 0 { State::Done } else { State::Length(left) };
+        }
     }
 
     /// The peer closed: whether the body may end here.

@@ -3,6 +3,8 @@
 //! recognising those that framing and forwarding treat apart.
 
 use super::fault::Fault;
+use memchr::memchr;
+use std::ops::Deref;
 
 /// A request's or response's head, line ends included.
 pub const HEAD_BYTES_MAX: usize = 60 * 1024;
@@ -103,6 +105,10 @@ impl Known {
         }
     }
 
+    fn bit(self) -> u32 {
+        1 << self as u32
+    }
+
     /// Meant for one connection only (RFC 9110 §7.6.1), so never forwarded as it came.
     pub fn is_hop_by_hop(self) -> bool {
         matches!(
@@ -138,6 +144,39 @@ pub enum Version {
     Http11,
 }
 
+/// Fields in order, and which of the known names are among them.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Fields {
+    list: Vec<Field>,
+    /// A bit for each known name.
+    seen: u32,
+}
+
+impl Fields {
+    pub(super) fn push(&mut self, field: Field) {
+        self.seen |= field.known.bit();
+        self.list.push(field);
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.list.clear();
+        self.seen = 0;
+    }
+
+    /// Whether a field of this name is there, without looking at each.
+    pub(super) fn has(&self, known: Known) -> bool {
+        self.seen & known.bit() != 0
+    }
+}
+
+impl Deref for Fields {
+    type Target = [Field];
+
+    fn deref(&self) -> &[Field] {
+        &self.list
+    }
+}
+
 /// A head, reused from message to message so that its vector is allocated once.
 #[derive(Debug, Default)]
 pub struct Head {
@@ -150,7 +189,7 @@ pub struct Head {
     pub status: u16,
     /// Responses only.
     pub phrase: Span,
-    pub fields: Vec<Field>,
+    pub fields: Fields,
     /// Bytes of the buffer that the head takes.
     pub len: usize,
     /// How much of the buffer was searched for the head's end so far.
@@ -199,7 +238,8 @@ impl Head {
     /// Searches line ends up to the empty line.
     fn find_end(&mut self, buffer: &[u8]) -> Result<Option<usize>, Fault> {
         let limit = buffer.len().min(HEAD_BYTES_MAX);
-        while let Some(at) = find_line_feed(buffer, self.scanned, limit) {
+        let searched = buffer.get(..limit).unwrap_or_default();
+        while let Some(at) = find_line_feed(searched, self.scanned) {
             if at == self.start || buffer.get(at - 1) != Some(&b'\r') {
                 return Err(Fault::BareLineFeed);
             }
@@ -247,14 +287,15 @@ impl Head {
         self.phrase = Span::default();
         if cursor.peek() == Some(b' ') {
             cursor.at += 1;
-            self.phrase = cursor.while_class(VALUE);
+            self.phrase = cursor.value();
         }
         cursor.expect(b"\r\n", Fault::StatusLine)
     }
 
     /// All fields of one name, in order.
     pub fn values<'a>(&'a self, buffer: &'a [u8], known: Known) -> impl Iterator<Item = &'a [u8]> {
-        self.fields.iter().filter(move |f| f.known == known).map(|f| f.value.of(buffer))
+        let fields: &[Field] = if self.fields.has(known) { &self.fields } else { &[] };
+        fields.iter().filter(move |f| f.known == known).map(|f| f.value.of(buffer))
     }
 }
 
@@ -265,7 +306,7 @@ fn oversize(buffer: &[u8], kind: Kind) -> Fault {
 }
 
 /// Parses field lines up to and including the empty line, which must end the cursor's bytes.
-pub(super) fn parse_fields(cursor: &mut Cursor<'_>, fields: &mut Vec<Field>) -> Result<(), Fault> {
+pub(super) fn parse_fields(cursor: &mut Cursor<'_>, fields: &mut Fields) -> Result<(), Fault> {
     loop {
         match cursor.peek() {
             Some(b'\r') => return cursor.expect(b"\r\n", Fault::BareCarriageReturn),
@@ -280,7 +321,7 @@ pub(super) fn parse_fields(cursor: &mut Cursor<'_>, fields: &mut Vec<Field>) -> 
         while let Some(b' ' | b'\t') = cursor.peek() {
             cursor.at += 1;
         }
-        let value = cursor.while_class(VALUE);
+        let value = cursor.value();
         let kept = value.of(cursor.head).trim_ascii_end().len();
         let start = value.start as usize;
         match cursor.peek() {
@@ -295,29 +336,29 @@ pub(super) fn parse_fields(cursor: &mut Cursor<'_>, fields: &mut Vec<Field>) -> 
     }
 }
 
-/// Position of the next line feed in `buffer[from..to]`, eight bytes at a step.
-pub(super) fn find_line_feed(buffer: &[u8], from: usize, to: usize) -> Option<usize> {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGH: u64 = 0x8080_8080_8080_8080;
-    let part = buffer.get(from..to)?;
-    let (words, rest) = part.as_chunks::<8>();
-    for (index, word) in words.iter().enumerate() {
-        let x = u64::from_le_bytes(*word) ^ (ONES * u64::from(b'\n'));
-        let hit = x.wrapping_sub(ONES) & !x & HIGH;
-        if hit != 0 {
-            return Some(from + index * 8 + hit.trailing_zeros() as usize / 8);
-        }
-    }
-    let done = from + words.len() * 8;
-    rest.iter().position(|byte| *byte == b'\n').map(|at| done + at)
+const ONES: u64 = 0x0101_0101_0101_0101;
+const HIGH: u64 = 0x8080_8080_8080_8080;
+
+/// Whether none of a word's bytes is a control character, tab among them. It may say no to one that is plain.
+fn is_plain(word: u64) -> bool {
+    let delete = word ^ (ONES * 0x7f);
+    let low = word.wrapping_sub(ONES * 0x20) & !word;
+    (low | (delete.wrapping_sub(ONES) & !delete)) & HIGH == 0
+}
+
+/// Position of the next line feed at or after `from`.
+pub(super) fn find_line_feed(buffer: &[u8], from: usize) -> Option<usize> {
+    memchr(b'\n', buffer.get(from..)?).map(|at| from + at)
 }
 
 const TOKEN: u8 = 1;
 const TARGET: u8 = 2;
 const VALUE: u8 = 4;
 const DIGIT: u8 = 8;
+const HOST: u8 = 16;
 
-/// Byte classes: token characters (RFC 9110 §5.6.2), visible ASCII without `#` for targets, field content, digits.
+/// Byte classes: token characters (RFC 9110 §5.6.2), visible ASCII without `#` for targets, field content, digits, what
+/// a host's name consists of.
 static CLASS: [u8; 256] = classes();
 
 const fn classes() -> [u8; 256] {
@@ -342,6 +383,9 @@ const fn classes() -> [u8; 256] {
         if b.is_ascii_digit() {
             class |= DIGIT;
         }
+        if b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~') {
+            class |= HOST;
+        }
         table[byte] = class;
         byte += 1;
     }
@@ -356,6 +400,11 @@ pub fn is_token(name: &[u8]) -> bool {
 /// Whether `value` can be a header's value: no CR, LF, NUL or other control character.
 pub fn is_field_value(value: &[u8]) -> bool {
     value.iter().all(|byte| in_class(*byte, VALUE))
+}
+
+/// Whether `name` consists of what a host's name may.
+pub(super) fn is_host(name: &[u8]) -> bool {
+    name.iter().all(|byte| in_class(*byte, HOST))
 }
 
 #[inline]
@@ -379,6 +428,16 @@ impl Cursor<'_> {
         let span = Span::new(self.at, self.at + len);
         self.at += len;
         span
+    }
+
+    /// Field content, eight bytes at a step as long as all of them are ordinary.
+    fn value(&mut self) -> Span {
+        let start = self.at;
+        let rest = self.head.get(start..).unwrap_or_default();
+        let (words, _) = rest.as_chunks::<8>();
+        self.at += 8 * words.iter().take_while(|word| is_plain(u64::from_le_bytes(**word))).count();
+        self.while_class(VALUE);
+        Span::new(start, self.at)
     }
 
     fn expect(&mut self, bytes: &[u8], fault: Fault) -> Result<(), Fault> {

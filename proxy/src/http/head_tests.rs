@@ -154,10 +154,23 @@ proptest! {
             prop_assert_eq!(summary(parse(&bytes, kind)), summary(bytewise(&bytes, kind)));
         }
     }
+}
 
-    #[test]
-    fn line_feeds_are_found_wherever_they_are(bytes in proptest::collection::vec(9u8..12, 0..40), from in 0usize..8) {
-        let naive = bytes.iter().enumerate().skip(from).find(|(_, b)| **b == b'\n').map(|(i, _)| i);
-        prop_assert_eq!(find_line_feed(&bytes, from.min(bytes.len()), bytes.len()), naive);
+#[test]
+fn a_value_ends_at_the_first_control_character_wherever_it_stands() {
+    for at in 0..20 {
+        for bad in [0, 1, 0x0a, 0x1f, 0x7f] {
+            let mut line = [b"GET / HTTP/1.1\r\nA: ".to_vec(), vec![b'v'; 20]].concat();
+            line[19 + at] = bad;
+            line.extend_from_slice(b"\r\n\r\n");
+            assert!(Head::default().parse(&line, Kind::Request).is_err(), "{bad:#x} at {at}");
+        }
+        for good in [b'\t', b' ', b'~', 0x80, 0xff] {
+            let mut line = [b"GET / HTTP/1.1\r\nA: ".to_vec(), vec![b'v'; 22], b"\r\n\r\n".to_vec()].concat();
+            line[20 + at] = good;
+            let mut head = Head::default();
+            assert!(head.parse(&line, Kind::Request).unwrap(), "{good:#x} at {at}");
+            assert_eq!(head.fields[0].value.of(&line), &line[19..41]);
+        }
     }
 }

@@ -4,6 +4,7 @@
 use super::framing::Framing;
 use super::head::{Field, Head, Known, Version, is_field_value, is_token};
 use super::traffic::Settings;
+use crate::upstream::balance::Rng;
 use snapshot::{Filters, HeaderOps};
 use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
@@ -86,7 +87,7 @@ impl RequestHead<'_> {
         out.extend_from_slice(b" HTTP/1.1\r\n");
         push_field(out, b"host", self.authority);
         let ops = self.filters.map(|filters| &filters.request);
-        for field in &self.head.fields {
+        for field in self.head.fields.iter() {
             if self.passes(field) && !is_replaced(ops, field.name.of(self.buffer)) {
                 push_field(out, field.name.of(self.buffer), field.value.of(self.buffer));
             }
@@ -132,7 +133,7 @@ impl RequestHead<'_> {
                 }
             }
             if let Some(peer) = self.peer {
-                let _ = write!(out, "{}", peer.to_canonical());
+                push_address(out, peer.to_canonical());
             }
             out.extend_from_slice(b"\r\n");
         }
@@ -168,11 +169,13 @@ pub(super) struct ResponseHead<'a> {
 
 impl ResponseHead<'_> {
     pub(super) fn write(&self, out: &mut Vec<u8>) {
-        let _ = write!(out, "HTTP/1.1 {} ", self.head.status);
+        out.extend_from_slice(b"HTTP/1.1 ");
+        push_decimal(out, self.head.status.into());
+        out.push(b' ');
         out.extend_from_slice(self.head.phrase.of(self.buffer));
         out.extend_from_slice(b"\r\n");
         let ops = self.filters.map(|filters| &filters.response);
-        for field in &self.head.fields {
+        for field in self.head.fields.iter() {
             let name = field.name.of(self.buffer);
             let passes = match field.known {
                 Known::Other => true,
@@ -202,10 +205,10 @@ impl ResponseHead<'_> {
 
 /// Configured headers of a response, an endpoint's or our own.
 pub(super) fn push_common(out: &mut Vec<u8>, ops: Option<&HeaderOps>, settings: &Settings) {
-    if let Some(server) = &settings.server
+    if let Some(server) = settings.server
         && !is_replaced(ops, b"server")
     {
-        push_checked(out, "server", server);
+        push_field(out, b"server", server.as_bytes());
     }
     push_ops(out, ops);
 }
@@ -213,7 +216,9 @@ pub(super) fn push_common(out: &mut Vec<u8>, ops: Option<&HeaderOps>, settings: 
 pub(super) fn push_framing(out: &mut Vec<u8>, framing: Framing) {
     match framing {
         Framing::Length(length) => {
-            let _ = write!(out, "content-length: {length}\r\n");
+            out.extend_from_slice(b"content-length: ");
+            push_decimal(out, length);
+            out.extend_from_slice(b"\r\n");
         }
         Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
         Framing::Empty | Framing::UntilClose => {}
@@ -284,28 +289,60 @@ pub(super) fn push_visible(out: &mut Vec<u8>, bytes: &[u8]) {
     }
 }
 
+/// Decimal digits, several times faster than formatting them.
+pub(super) fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [b'0'; 20];
+    let mut start = digits.len();
+    for digit in digits.iter_mut().rev() {
+        *digit += (number % 10) as u8;
+        number /= 10;
+        start -= 1;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(digits.get(start..).unwrap_or_default());
+}
+
+fn push_address(out: &mut Vec<u8>, address: IpAddr) {
+    let IpAddr::V4(address) = address else {
+        // Writing to a vector can't fail.
+        let _ = write!(out, "{address}");
+        return;
+    };
+    let [first, rest @ ..] = address.octets();
+    push_decimal(out, first.into());
+    for octet in rest {
+        out.push(b'.');
+        push_decimal(out, octet.into());
+    }
+}
+
 /// A random-looking UUID (version 4): unguessable keys over a count, without a system call a request.
 pub(super) fn request_id() -> [u8; 36] {
     thread_local! {
-        static KEYS: (RandomState, RandomState, Cell<u64>) = (RandomState::new(), RandomState::new(), Cell::new(0));
+        static KEYS: (RandomState, u64, Cell<u64>) = (RandomState::new(), RandomState::new().hash_one(0), Cell::new(0));
     }
-    KEYS.with(|(high, low, count)| {
+    KEYS.with(|(state, key, count)| {
         count.set(count.get().wrapping_add(1));
-        uuid(high.hash_one(count.get()), low.hash_one(count.get()))
+        // The first half is what can't be guessed; the second is cheaper, and another one for every count.
+        uuid(state.hash_one(count.get()), Rng::new(key.wrapping_add(count.get())).next_u64())
     })
 }
 
 fn uuid(high: u64, low: u64) -> [u8; 36] {
-    const GROUPS: [std::ops::Range<usize>; 5] = [0..8, 9..13, 14..18, 19..23, 24..36];
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    /// Where each byte's two digits stand, between the hyphens.
+    const PLACES: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
     let version_and_variant = (0x4000_u128 << 64) | (0x8000_u128 << 48);
     let kept = !((0xf000_u128 << 64) | (0xc000_u128 << 48));
-    let mut left = (((u128::from(high) << 64) | u128::from(low)) & kept) | version_and_variant;
+    let bits = (((u128::from(high) << 64) | u128::from(low)) & kept) | version_and_variant;
+    let digit = |nibble: u8| DIGITS.get(usize::from(nibble)).copied().unwrap_or(b'-');
     let mut text = [b'-'; 36];
-    for digit in text.iter_mut().enumerate().filter_map(|(at, b)| GROUPS.iter().any(|g| g.contains(&at)).then_some(b)) {
-        // The highest nibble first.
-        left = left.rotate_left(4);
-        let nibble = (left & 0xf) as u8;
-        *digit = if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
+    for (byte, place) in bits.to_be_bytes().into_iter().zip(PLACES) {
+        if let Some(pair) = text.get_mut(place..place + 2) {
+            pair.copy_from_slice(&[digit(byte >> 4), digit(byte & 0xf)]);
+        }
     }
     text
 }
@@ -320,6 +357,20 @@ mod tests {
         assert_eq!(&uuid(u64::MAX, u64::MAX), b"ffffffff-ffff-4fff-bfff-ffffffffffff");
         assert_eq!(&uuid(0x0123_4567_89ab_cdef, 0x0123_4567_89ab_cdef), b"01234567-89ab-4def-8123-456789abcdef");
         assert_ne!(request_id(), request_id());
+    }
+
+    #[test]
+    fn numbers_and_addresses_are_written_as_formatting_would() {
+        for number in [0, 7, 10, 200, 65_536, u64::MAX] {
+            let mut out = Vec::new();
+            push_decimal(&mut out, number);
+            assert_eq!(out, number.to_string().into_bytes());
+        }
+        for address in ["127.0.0.1", "255.10.0.9", "2001:db8::1"] {
+            let mut out = Vec::new();
+            push_address(&mut out, address.parse().unwrap());
+            assert_eq!(out, address.as_bytes());
+        }
     }
 
     fn options(connection: &str) -> Options {

@@ -1,6 +1,5 @@
 //! Copies of requests to a mirror: fire and forget, what it answers is dropped. Must not know why a request is mirrored.
 
-use super::buffer::Buffer;
 use super::exchange::{Exchange, Terms};
 use super::forward::{Lease, lease};
 use super::head::{Head, Version};
@@ -10,6 +9,7 @@ use super::timer::Timer;
 use super::traffic::{Context, Traffic};
 use snapshot::Timeouts;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// Mirrored requests under way on a worker's thread; more aren't copied.
 const MIRRORED_MAX: u32 = 256;
@@ -45,7 +45,7 @@ pub(super) fn send<T: Traffic>(context: &Context<T>, target: T::Target, request:
     let context = context.clone();
     tokio::task::spawn_local(async move {
         let _slot = slot;
-        let Ok(Lease { picked, mut io, .. }) = lease(&context, &target).await else { return };
+        let Ok(Lease { picked, mut io, .. }) = lease(&context, &target, Instant::now()).await else { return };
         let (_drain, drain) = watch::channel(false);
         let (mut nobody, mut head, timeouts) = (tokio::io::empty(), Head::default(), Timeouts::default());
         let terms = Terms {
@@ -58,11 +58,13 @@ pub(super) fn send<T: Traffic>(context: &Context<T>, target: T::Target, request:
             timeouts: &timeouts,
             drain: &drain,
         };
-        let pipes = (Pipe::new(Buffer::default(), request), Pipe::new(Buffer::default(), Vec::new()));
-        let mut exchange = Exchange::new((&mut nobody, &mut io), terms, &mut head, pipes);
+        let (mut up, mut down) = (Pipe::default(), Pipe::default());
+        up.out = request;
+        let pipes = (&mut up, &mut down);
+        let mut exchange = Exchange::new((&mut nobody, &mut io), terms, &mut head, pipes, Instant::now());
         let done = exchange.run(&mut Timer::new()).await;
         if done.is_ok() && exchange.keeps_upstream() {
-            context.pools.put(picked.endpoint, io);
+            context.pools.put(picked.endpoint, io, Instant::now().into_std());
         }
     });
 }

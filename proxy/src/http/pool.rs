@@ -2,13 +2,15 @@
 //! snapshots nor who may use what: equal keys mean interchangeable connections.
 
 use super::h2::Shared;
+use crate::stream::Wired;
+use hashbrown::HashMap;
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::hash::Hash;
+use std::io::ErrorKind;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::ReadBuf;
 
 /// Idle connections to one endpoint.
 const IDLE_PER_ENDPOINT_MAX: usize = 256;
@@ -51,7 +53,7 @@ impl<K: Eq + Hash, Io> Pools<K, Io> {
         self.idle.borrow().count
     }
 
-    pub(super) fn put(&self, key: K, io: Io) {
+    pub(super) fn put(&self, key: K, io: Io, now: Instant) {
         let mut guard = self.idle.borrow_mut();
         let idle = &mut *guard;
         if idle.count >= IDLE_MAX {
@@ -63,20 +65,20 @@ impl<K: Eq + Hash, Io> Pools<K, Io> {
             entries.remove(0);
             idle.count -= 1;
         }
-        entries.push((Instant::now(), io));
+        entries.push((now, io));
         idle.count += 1;
     }
 }
 
-impl<K: Eq + Hash, Io: AsyncRead + Unpin> Pools<K, Io> {
+impl<K: Eq + Hash, Io: Wired> Pools<K, Io> {
     /// The connection that waited least, if its peer hasn't closed it or spoken out of turn meanwhile.
-    pub(super) fn take(&self, key: &K) -> Option<Io> {
+    pub(super) fn take(&self, key: &K, now: Instant) -> Option<Io> {
         let mut guard = self.idle.borrow_mut();
         let idle = &mut *guard;
         let entries = idle.by_endpoint.get_mut(key)?;
         while let Some((since, mut io)) = entries.pop() {
             idle.count -= 1;
-            if since.elapsed() < self.idle_max && is_quiet(&mut io) {
+            if now.saturating_duration_since(since) < self.idle_max && is_quiet(&mut io) {
                 return Some(io);
             }
         }
@@ -85,9 +87,13 @@ impl<K: Eq + Hash, Io: AsyncRead + Unpin> Pools<K, Io> {
     }
 }
 
-/// Neither closed nor sending: a response nobody asked for would answer the next request.
-fn is_quiet<Io: AsyncRead + Unpin>(io: &mut Io) -> bool {
+/// Neither closed nor sending: a response nobody asked for would answer the next request. A socket is only read where the
+/// runtime has heard of it since it was read empty.
+fn is_quiet<Io: Wired>(io: &mut Io) -> bool {
     let mut byte = [0];
+    if let Some(socket) = io.socket() {
+        return matches!(socket.try_read(&mut byte), Err(error) if error.kind() == ErrorKind::WouldBlock);
+    }
     let mut cx = Context::from_waker(Waker::noop());
     matches!(Pin::new(io).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)), Poll::Pending)
 }

@@ -4,15 +4,20 @@
 use super::buffer::Buffer;
 use super::fault::Fault;
 use super::framing::{Decoder, Framing};
+use crate::splice;
+use crate::stream::Wired;
 use std::io::{self, IoSlice, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::AsyncWrite;
 
 /// Pieces up to this long are copied behind what waits to be written, longer ones are written from where they are.
 const COPY_BYTES_MAX: usize = 4 * 1024;
 /// No more is gathered for one write.
 const GATHER_BYTES_MAX: usize = 16 * 1024;
+
+/// Less of a body than this left is copied: two system calls more don't pay for it.
+const SPLICE_BYTES_MIN: u64 = 16 * 1024;
 
 /// Which peer an unfinished pipe waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +43,8 @@ pub(super) struct Pipe {
     /// Written after the payload.
     tail: &'static [u8],
     decoder: Decoder,
+    /// While a body moves past our memory.
+    spliced: Option<splice::Pipe>,
     chunked: bool,
     close_sink: bool,
     stage: Stage,
@@ -58,16 +65,16 @@ enum Stage {
     Finished,
 }
 
-impl Pipe {
-    /// `out` and `input` may hold bytes already.
-    pub(super) fn new(input: Buffer, out: Vec<u8>) -> Self {
+impl Default for Pipe {
+    fn default() -> Self {
         Self {
-            input,
-            out,
+            input: Buffer::default(),
+            out: Vec::new(),
             written: 0,
             payload: 0,
             tail: b"",
             decoder: Decoder::new(Framing::Empty),
+            spliced: None,
             chunked: false,
             close_sink: false,
             stage: Stage::Moving,
@@ -76,6 +83,25 @@ impl Pipe {
             moved: 0,
             progress: false,
         }
+    }
+}
+
+impl Pipe {
+    /// Starts a message: `input` may hold bytes already, and what is in `out` goes first. Only `out`'s memory is kept.
+    pub(super) fn begin(&mut self, mut input: Buffer) {
+        if input.is_empty() {
+            // Others may go first: as many streams as wait for their turn would hold as many buffers.
+            input.release();
+        }
+        let out = std::mem::take(&mut self.out);
+        *self = Self { input, out, ..Self::default() };
+    }
+
+    /// Forgets all but some memory.
+    pub(super) fn clear(&mut self, bytes_kept: usize) {
+        self.out.clear();
+        self.out.shrink_to(bytes_kept);
+        self.input.release();
     }
 
     /// Says how the body comes and how it goes.
@@ -105,12 +131,16 @@ impl Pipe {
     /// Moves until a peer isn't ready or the body is over.
     pub(super) fn poll<R, W>(&mut self, cx: &mut Context<'_>, from: &mut R, to: &mut W) -> Poll<Result<(), Broken>>
     where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
+        R: Wired,
+        W: Wired,
     {
         loop {
             if self.stage == Stage::Moving && self.payload == 0 && self.tail.is_empty() {
                 self.gather().map_err(Broken::Fault)?;
+                if self.can_splice(from, to) {
+                    ready!(self.poll_splice(cx, from, to))?;
+                    continue;
+                }
             }
             ready!(self.poll_write(cx, to)).map_err(Broken::Sink)?;
             match self.stage {
@@ -131,12 +161,71 @@ impl Pipe {
             }
             ready!(self.poll_flush(cx, to)).map_err(Broken::Sink)?;
             self.waits = Waits::Source;
-            let count = ready!(self.input.poll_fill(from, cx)).map_err(Broken::Source)?;
+            let count = ready!(self.input.poll_fill_wired(from, cx)).map_err(Broken::Source)?;
             self.progress = true;
             if count == 0 {
                 self.decoder.end_of_input().map_err(Broken::Fault)?;
             }
         }
+    }
+
+    /// Borrows a pipe if all of what is left of a body is still to come, is worth it, and both ends are bare sockets.
+    fn can_splice<R: Wired, W: Wired>(&mut self, from: &R, to: &W) -> bool {
+        let worth = || self.decoder.length_left().is_some_and(|left| left >= SPLICE_BYTES_MIN);
+        if self.spliced.is_none()
+            && self.stage == Stage::Moving
+            && self.payload == 0
+            && !self.chunked
+            && self.input.is_empty()
+            && worth()
+            && from.socket().is_some()
+            && to.socket().is_some()
+        {
+            // Without a pipe (no descriptor is left) bytes are copied.
+            self.spliced = splice::Pipe::take().ok();
+        }
+        self.spliced.is_some()
+    }
+
+    /// Moves the body's rest from socket to socket, never a byte beyond its end. What waits before it is written once the
+    /// first of it is here, to leave together, or alone if that isn't at once.
+    fn poll_splice<R: Wired, W: Wired>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &R,
+        to: &mut W,
+    ) -> Poll<Result<(), Broken>> {
+        loop {
+            let (Some(pipe), Some(from), Some(sink)) = (self.spliced.as_mut(), from.socket(), to.socket()) else {
+                return Poll::Ready(Ok(()));
+            };
+            if pipe.held > 0 {
+                self.waits = Waits::Sink;
+                while let Some(out) = self.out.get(self.written..).filter(|out| !out.is_empty()) {
+                    self.written += ready!(splice::poll_write_ahead(cx, sink, out)).map_err(Broken::Sink)?;
+                    self.progress = true;
+                }
+                ready!(pipe.poll_drain(cx, sink)).map_err(Broken::Sink)?;
+                self.progress = true;
+                continue;
+            }
+            let Some(left) = self.decoder.length_left() else { break };
+            let most = usize::try_from(left).unwrap_or(usize::MAX);
+            let Poll::Ready(count) = pipe.poll_fill_at_most(cx, from, most) else {
+                ready!(self.poll_write(cx, to)).map_err(Broken::Sink)?;
+                self.waits = Waits::Source;
+                return Poll::Pending;
+            };
+            let count = count.map_err(Broken::Source)?;
+            if count == 0 {
+                self.decoder.end_of_input().map_err(Broken::Fault)?;
+            }
+            self.progress = true;
+            self.decoder.pass(count as u64);
+            self.moved += count as u64;
+        }
+        self.spliced = None;
+        Poll::Ready(Ok(()))
     }
 
     /// Writes all that waits.

@@ -8,19 +8,21 @@ use super::framing::{self, Framing};
 use super::head::{Head, Kind, Known, Span, Version};
 use super::headers::{self, Options};
 use super::path::{self, Spelling};
+use super::pump::Pipe;
 use super::respond::{self, Answer, Recipient};
 use super::target;
-use super::timer::{Timer, deadline};
+use super::timer::Timer;
 use super::traffic::{Action, Context, Decision, End, Headers, Outcome, RequestView, Settings, Traffic};
 use crate::error::Reason;
+use crate::stream::Wired;
 use snapshot::Filters;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::task::{Poll, Waker};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -28,18 +30,18 @@ use tokio::time::Instant;
 /// response before a reset.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 1 << 20;
-/// Scratch space that a thread keeps.
-const SCRATCH_SPARE_MAX: usize = 64;
+/// Scratch space that a thread keeps: as much as the streams of a few HTTP/2 connections need.
+const SCRATCH_SPARE_MAX: usize = 512;
 /// Larger output buffers aren't kept.
-const OUT_BYTES_KEPT: usize = 64 * 1024;
+const OUT_BYTES_KEPT: usize = 8 * 1024;
 
 /// What a connection needs only while a request is under way.
 #[derive(Default)]
 pub(super) struct Scratch {
     pub(super) head: Head,
     pub(super) response: Head,
-    pub(super) up: Vec<u8>,
-    pub(super) down: Vec<u8>,
+    pub(super) up: Pipe,
+    pub(super) down: Pipe,
     host: String,
     /// Method and path for the log, as the head itself is gone by then.
     line: String,
@@ -69,10 +71,8 @@ impl Scratch {
         self.host.clear();
         self.line.clear();
         self.method_len = 0;
-        for out in [&mut self.up, &mut self.down] {
-            out.clear();
-            out.shrink_to(OUT_BYTES_KEPT);
-        }
+        self.up.clear(OUT_BYTES_KEPT);
+        self.down.clear(OUT_BYTES_KEPT);
         SCRATCH.with(|spare| {
             let mut spare = spare.borrow_mut();
             if spare.len() < SCRATCH_SPARE_MAX {
@@ -97,6 +97,8 @@ pub(super) struct Facts {
     pub(super) framing: Framing,
     pub(super) options: Options,
     pub(super) authority: Span,
+    /// The authority without port.
+    pub(super) host: Span,
     pub(super) path: Span,
     pub(super) query: Option<Span>,
     pub(super) spelling: Spelling,
@@ -114,6 +116,8 @@ pub(super) struct Session<S, T: Traffic> {
     pub(super) timer: Timer,
     pub(super) context: Context<T>,
     pub(super) drain: watch::Receiver<bool>,
+    /// When the last request was answered: with this and a request's own beginning, two looks at the clock suffice for one.
+    pub(super) last: Instant,
 }
 
 /// What becomes of the connection after a request.
@@ -129,7 +133,7 @@ pub(super) enum Next {
 /// Serves one HTTP/1 connection; `input` may hold its first bytes.
 pub(super) async fn serve<S, T>(io: S, input: Buffer, context: Context<T>, drain: watch::Receiver<bool>) -> (End, S)
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Wired,
     T: Traffic,
 {
     let mut told = drain.clone();
@@ -138,8 +142,9 @@ where
             std::future::pending::<()>().await;
         }
     });
-    let mut session = Session { io, input, timer: Timer::new(), context, drain };
-    while session.wait(draining.as_mut()).await {
+    let mut session = Session { io, input, timer: Timer::new(), context, drain, last: Instant::now() };
+    let mut hears = None;
+    while session.wait(draining.as_mut(), &mut hears).await {
         let mut scratch = Scratch::take();
         let next = session.request(&mut scratch).await;
         scratch.give();
@@ -147,7 +152,7 @@ where
             Next::Keep if *session.drain.borrow() => break,
             Next::Keep => {}
             Next::Linger => {
-                session.linger().await;
+                Box::pin(session.linger()).await;
                 return (End::Closed, session.io);
             }
             Next::Close => return (End::Closed, session.io),
@@ -167,21 +172,29 @@ enum NoHead {
 
 impl<S, T> Session<S, T>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Wired,
     T: Traffic,
 {
-    /// Waits for the next request's first byte: false when the connection is to end.
-    async fn wait<D: Future<Output = ()>>(&mut self, mut draining: Pin<&mut D>) -> bool {
+    /// Waits for the next request's first byte: false when the connection is to end. `hears`: whom `draining` wakes.
+    async fn wait<D: Future<Output = ()>>(&mut self, mut draining: Pin<&mut D>, hears: &mut Option<Waker>) -> bool {
         if !self.input.is_empty() {
             return true;
         }
-        let idle = deadline(self.context.settings.idle_timeout);
-        let Self { io, input, timer, .. } = self;
+        let idle = self.last.checked_add(self.context.settings.idle_timeout);
+        let Self { io, input, timer, drain, .. } = self;
         poll_fn(|cx| {
-            if let Poll::Ready(read) = input.poll_fill(io, cx) {
+            if let Poll::Ready(read) = input.poll_fill_wired(io, cx) {
                 return Poll::Ready(read.is_ok_and(|count| count > 0));
             }
-            if draining.as_mut().poll(cx).is_ready() || idle.is_some_and(|at| timer.poll(cx, at).is_ready()) {
+            // Who waits already needn't ask until there is news.
+            let known = hears.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+            let draining = if known && matches!(drain.has_changed(), Ok(false)) {
+                false
+            } else {
+                *hears = Some(cx.waker().clone());
+                draining.as_mut().poll(cx).is_ready()
+            };
+            if draining || idle.is_some_and(|at| timer.poll(cx, at).is_ready()) {
                 return Poll::Ready(false);
             }
             Poll::Pending
@@ -192,10 +205,11 @@ where
     /// Serves one request; `scratch` has its head if that was parsed already.
     pub(super) async fn request(&mut self, scratch: &mut Scratch) -> Next {
         let began = Instant::now();
-        match self.read_head(&mut scratch.head).await {
+        match self.read_head(&mut scratch.head, began).await {
             Ok(()) => {}
             Err(NoHead::Gone) => return Next::Close,
-            Err(NoHead::Fault(fault)) => return self.refuse(Answer::fault(fault), began).await,
+            // Boxed, like all that is rare: an idle connection has room for what it may come to.
+            Err(NoHead::Fault(fault)) => return Box::pin(self.refuse(Answer::fault(fault), began)).await,
             Err(NoHead::Timeout) => {
                 let answer = Answer {
                     status: 408,
@@ -204,17 +218,17 @@ where
                     detail: "the client didn't finish its request head in time".to_owned(),
                     location: None,
                 };
-                return self.refuse(answer, began).await;
+                return Box::pin(self.refuse(answer, began)).await;
             }
         }
         let facts = match assess(scratch, self.input.data(), &self.context.settings, began) {
             Ok(facts) => facts,
-            Err(fault) => return self.refuse(Answer::fault(fault), began).await,
+            Err(fault) => return Box::pin(self.refuse(Answer::fault(fault), began)).await,
         };
         if facts.spelling == Spelling::Redirect {
             let location = redirect_location(&facts, scratch, self.input.data());
             let answer = Answer { status: 307, location: Some(location), ..Answer::default() };
-            return self.answer(answer, &facts, None, scratch).await;
+            return Box::pin(self.answer(answer, &facts, None, scratch)).await;
         }
         let Decision { action, filters } = self.decide(&facts, scratch);
         let filters = filters.as_deref();
@@ -228,17 +242,17 @@ where
             Action::Redirect { status, location } => Answer { status, location: Some(location), ..Answer::default() },
             Action::Respond { status, body, reason } => Answer { status, body, reason, ..Answer::default() },
         };
-        self.answer(answer, &facts, filters, scratch).await
+        Box::pin(self.answer(answer, &facts, filters, scratch)).await
     }
 
     fn decide(&self, facts: &Facts, scratch: &mut Scratch) -> Decision<T::Target> {
         let data = self.input.data();
-        target::matching_host(facts.authority.of(data), &mut scratch.host);
+        target::matching_host(facts.host.of(data), &mut scratch.host);
         let path = match facts.spelling {
             Spelling::AsSent => facts.path.text(data),
             _ => std::str::from_utf8(&scratch.path).unwrap_or_default(),
         };
-        let method = scratch.head.method.text(data);
+        let method = method_text(scratch.head.method.of(data));
         scratch.line.push_str(method);
         scratch.line.push_str(path);
         scratch.method_len = method.len();
@@ -247,16 +261,15 @@ where
             path,
             query: facts.query.map(|query| query.text(data)),
             host: &scratch.host,
-            authority: facts.authority.text(data),
             headers: Headers { head: &scratch.head, buffer: data },
         })
     }
 
-    async fn read_head(&mut self, head: &mut Head) -> Result<(), NoHead> {
+    async fn read_head(&mut self, head: &mut Head, began: Instant) -> Result<(), NoHead> {
         if head.len > 0 {
             return Ok(());
         }
-        let due = deadline(self.context.settings.head_timeout);
+        let due = began.checked_add(self.context.settings.head_timeout);
         let Self { io, input, timer, .. } = self;
         poll_fn(|cx| {
             loop {
@@ -265,7 +278,7 @@ where
                     Ok(false) => {}
                     Err(fault) => return Poll::Ready(Err(NoHead::Fault(fault))),
                 }
-                match input.poll_fill(io, cx) {
+                match input.poll_fill_wired(io, cx) {
                     Poll::Ready(Ok(count)) if count > 0 => {}
                     Poll::Ready(_) => return Poll::Ready(Err(NoHead::Gone)),
                     Poll::Pending => break,
@@ -309,7 +322,9 @@ where
     async fn write_answer(&mut self, answer: &Answer, to: &Recipient, filters: Option<&Filters>) -> Next {
         let mut out = Vec::with_capacity(256 + answer.body.len());
         respond::write(answer, to, filters, &self.context.settings, &mut out);
-        match self.write_all(&out).await {
+        let written = self.write_all(&out).await;
+        self.last = Instant::now();
+        match written {
             Err(_) => Next::Close,
             Ok(()) if to.keep => Next::Keep,
             Ok(()) => Next::Linger,
@@ -371,6 +386,16 @@ where
     }
 }
 
+/// The usual ones need no check that they are text.
+fn method_text(method: &[u8]) -> &str {
+    match method {
+        b"GET" => "GET",
+        b"POST" => "POST",
+        b"PUT" => "PUT",
+        other => std::str::from_utf8(other).unwrap_or_default(),
+    }
+}
+
 /// Checks all of a request that its head alone shows.
 fn assess(scratch: &mut Scratch, data: &[u8], settings: &Settings, began: Instant) -> Result<Facts, Fault> {
     let head = &scratch.head;
@@ -394,6 +419,7 @@ fn assess(scratch: &mut Scratch, data: &[u8], settings: &Settings, began: Instan
         version: head.version,
         framing,
         authority: Span::within(target.authority, data),
+        host: Span::within(target.host, data),
         path: Span::within(target.path, data),
         query: target.query.map(|query| Span::within(query, data)),
         spelling,

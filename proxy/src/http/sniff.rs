@@ -5,6 +5,7 @@ use super::h2;
 use super::serve::serve as serve_one;
 use super::timer::{Timer, deadline};
 use super::traffic::{Context, End, Traffic};
+use crate::stream::Wired;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -30,7 +31,7 @@ pub enum Wire {
 /// `LocalSet`. HTTP/1 gives the connection back, for the caller to reset if it is broken; HTTP/2 resets streams.
 pub async fn serve<S, T>(io: S, context: Context<T>, drain: watch::Receiver<bool>, wire: Wire) -> (End, Option<S>)
 where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: Wired + 'static,
     T: Traffic,
 {
     match wire {

@@ -2,13 +2,15 @@
 //! for matching. Must not know routes.
 
 use super::fault::Fault;
-use super::head::{Head, Known, Version};
+use super::head::{Head, Known, Version, is_host};
 
 /// What the request target and Host say together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target<'a> {
     /// As it is forwarded: `host[:port]`; empty for HTTP/1.0 without Host.
     pub authority: &'a [u8],
+    /// The authority without its port.
+    pub host: &'a [u8],
     /// Starts with `/`, or is `*`. As sent.
     pub path: &'a [u8],
     /// Without the question mark.
@@ -17,33 +19,33 @@ pub struct Target<'a> {
 
 /// Reads target and Host of a parsed request.
 pub fn target<'a>(head: &'a Head, buffer: &'a [u8]) -> Result<Target<'a>, Fault> {
-    let host = host_header(head, buffer)?;
+    let (authority, host) = host_header(head, buffer)?;
     if head.method.of(buffer) == b"CONNECT" {
         return Err(Fault::ConnectMethod);
     }
     let raw = head.target.of(buffer);
     if raw.first() == Some(&b'/') {
         let (path, query) = split_query(raw);
-        return Ok(Target { authority: host, path, query });
+        return Ok(Target { authority, host, path, query });
     }
     if raw == b"*" && head.method.of(buffer) == b"OPTIONS" {
-        return Ok(Target { authority: host, path: raw, query: None });
+        return Ok(Target { authority, host, path: raw, query: None });
     }
     let rest = strip_scheme(raw).ok_or(Fault::Target)?;
     let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len());
     let (authority, tail) = rest.split_at_checked(end).ok_or(Fault::Target)?;
-    split_host(authority).ok_or(Fault::Target)?;
+    let (host, _) = split_host(authority).ok_or(Fault::Target)?;
     let (path, query) = split_query(tail);
     let path = if path.is_empty() { b"/" } else { path };
-    Ok(Target { authority, path, query })
+    Ok(Target { authority, host, path, query })
 }
 
-/// Exactly one valid Host; HTTP/1.0 may leave it out.
-fn host_header<'a>(head: &'a Head, buffer: &'a [u8]) -> Result<&'a [u8], Fault> {
+/// Exactly one valid Host, with and without its port; HTTP/1.0 may leave it out.
+fn host_header<'a>(head: &'a Head, buffer: &'a [u8]) -> Result<(&'a [u8], &'a [u8]), Fault> {
     let mut hosts = head.values(buffer, Known::Host);
     match (hosts.next(), hosts.next()) {
-        (Some(host), None) => split_host(host).map(|_| host).ok_or(Fault::Host),
-        (None, _) if head.version == Version::Http10 => Ok(b""),
+        (Some(authority), None) => split_host(authority).map(|(host, _)| (authority, host)).ok_or(Fault::Host),
+        (None, _) if head.version == Version::Http10 => Ok((b"", b"")),
         _ => Err(Fault::Host),
     }
 }
@@ -73,8 +75,7 @@ pub fn split_host(authority: &[u8]) -> Option<(&[u8], Option<u16>)> {
     } else {
         let end = authority.iter().position(|byte| *byte == b':').unwrap_or(authority.len());
         let (name, rest) = authority.split_at_checked(end)?;
-        let valid = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
-        if name.is_empty() || name.len() > 255 || !name.iter().all(valid) || name.first() == Some(&b'.') {
+        if name.is_empty() || name.len() > 255 || !is_host(name) || name.first() == Some(&b'.') {
             return None;
         }
         (name, rest)
@@ -82,17 +83,17 @@ pub fn split_host(authority: &[u8]) -> Option<(&[u8], Option<u16>)> {
     let port = match rest {
         [] | [b':'] => None,
         [b':', digits @ ..] if digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit) => {
-            Some(std::str::from_utf8(digits).ok()?.parse().ok()?)
+            let port = digits.iter().fold(0u32, |sum, digit| sum * 10 + u32::from(digit - b'0'));
+            Some(u16::try_from(port).ok()?)
         }
         _ => return None,
     };
     Some((host, port))
 }
 
-/// The spelling hosts are matched by: lower case, without port, without the final dot.
-pub fn matching_host(authority: &[u8], out: &mut String) {
+/// The spelling that a host (without port) is matched by: lower case, without the final dot.
+pub fn matching_host(host: &[u8], out: &mut String) {
     out.clear();
-    let Some((host, _)) = split_host(authority) else { return };
     let host = host.strip_suffix(b".").unwrap_or(host);
     out.push_str(std::str::from_utf8(host).unwrap_or_default());
     out.make_ascii_lowercase();

@@ -4,6 +4,7 @@
 use super::head::Head;
 use super::pool::Pools;
 use crate::error::{ConnError, Reason};
+use crate::stream::Wired;
 use snapshot::{Filters, Timeouts};
 use std::borrow::Cow;
 use std::future::Future;
@@ -12,7 +13,6 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
 
 /// The proxy behind one downstream connection: it may know the peer, the listener and the snapshot. Everything stays on
 /// its worker's thread.
@@ -23,7 +23,7 @@ pub trait Traffic: 'static {
     type Endpoint: Clone + Eq + Hash + 'static;
     /// Held while the endpoint serves a request (for least-request balancing and circuit breakers).
     type Load: 'static;
-    type Io: AsyncRead + AsyncWrite + Unpin + 'static;
+    type Io: Wired + 'static;
 
     fn decide(&self, request: &RequestView<'_>) -> Decision<Self::Target>;
 
@@ -55,8 +55,6 @@ pub struct RequestView<'a> {
     pub query: Option<&'a str>,
     /// Lower case, without port and final dot; empty if HTTP/1.0 sent none.
     pub host: &'a str,
-    /// Host as sent, with its port.
-    pub authority: &'a str,
     pub headers: Headers<'a>,
 }
 
@@ -161,7 +159,7 @@ pub struct Settings {
     /// The listener terminates TLS for its clients (`x-forwarded-proto`).
     pub https: bool,
     /// Overwrites the `server` header of responses.
-    pub server: Option<String>,
+    pub server: Option<&'static str>,
     /// From the first byte of a request's head to its end.
     pub head_timeout: Duration,
     /// Between requests.
@@ -190,7 +188,7 @@ impl Settings {
         Self {
             edge: true,
             https,
-            server: Some("weir".to_owned()),
+            server: Some("weir"),
             head_timeout: Duration::from_millis(500),
             idle_timeout: Duration::from_secs(300),
             body_timeout: Duration::from_secs(30),

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use crate::mux::{Failed, MuxStream};
 use crate::socket::settle;
 use crate::stream::Stream;
-use crate::tcp::{BUFFER_BYTES, Buffer};
+use crate::tcp::{BUFFER_BYTES, Buffer, LARGE_PLAIN_BYTES};
 use crate::tls::TlsStream;
 
 /// One of the two streams, as the copy uses it. Sockets are shared: one direction reads while the other writes.
@@ -40,10 +40,13 @@ impl Plain<'_> {
         }
     }
 
-    fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut Option<Buffer>) -> Poll<io::Result<usize>> {
-        let read =
-            |mut socket: &socket2::Socket| io::Read::read(&mut socket, buffer.get_or_insert_with(Buffer::take).whole());
-        poll_plain(cx, self.tcp, Interest::READABLE, BUFFER_BYTES, read)
+    fn poll_read(&self, cx: &mut Context<'_>, large: bool, buffer: &mut Option<Buffer>) -> Poll<io::Result<usize>> {
+        let wanted = if large { LARGE_PLAIN_BYTES } else { BUFFER_BYTES };
+        let read = |mut socket: &socket2::Socket| {
+            let buffer = buffer.get_or_insert_with(|| Buffer::of(large));
+            io::Read::read(&mut socket, buffer.range_mut(0, wanted))
+        };
+        poll_plain(cx, self.tcp, Interest::READABLE, wanted, read)
     }
 
     fn poll_read_into(&self, cx: &mut Context<'_>, space: &mut [u8]) -> Poll<io::Result<usize>> {
@@ -122,11 +125,16 @@ impl<'a> Leg<'a> {
     }
 
     /// One read, into a buffer that is only taken when there may be something to read.
-    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut Option<Buffer>) -> Poll<io::Result<usize>> {
+    pub(super) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        large: bool,
+        buffer: &mut Option<Buffer>,
+    ) -> Poll<io::Result<usize>> {
         if let Self::Plain(plain) = self {
-            return plain.poll_read(cx, buffer);
+            return plain.poll_read(cx, large, buffer);
         }
-        let mut buffer = ReadBuf::new(buffer.get_or_insert_with(Buffer::take).whole());
+        let mut buffer = ReadBuf::new(buffer.get_or_insert_with(|| Buffer::of(large)).whole());
         match self {
             Self::Tls(tls) => ready!(Pin::new(tls).poll_read(cx, &mut buffer))?,
             Self::Mux(stream) => ready!(Pin::new(stream).poll_read(cx, &mut buffer))?,

@@ -66,6 +66,11 @@ impl Incoming {
         self.block.as_mut().and_then(|block| block.0.get_mut(range)).unwrap_or_default()
     }
 
+    /// Not even part of a record is here.
+    pub(super) fn is_empty(&self) -> bool {
+        self.from == self.to && self.stash.is_empty()
+    }
+
     /// Where [`Self::bytes`] begin, for [`Self::range`].
     pub(super) fn position(&self) -> usize {
         self.from

@@ -2,13 +2,12 @@
 //! into the reader's memory and sealed from the writer's, up to four records a system call; an idle connection holds no buffer.
 //! Key updates, tickets, alerts and the close are handled here. Must not know who the peer should be, nor what the bytes mean.
 
+use rustls::pki_types::CertificateDer;
+use rustls::{AlertDescription, ContentType, Error, HandshakeKind, ProtocolVersion};
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-
-use rustls::pki_types::CertificateDer;
-use rustls::{AlertDescription, ContentType, Error, HandshakeKind, ProtocolVersion};
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 
 use super::block::{CONTROL_BYTES, Incoming, Outgoing};
@@ -81,6 +80,11 @@ impl<S> TlsStream<S> {
 
     pub fn alpn(&self) -> Option<&[u8]> {
         self.facts.alpn.as_deref()
+    }
+
+    /// No bytes of the peer wait here: there is nothing to read until the socket has some.
+    pub(crate) fn holds_nothing(&self) -> bool {
+        self.reading == Reading::Open && self.plain().is_empty() && self.input.is_empty()
     }
 
     /// The peer's own certificate.

@@ -88,14 +88,20 @@ impl State {
     }
 
     /// The next endpoint that isn't in `tried`: of the lowest priority that has a healthy one, or, when all are
-    /// ejected, of the lowest priority at all.
-    pub(crate) fn pick(&mut self, balance: Balance, tried: &[usize], rng: &mut Rng, now: Instant) -> Option<usize> {
+    /// ejected, of the lowest priority at all. The clock is only read while something is ejected.
+    pub(crate) fn pick(
+        &mut self,
+        balance: Balance,
+        tried: &[usize],
+        rng: &mut Rng,
+        now: impl Fn() -> Instant,
+    ) -> Option<usize> {
         let endpoints = Arc::clone(self.endpoints.as_ref()?);
-        if let Some(only) = self.only(tried, now) {
+        if let Some(only) = self.only(tried, &now) {
             return Some(only);
         }
         let mut eligible = std::mem::take(&mut self.eligible);
-        self.find_eligible(tried, now, &mut eligible);
+        self.find_eligible(tried, &now, &mut eligible);
         let picked = match balance {
             _ if eligible.len() <= 1 => eligible.first().copied(),
             Balance::RoundRobin => self.round_robin(&eligible, &endpoints),
@@ -107,15 +113,15 @@ impl State {
     }
 
     /// The first tier's only endpoint, if it is there to be had: the usual case, without an allocation.
-    fn only(&self, tried: &[usize], now: Instant) -> Option<usize> {
+    fn only(&self, tried: &[usize], now: impl Fn() -> Instant) -> Option<usize> {
         let &[index] = self.tiers.first()?.as_slice() else { return None };
-        let ejected = self.slots.get(index)?.health.get().is_ejected(now);
+        let ejected = self.slots.get(index)?.health.get().is_ejected(&now);
         (!ejected && !tried.contains(&index)).then_some(index)
     }
 
-    fn find_eligible(&self, tried: &[usize], now: Instant, found: &mut Vec<usize>) {
+    fn find_eligible(&self, tried: &[usize], now: impl Fn() -> Instant, found: &mut Vec<usize>) {
         let untried = |index: &&usize| !tried.contains(*index);
-        let healthy = |index: &&usize| self.slots.get(**index).is_some_and(|slot| !slot.health.get().is_ejected(now));
+        let healthy = |index: &&usize| self.slots.get(**index).is_some_and(|slot| !slot.health.get().is_ejected(&now));
         found.clear();
         for tier in &self.tiers {
             found.extend(tier.iter().filter(untried).filter(healthy));

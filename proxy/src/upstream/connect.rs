@@ -64,13 +64,10 @@ impl Upstreams {
     /// The endpoint for the next connection or request. `tried` are indices that failed before.
     pub(crate) fn pick(&self, service: &ServiceRow, tried: &[usize]) -> Option<Picked> {
         let mut services = self.services.borrow_mut();
-        if !services.contains_key(&service.name) {
-            services.insert(service.name.clone(), Default::default());
-        }
-        let state = services.get_mut(&service.name)?;
+        let state = services.entry_ref(service.name.as_str()).or_default();
         let mut rng = self.rng.borrow_mut();
         state.sync(&service.endpoints, &mut rng);
-        let index = state.pick(service.balance, tried, &mut rng, Instant::now())?;
+        let index = state.pick(service.balance, tried, &mut rng, Instant::now)?;
         Some(Picked {
             endpoints: Arc::clone(&service.endpoints),
             index,
@@ -82,7 +79,7 @@ impl Upstreams {
     /// The endpoint at a place, when the caller has chosen it before.
     pub(crate) fn at(&self, service: &ServiceRow, index: usize) -> Option<Picked> {
         let mut services = self.services.borrow_mut();
-        let state = services.entry(service.name.clone()).or_default();
+        let state = services.entry_ref(service.name.as_str()).or_default();
         state.sync(&service.endpoints, &mut self.rng.borrow_mut());
         let (lease, health) = (state.lease(index)?, state.health(index)?);
         Some(Picked { endpoints: Arc::clone(&service.endpoints), index, _lease: lease, health })

@@ -13,9 +13,9 @@ use tunnel::TunnelKey;
 use crate::mux;
 use crate::socket::ConnectOptions;
 use balance::{Rng, State};
+use hashbrown::HashMap;
 use resolve::Resolver;
 use std::cell::RefCell;
-use std::collections::HashMap;
 
 /// One worker's upstream state.
 #[derive(Debug)]

@@ -16,8 +16,8 @@ pub(crate) struct Health {
 }
 
 impl Health {
-    pub(crate) fn is_ejected(&self, now: Instant) -> bool {
-        self.until.is_some_and(|until| now < until)
+    pub(crate) fn is_ejected(&self, now: impl FnOnce() -> Instant) -> bool {
+        self.until.is_some_and(|until| now() < until)
     }
 
     /// A connection was made: all is forgiven.
@@ -27,7 +27,7 @@ impl Health {
 
     /// A connection couldn't be made. Attempts that began before the ejection don't lengthen it.
     pub(crate) fn failed(self, now: Instant) -> Self {
-        if self.is_ejected(now) {
+        if self.is_ejected(|| now) {
             return self;
         }
         let pause = EJECT_MS_MIN.checked_shl(self.failures).unwrap_or(EJECT_MS_MAX).clamp(EJECT_MS_MIN, EJECT_MS_MAX);
@@ -45,9 +45,9 @@ mod tests {
         let mut health = Health::default();
         for pause_s in [1, 2, 4, 8, 16, 30, 30] {
             health = health.failed(now);
-            assert!(health.is_ejected(now + Duration::from_secs(pause_s) - Duration::from_millis(1)));
+            assert!(health.is_ejected(|| now + Duration::from_secs(pause_s) - Duration::from_millis(1)));
             now += Duration::from_secs(pause_s);
-            assert!(!health.is_ejected(now));
+            assert!(!health.is_ejected(|| now));
         }
         assert_eq!(Health::succeeded(), Health::default());
     }

@@ -232,7 +232,8 @@ fn machine() -> String {
     let cpu = read("/proc/cpuinfo");
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
     let model = model.trim_start_matches([' ', '\t', ':']).trim();
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    // Not those that this process may use: it has put itself on one.
+    let cores = cpu.lines().filter(|line| line.starts_with("processor")).count();
     let kernel = read("/proc/sys/kernel/osrelease");
     let versions: Vec<String> = peers::PEERS.iter().map(|(program, _)| peers::version(program)).collect();
     format!("{}; {model}, {cores} cores; Linux {}; {}", date("+%F"), kernel.trim(), versions.join("; "))

@@ -3,7 +3,7 @@
 use super::route::{CompiledRoute, Facts, Routed};
 use crate::host::HostPattern;
 use crate::tables::VirtualHost;
-use std::collections::HashMap;
+use hashbrown::HashMap;
 use std::sync::Arc;
 
 #[derive(Debug, Default)]

@@ -3,6 +3,7 @@
 
 mod authz;
 pub(crate) mod host;
+pub mod passthrough;
 mod route;
 
 pub use authz::authorize;

@@ -207,7 +207,7 @@ fn action(action: &RouteAction) -> String {
     match action {
         RouteAction::Forward(forward) => {
             let mut text = weighted(&forward.backends);
-            if forward.filters != snapshot::Filters::default() {
+            if !forward.filters.is_empty() {
                 let _ = write!(text, " {}", serde_json::to_string(&forward.filters).unwrap());
             }
             text

@@ -1,5 +1,6 @@
 //! Compilation, asked as a table.
 
+mod beyond;
 mod dns;
 mod gateways;
 mod golden;

@@ -81,6 +81,7 @@ fn rejoined<'a>(
         withdrawn,
         aaaa,
         dns_upstreams,
+        probing,
         services: _,
     } = settings;
     let is_same = *domain == before.domain
@@ -91,6 +92,7 @@ fn rejoined<'a>(
         && *resolved == before.resolved
         && *aaaa == before.aaaa
         && *dns_upstreams == before.dns_upstreams
+        && *probing == before.probing
         && *files == before.files;
     let mut found = Vec::new();
     for origin in withdrawn.symmetric_difference(&before.withdrawn) {
@@ -139,6 +141,7 @@ fn touched<'a>(previous: &World, changes: &'a [Change<'a>]) -> Option<BTreeMap<&
                 // Read anew by each compilation, or known from the names.
                 Spec::MeshGatewayRoute(_)
                 | Spec::TrafficPermission(_)
+                | Spec::MeshPassthrough(_)
                 | Spec::VirtualOutbound(_)
                 | Spec::MeshService(_)
                 | Spec::MeshExternalService(_)

@@ -4,6 +4,7 @@ mod dataplanes;
 mod forms;
 mod kinds;
 mod output;
+mod passthrough;
 mod seeds;
 mod services;
 mod virtual_outbounds;

@@ -3,8 +3,9 @@
 
 use super::frame::HEAD_BYTES;
 use super::hpack;
-use crate::http::framing::Framing;
+use crate::http::framing::{self, Framing};
 use crate::http::head::{Known, find_line_feed};
+use memchr::memchr;
 use std::io;
 
 /// What the head said.
@@ -56,13 +57,12 @@ fn try_push(bytes: &[u8], to_head: bool, out: &mut Vec<u8>) -> io::Result<Option
         if line.is_empty() {
             break;
         }
-        let colon = line.iter().position(|byte| *byte == b':').ok_or_else(|| unsound("a line without a colon"))?;
+        let colon = memchr(b':', line).ok_or_else(|| unsound("a line without a colon"))?;
         let (name, value) = line.split_at(colon);
         let value = value.get(2..).unwrap_or_default();
         match Known::of(name) {
             Known::ContentLength => {
-                let length = std::str::from_utf8(value).ok().and_then(|value| value.parse().ok());
-                framing = Framing::Length(length.ok_or_else(|| unsound("a length that is no number"))?);
+                framing = Framing::Length(framing::length(value).ok_or_else(|| unsound("a length that is no number"))?);
             }
             Known::TransferEncoding => {
                 framing = Framing::Chunked;
@@ -81,7 +81,7 @@ fn try_push(bytes: &[u8], to_head: bool, out: &mut Vec<u8>) -> io::Result<Option
 
 /// The line that begins at `at`, and where the next one does.
 fn line(bytes: &[u8], at: usize) -> Option<(&[u8], usize)> {
-    let end = find_line_feed(bytes, at, bytes.len())?;
+    let end = find_line_feed(bytes, at)?;
     Some((bytes.get(at..end.checked_sub(1)?)?, end + 1))
 }
 

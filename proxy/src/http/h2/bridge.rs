@@ -8,6 +8,7 @@ use super::super::headers::push_field;
 use super::super::traffic::{Context, Traffic};
 use super::shared::{self, Upload};
 use crate::error::ConnError;
+use crate::stream::Wired;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Bytes, Frame, Incoming};
@@ -26,6 +27,22 @@ const BRIDGE_BYTES: usize = 64 * 1024;
 pub(in super::super) enum Upstream<Io> {
     Own(Io),
     Bridge(DuplexStream),
+}
+
+impl<Io: Wired> Wired for Upstream<Io> {
+    fn poll_readable(&self, cx: &mut Task<'_>) -> Poll<()> {
+        match self {
+            Self::Own(io) => io.poll_readable(cx),
+            Self::Bridge(_) => Poll::Ready(()),
+        }
+    }
+
+    fn socket(&self) -> Option<&tokio::net::TcpStream> {
+        match self {
+            Self::Own(io) => io.socket(),
+            Self::Bridge(_) => None,
+        }
+    }
 }
 
 impl<Io> Upstream<Io> {
@@ -98,7 +115,7 @@ fn broken(fault: super::super::fault::Fault) -> io::Error {
 fn request(head: &Head, buffer: &[u8], (scheme, upload): (&str, Upload)) -> io::Result<Request<Upload>> {
     let mut authority: &[u8] = b"";
     let mut request = Request::new(upload);
-    for field in &head.fields {
+    for field in head.fields.iter() {
         let value = field.value.of(buffer);
         match field.known {
             Known::Host => authority = value,

@@ -9,10 +9,12 @@ use super::super::traffic::{Context, Traffic};
 use super::stream::StreamIo;
 use std::future::poll_fn;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// Serves the streams that get this place, until there will be no other.
 pub(super) async fn serve<T: Traffic>(io: StreamIo, context: Context<T>, drain: watch::Receiver<bool>) {
-    let mut session = Session { io, input: Buffer::default(), timer: Timer::new(), context, drain };
+    let (input, last) = (Buffer::default(), Instant::now());
+    let mut session = Session { io, input, timer: Timer::new(), context, drain, last };
     while poll_fn(|cx| session.io.poll_open(cx)).await {
         let mut scratch = Scratch::take();
         session.io.take_head(&mut scratch.head, &mut session.input);

@@ -5,6 +5,7 @@ use super::super::head::{
     Field, HEAD_BYTES_MAX, HEADERS_MAX, Head, Known, METHOD_BYTES_MAX, Span, TARGET_BYTES_MAX, Version, is_field_value,
     is_token,
 };
+use super::super::headers::push_decimal;
 
 /// The request breaks HTTP/2's rules for messages, and how: a stream error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -229,10 +230,7 @@ impl Builder {
             request.push(Known::Other, b"cookie", &self.cookie);
         }
         match request.length {
-            Some(length) => {
-                let mut digits = [0; 20];
-                request.push(Known::ContentLength, b"content-length", decimal(length, &mut digits));
-            }
+            Some(length) => request.push_length(length),
             None if !ended => request.push(Known::TransferEncoding, b"transfer-encoding", b"chunked"),
             None => {}
         }
@@ -257,6 +255,16 @@ impl Builder {
 }
 
 impl Request {
+    fn push_length(&mut self, length: u64) {
+        let name_start = self.bytes.len();
+        self.bytes.extend_from_slice(b"content-length: ");
+        let value_start = self.bytes.len();
+        push_decimal(&mut self.bytes, length);
+        let (name, value) = (Span::new(name_start, value_start - 2), Span::new(value_start, self.bytes.len()));
+        self.head.fields.push(Field { name, value, known: Known::ContentLength });
+        self.bytes.extend_from_slice(b"\r\n");
+    }
+
     fn push(&mut self, known: Known, name: &[u8], value: &[u8]) {
         let start = self.bytes.len();
         for part in [name, b": ", value, b"\r\n"] {
@@ -266,18 +274,6 @@ impl Request {
         let (name, value) = (Span::new(start, start + name.len()), Span::new(value_start, value_start + value.len()));
         self.head.fields.push(Field { name, value, known });
     }
-}
-
-fn decimal(mut number: u64, digits: &mut [u8; 20]) -> &[u8] {
-    let mut start = digits.len();
-    for digit in digits.iter_mut().rev() {
-        *digit = b'0' + (number % 10) as u8;
-        (number, start) = (number / 10, start - 1);
-        if number == 0 {
-            break;
-        }
-    }
-    digits.get(start..).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -57,14 +57,6 @@ fn what_http_1_refuses_is_left_to_its_parser() {
     assert!(built(&many[..103], true).unwrap().head.len > 0);
 }
 
-#[test]
-fn decimal_numbers_have_no_leading_zeros() {
-    assert_eq!(
-        [0, 9, 10, u64::MAX].map(|n| decimal(n, &mut [0; 20]).to_vec()),
-        [b"0".to_vec(), b"9".to_vec(), b"10".to_vec(), u64::MAX.to_string().into_bytes()]
-    );
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 

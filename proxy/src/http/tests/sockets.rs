@@ -54,22 +54,90 @@ async fn echo(listener: TcpListener) {
     }
 }
 
-#[tokio::test(flavor = "local")]
-async fn hundreds_of_requests_survive_an_endpoint_that_closes_when_it_likes() {
-    let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let direct = Rc::new(Direct(upstream.local_addr().unwrap()));
-    tokio::task::spawn_local(echo(upstream));
+/// A client of a proxy in front of `upstream`; the proxy drains when the sender says so.
+async fn proxied(upstream: std::net::SocketAddr) -> (TcpStream, JoinHandle<End>, watch::Sender<bool>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (io, _) = listener.accept().await.unwrap();
     let context = Context {
-        traffic: direct,
+        traffic: Rc::new(Direct(upstream)),
         pools: Rc::new(Pools::new(PATIENCE)),
         settings: Arc::new(Settings::sidecar()),
         peer: None,
     };
-    let (_drain, drained) = watch::channel(false);
-    tokio::task::spawn_local(serve(Stream::Plain(io), context, drained, Wire::Sniff));
+    let (drain, drained) = watch::channel(false);
+    let serving =
+        tokio::task::spawn_local(async move { serve(Stream::Plain(io), context, drained, Wire::Sniff).await.0 });
+    (client, serving, drain)
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_large_body_ends_where_it_says_and_what_follows_is_the_next_request() {
+    let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (client, _, _drain) = proxied(upstream.local_addr().unwrap()).await;
+    tokio::task::spawn_local(echo(upstream));
+    let (mut read, mut write) = client.into_split();
+    let bodies: Vec<Vec<u8>> =
+        [300_000, 16_384, 65_536, 7, 200_001].map(|n: u32| (0..n).map(|i| (i % 251) as u8).collect()).into();
+    let request = |body: &Vec<u8>| {
+        let head = format!("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
+        [head.as_bytes(), body].concat()
+    };
+    let all: Vec<u8> = bodies.iter().flat_map(request).collect();
+    tokio::task::spawn_local(async move {
+        write.write_all(&all).await.unwrap();
+        std::future::pending::<()>().await;
+    });
+    for body in &bodies {
+        let expected = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+        let mut got = vec![0; expected.len() + body.len()];
+        patient(read.read_exact(&mut got)).await.unwrap();
+        assert!(got == [expected.as_bytes(), body].concat(), "an answer of {} bytes", body.len());
+    }
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_large_answer_that_stops_short_breaks_the_clients_connection() {
+    let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (mut client, serving, _drain) = proxied(upstream.local_addr().unwrap()).await;
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let (mut endpoint, _) = patient(upstream.accept()).await.unwrap();
+    let head = b"HTTP/1.1 200 OK\r\ncontent-length: 500000\r\n\r\n";
+    endpoint.write_all(&[&head[..], &[b'x'; 100_000]].concat()).await.unwrap();
+    drop(endpoint);
+    let mut got = Vec::new();
+    let (read, ended) = tokio::join!(patient(client.read_to_end(&mut got)), patient(serving));
+    read.unwrap();
+    assert_eq!((got.len(), ended.unwrap()), (head.len() + 100_000, End::Broken));
+}
+
+#[tokio::test(flavor = "local")]
+async fn what_came_of_a_large_answer_is_passed_on_before_its_rest_is_there() {
+    let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (mut client, _, _drain) = proxied(upstream.local_addr().unwrap()).await;
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let (mut endpoint, _) = patient(upstream.accept()).await.unwrap();
+    let head = b"HTTP/1.1 200 OK\r\ncontent-length: 200000\r\n\r\n";
+    // In the first read, up to its end, and beyond it.
+    for piece in
+        [head.to_vec(), vec![b'a'; 100], vec![b'b'; 4096], vec![b'c'; 90_000], vec![b'd'; 1], vec![b'e'; 105_803]]
+    {
+        endpoint.write_all(&piece).await.unwrap();
+        let mut got = vec![0; piece.len()];
+        patient(client.read_exact(&mut got)).await.unwrap();
+        assert!(got == piece, "{} bytes", piece.len());
+    }
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let mut next = [0; 32];
+    patient(endpoint.read_exact(&mut next)).await.unwrap();
+    assert!(String::from_utf8_lossy(&next).starts_with("GET / HTTP/1.1\r\n"), "the connection is used again");
+}
+
+#[tokio::test(flavor = "local")]
+async fn hundreds_of_requests_survive_an_endpoint_that_closes_when_it_likes() {
+    let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (mut client, _, _drain) = proxied(upstream.local_addr().unwrap()).await;
+    tokio::task::spawn_local(echo(upstream));
     for n in 0..300usize {
         // No body where the endpoint has just closed: its close may be under way still, and only what has no body is sent anew.
         let body = vec![b'x'; if n % 3 == 1 { n * 500 } else { 0 }];

@@ -74,9 +74,11 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
 pub(crate) fn version(program: &str) -> String {
     let Some(path) = find(program) else { return format!("{program}: not installed") };
     let flag = if program == "knotd" || program == "envoy" || program == "h2load" { "--version" } else { "-v" };
-    let Ok(output) = Command::new(path).arg(flag).output() else { return format!("{program}: no answer") };
+    let Ok(output) = Command::new(&path).arg(flag).output() else { return format!("{program}: no answer") };
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text);
     let line = text.lines().find(|line| line.chars().any(|c| c.is_ascii_digit())).unwrap_or_default();
+    // Envoy says where it lies.
+    let line = line.replace(&path.display().to_string(), program);
     line.split(" Copyright").next().unwrap_or_default().trim().to_owned()
 }

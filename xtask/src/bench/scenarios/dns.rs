@@ -23,9 +23,10 @@ pub(super) fn run(context: &Context, results: &mut Results) -> Res<()> {
             let mut resources = vec![weir::MESH.to_owned()];
             resources.extend((0..names).map(|name| weir::workload(&format!("svc{name}"), 19_001, "tcp")));
             let cp = control_plane.insert(ControlPlane::start(context, &resources)?);
-            let off = ["--interception", "off"];
+            // Without interception a proxy answers no DNS; nothing is sent to the ports that this opens.
+            let redirect = ["--interception", "redirect"];
             let sidecar = weir::sidecar();
-            let proxy = Proxy { name: "web-1", resource: &sidecar, admin: 18_090, arguments: &off };
+            let proxy = Proxy { name: "web-1", resource: &sidecar, admin: 18_090, arguments: &redirect };
             let running = vec![cp.proxy(&proxy)?];
             answers(Slot { name: "weir", port: 18_190, running }, names)
         });
