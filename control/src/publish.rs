@@ -4,6 +4,7 @@
 mod addresses;
 mod names;
 mod outside;
+mod pace;
 mod services;
 mod tables;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use crate::vip::{self, Ranges, VipTable};
 use addresses::{Journal, Unsaved};
 use names::{Given, Names};
 use outside::Outside;
+use pace::Pace;
 use serde::de::DeserializeOwned;
 use snapshot::{Generation, Origin};
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,10 +30,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// A lone write is published at once. After a publication the next one waits this many times as long as it took, so that
-/// of a burst of writes to a large mesh each publication takes what came meanwhile.
-const PAUSE_RATIO: u32 = 4;
-const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// DNS names and files that resources name are looked at again after this long.
 const OUTSIDE_EVERY: Duration = Duration::from_secs(10);
 /// How long the first publication waits for new DNS names; later ones come when they come.
@@ -138,7 +136,7 @@ impl Loop {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // What isn't right yet is tried again with every tick.
         let mut is_failed = false;
-        let mut rested_at = Instant::now();
+        let mut pace = Pace::default();
         loop {
             tokio::select! {
                 changed = self.changes.changed() => if changed.is_err() { return },
@@ -149,14 +147,14 @@ impl Loop {
                 },
                 () = self.out.closed() => return,
             }
-            if rested_at > Instant::now() {
-                tokio::time::sleep_until(rested_at.into()).await;
+            if let Some(at) = pace.next().filter(|at| *at > Instant::now()) {
+                tokio::time::sleep_until(at.into()).await;
             }
             self.changes.mark_unchanged();
             self.withdrawn.mark_unchanged();
             let begun = Instant::now();
             let refreshed = self.refresh().await;
-            rested_at = Instant::now() + (begun.elapsed() * PAUSE_RATIO).min(PAUSE_MAX);
+            pace.published(begun, Instant::now());
             is_failed = refreshed.is_err();
             // In the time that others have to look at what was published.
             let resources = self.out.borrow().resources.clone();

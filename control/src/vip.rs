@@ -135,6 +135,15 @@ pub struct Ranges {
     pub v6: Option<Cidr<Ipv6Addr>>,
 }
 
+impl Ranges {
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(ip) => self.v4.is_some_and(|range| range.contains(ip)),
+            IpAddr::V6(ip) => self.v6.is_some_and(|range| range.contains(ip)),
+        }
+    }
+}
+
 impl Default for Ranges {
     fn default() -> Self {
         Self {

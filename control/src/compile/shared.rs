@@ -137,12 +137,23 @@ impl Making<'_> {
         gone.extend(old);
         let before: &Snapshot = snapshot.unwrap_or(&nothing.1);
         let freed = self.freed(before.tables(), &entries);
-        let mut tables = self.tables(before.tables(), &entries, (&gone, &new));
-        let held_freed = self.before.map_or(&[][..], |slot| &slot.shared.freed);
-        if !(freed.is_empty() && held_freed.is_empty()) {
-            let gone = held_freed.iter().filter(|held| !freed.iter().any(|row| Arc::ptr_eq(row, held)));
-            tables.listeners = patch(&tables.listeners, gone, freed.iter(), |a, b| a.address.cmp(&b.address));
-        }
+        let held_freed = self.before.map_or(&[][..], |slot| slot.shared.freed.as_slice());
+        let gone_listeners = gone.iter().flat_map(|e| &e.listeners).flatten().chain(held_freed);
+        let new_listeners = new.iter().flat_map(|e| &e.listeners).flatten().chain(&freed);
+        let (services, listeners) = (&before.tables().services, &before.tables().listeners);
+        // Several outbounds may lead to one service.
+        let still: HashSet<*const ServiceRow> = match gone.is_empty() {
+            true => HashSet::new(),
+            false => entries.iter().filter_map(|e| Some(Arc::as_ptr(e.service.as_ref()?))).collect(),
+        };
+        let gone_services = gone.iter().filter_map(|e| e.service.as_ref()).filter(|s| !still.contains(&Arc::as_ptr(s)));
+        let new_services = new.iter().filter_map(|e| e.service.as_ref());
+        let tables = Tables {
+            names: self.names(before.tables(), &entries),
+            listeners: patch(listeners, gone_listeners, new_listeners, |a, b| a.address.cmp(&b.address)),
+            services: patch(services, gone_services, new_services, |a, b| a.name.cmp(&b.name)),
+            ..Tables::default()
+        };
         let snapshot = Snapshot::build_after(Some(before), tables, Generation::default()).ok()?;
         Some(Shared { entries, freed, snapshot: Arc::new(snapshot) })
     }
@@ -181,31 +192,6 @@ impl Making<'_> {
         let services = self.before.map_or(&[][..], |slot| &slot.shared.snapshot.tables().services);
         let at = services.binary_search_by(|held| held.name.cmp(&row.name));
         at.ok().and_then(|at| services.get(at)).filter(|held| **held == row).cloned().unwrap_or(row)
-    }
-
-    fn tables(&self, before: &Tables, entries: &[Entry], (gone, new): (&[&Entry], &[Entry])) -> Tables {
-        // Several outbounds may lead to one service.
-        let still: HashSet<*const ServiceRow> = match gone.is_empty() {
-            true => HashSet::new(),
-            false => entries.iter().filter_map(|e| Some(Arc::as_ptr(e.service.as_ref()?))).collect(),
-        };
-        let gone_services = gone.iter().filter_map(|e| e.service.as_ref()).filter(|s| !still.contains(&Arc::as_ptr(s)));
-        let kept: HashSet<_> = new.iter().flat_map(|e| &e.listeners).flatten().map(Arc::as_ptr).collect();
-        let gone_listeners =
-            gone.iter().flat_map(|e| &e.listeners).flatten().filter(|l| !kept.contains(&Arc::as_ptr(l)));
-        Tables {
-            names: self.names(before, entries),
-            listeners: patch(
-                &before.listeners,
-                gone_listeners,
-                new.iter().flat_map(|e| &e.listeners).flatten(),
-                |a, b| a.address.cmp(&b.address),
-            ),
-            services: patch(&before.services, gone_services, new.iter().filter_map(|e| e.service.as_ref()), |a, b| {
-                a.name.cmp(&b.name)
-            }),
-            ..Tables::default()
-        }
     }
 
     /// Rows of freed addresses that nobody else has; a host that is written as an address may have one.

@@ -59,6 +59,7 @@ pub(super) fn concerns(resource: &Arc<Resource>) -> bool {
         resource.spec,
         Spec::MeshGatewayRoute(_)
             | Spec::TrafficPermission(_)
+            | Spec::MeshPassthrough(_)
             | Spec::Secret(_)
             | Spec::GlobalSecret(_)
             | Spec::ZoneEgress(_)
@@ -229,7 +230,10 @@ impl Kept {
 
     /// Puts entries in the place of others.
     fn exchange(&mut self, index: &mut Index, (gone, new): (Entries, Entries), given: &Given<'_>) -> Option<()> {
-        if self.warnings.iter().any(|w| matches!(w, NameWarning::Occupied { .. })) {
+        // A host written as an address may have one that is allocated, and then the order of all counts.
+        let may_collide = |key: &Key| key.literal().is_some_and(|ip| given.ranges.contains(ip));
+        let collides = self.warnings.iter().any(|w| matches!(w, NameWarning::Occupied { .. }));
+        if collides || self.view.entries.keys().chain(new.keys()).any(may_collide) {
             return None;
         }
         let before: Vec<(Key, Claimed)> =

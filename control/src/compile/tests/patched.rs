@@ -2,8 +2,12 @@
 
 use super::make::*;
 use super::*;
-use crate::names::{MeshNames, NameSettings, NamesInput, names_and_outbounds, view};
-use crate::resource::{Gateway, GatewayType, Resource, Secret, Spec, TransparentProxying, VirtualOutbound};
+use crate::names::{
+    MeshNames, NameSettings, NamesInput, ServiceNames, names_and_outbounds, service_keys, service_names, view,
+};
+use crate::resource::{
+    Gateway, GatewayType, MeshServicesMode, Resource, Secret, ServiceKind, Spec, TransparentProxying, VirtualOutbound,
+};
 use crate::vip::{Ranges, VipTable, allocate};
 use snapshot::Origin;
 use std::collections::{BTreeMap, BTreeSet};
@@ -104,8 +108,41 @@ fn some_virtual_outbound(dice: &mut Dice) -> Resource {
     made
 }
 
+/// A policy about what is beyond the mesh.
+fn some_passthrough(dice: &mut Dice) -> Resource {
+    parsed(&format!(
+        "type: MeshPassthrough\nmesh: default\nname: mp\nspec: {{default: {{passthroughMode: {}, appendMatch: [{{type: IP, value: \
+         10.7.7.{}}}]}}}}\n",
+        dice.one_of(&["Matched", "All", "None"]),
+        dice.below(3)
+    ))
+}
+
+fn some_service(dice: &mut Dice) -> Resource {
+    let (number, service, port) = (dice.below(2), dice.one_of(&["a", "b"]), 80 + dice.below(2));
+    let text = match dice.below(3) {
+        0 => format!(
+            "type: MeshMultiZoneService\nmesh: default\nname: mz{number}\nlabels: {{l: x}}\nspec: {{selector: {{meshService: \
+             {{matchLabels: {{kuma.io/display-name: ms{number}}}}}}}, ports: [{{port: {port}, name: p}}]}}\n"
+        ),
+        _ => format!(
+            "type: MeshService\nmesh: default\nname: ms{number}\nspec: {{selector: {{dataplaneTags: {{kuma.io/service: {service}}}}}, \
+             ports: [{{port: {port}, targetPort: 8080}}]}}\n"
+        ),
+    };
+    parsed(&text)
+}
+
+/// Something of a mesh that others may reach, or a sidecar there.
+fn elsewhere(dice: &mut Dice) -> Resource {
+    match dice.below(3) {
+        0 => mesh("other", ["", "mtls"][dice.below(2)]),
+        _ => dataplane("other", "there", &format!("10.2.0.{}", dice.below(3)), vec![inbound(80, "service=far")]),
+    }
+}
+
 fn some_resource(dice: &mut Dice) -> Resource {
-    match dice.below(16) {
+    match dice.below(20) {
         0 => mesh("default", ["", "mtls", "mtls egress"][dice.below(3)]),
         1 => permission("p", dice.one_of(&["service=a", "service=*"]), dice.one_of(&["service=*", "service=ext"])),
         2 => external("ext", &format!("10.9.9.{}:443", dice.below(3)), dice.one_of(&["service=ext", "service=a"])),
@@ -115,12 +152,17 @@ fn some_resource(dice: &mut Dice) -> Resource {
         6 | 7 => some_route(dice),
         8 => some_virtual_outbound(dice),
         9 => resource("default", "s", Spec::Secret(Secret { data: dice.below(9).to_string() })),
+        10 => some_passthrough(dice),
+        11 | 12 => some_service(dice),
+        13 => elsewhere(dice),
         _ => some_dataplane(dice),
     }
 }
 
+#[derive(Default)]
 struct Names {
     vips: VipTable,
+    of_services: BTreeMap<ServiceKind, VipTable>,
 }
 
 impl Names {
@@ -130,6 +172,17 @@ impl Names {
         let view = view(&NamesInput { mesh: "default", resources: &plain, settings: &settings });
         self.vips = allocate(&self.vips, &view.keys(), &Ranges::default(), 0).0;
         BTreeMap::from([("default".to_owned(), Arc::new(names_and_outbounds(&view, &self.vips, &settings).0))])
+    }
+
+    fn of_services(&mut self, resources: &[Arc<Resource>]) -> BTreeMap<String, Arc<ServiceNames>> {
+        let plain: Vec<&Resource> = resources.iter().map(AsRef::as_ref).collect();
+        for kind in ServiceKind::ALL {
+            let table = self.of_services.entry(kind).or_default();
+            *table = allocate(table, &service_keys(&plain, kind), &Ranges::default(), 0).0;
+        }
+        let mesh = ("default", MeshServicesMode::Everywhere);
+        let names = service_names(mesh, &plain, &BTreeMap::new(), &self.of_services);
+        BTreeMap::from([("default".to_owned(), Arc::new(names))])
     }
 }
 
@@ -142,6 +195,19 @@ fn shown(world: &World) -> Vec<String> {
     all
 }
 
+/// Says only the lines that differ.
+fn assert_same(patched: &[String], fresh: &[String], place: &str) {
+    for (patched, fresh) in patched.iter().zip(fresh).filter(|(a, b)| a != b) {
+        let lines = |a: &str, b: &str| {
+            let others: BTreeSet<&str> = b.lines().collect();
+            a.lines().filter(|line| !others.contains(line)).take(20).collect::<Vec<_>>().join("\n")
+        };
+        let head = patched.lines().next().unwrap_or_default();
+        panic!("{place}: {head}\npatched:\n{}\nfresh:\n{}", lines(patched, fresh), lines(fresh, patched));
+    }
+    assert_eq!(patched.len(), fresh.len(), "{place}");
+}
+
 #[test]
 fn a_world_after_any_edits_is_the_world_from_nothing() {
     for seed in 0..40 {
@@ -149,7 +215,7 @@ fn a_world_after_any_edits_is_the_world_from_nothing() {
         let mut held: BTreeMap<crate::resource::Key, Arc<Resource>> = BTreeMap::new();
         let first = Arc::new(mesh("default", ""));
         held.insert(first.key(), first);
-        let mut names = Names { vips: VipTable::default() };
+        let mut names = Names::default();
         let mut last_names = BTreeMap::new();
         let mut withdrawn = BTreeSet::new();
         let mut world = World::new(Vec::new(), settings("east"), BTreeMap::new());
@@ -172,12 +238,13 @@ fn a_world_after_any_edits_is_the_world_from_nothing() {
             if last_names != now {
                 last_names = now;
             }
-            let settings = super::super::Settings { withdrawn: withdrawn.clone(), ..settings("east") };
+            let services = names.of_services(&resources);
+            let settings = super::super::Settings { withdrawn: withdrawn.clone(), services, ..settings("east") };
             world = World::after(Some(&world), resources.clone(), settings.clone(), last_names.clone());
             let fresh = World::after(None, resources, settings, last_names.clone());
             // What isn't asked for in one world must be right in a later one all the same.
             if dice.below(3) > 0 {
-                assert_eq!(shown(&world), shown(&fresh), "seed {seed}, step {step}");
+                assert_same(&shown(&world), &shown(&fresh), &format!("seed {seed}, step {step}"));
             }
         }
     }
@@ -191,7 +258,7 @@ fn rows_of_what_did_not_change_are_the_same_allocations() {
                 Some(TransparentProxying { redirect_port_outbound: 15001, ..Default::default() });
         })
     };
-    let mut names = Names { vips: VipTable::default() };
+    let mut names = Names::default();
     let mut list = vec![mesh("default", ""), transparent("web", "10.0.0.1", "service=web")];
     list.extend((1..5).map(|n| transparent(&format!("b{n}"), &format!("10.0.1.{n}"), &format!("service=b{n}"))));
     let mut list: Vec<Arc<Resource>> = list.into_iter().map(Arc::new).collect();
