@@ -197,7 +197,7 @@ fn shown(world: &World) -> Vec<String> {
 
 /// Says only the lines that differ.
 fn assert_same(patched: &[String], fresh: &[String], place: &str) {
-    for (patched, fresh) in patched.iter().zip(fresh).filter(|(a, b)| a != b) {
+    if let Some((patched, fresh)) = patched.iter().zip(fresh).find(|(a, b)| a != b) {
         let lines = |a: &str, b: &str| {
             let others: BTreeSet<&str> = b.lines().collect();
             a.lines().filter(|line| !others.contains(line)).take(20).collect::<Vec<_>>().join("\n")
