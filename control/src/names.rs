@@ -13,6 +13,7 @@ pub use services::{
     Hostnames, Refused, ServiceNames, ServiceOutbound, ZONE_LABEL, hostnames, labels, service_key, service_keys,
     service_names,
 };
+pub(crate) use services::{NAMESPACE_LABEL, kind_of};
 pub use virtual_outbound::parameters;
 
 use crate::resource::{Inbound, InboundState, MeshGateway, MeshServicesMode, Resource, Spec, Tags};
@@ -70,13 +71,21 @@ pub struct NameSettings {
     pub domain: String,
     pub service_vip_enabled: bool,
     pub vip_port: u16,
+    /// Hosts of ExternalServices are served on the VIP port too.
+    pub host_vip_port: bool,
     /// Zone ingresses of this zone say nothing new.
     pub own_zone: String,
 }
 
 impl Default for NameSettings {
     fn default() -> Self {
-        Self { domain: "mesh".into(), service_vip_enabled: true, vip_port: 80, own_zone: String::new() }
+        Self {
+            domain: "mesh".into(),
+            service_vip_enabled: true,
+            vip_port: 80,
+            host_vip_port: true,
+            own_zone: String::new(),
+        }
     }
 }
 

@@ -277,6 +277,7 @@ impl Loop {
             domain: self.settings.domain.clone(),
             service_vip_enabled: self.settings.service_vip_enabled,
             vip_port: self.settings.service_vip_port,
+            host_vip_port: self.settings.host_vip_port,
             own_zone: self.settings.zone.clone(),
         }
     }

@@ -1,19 +1,21 @@
 //! Mutated input for what users write: templates and YAML documents. The committed corpus is replayed by every test run;
-//! `WEIR_FUZZ_SECS=600 cargo test -p control --test fuzz -- --nocapture` mutates it for that long and prints what it
-//! found. It must not know how a template or document is read.
+//! `WEIR_FUZZ_SECS=600 cargo test -p control --test fuzz -- --nocapture` mutates it for that long, prints what it found
+//! and adds to the corpus what led to an outcome of its own. It must not know how a template or document is read.
 #![expect(clippy::unwrap_used, reason = "a test that can't read its corpus fails")]
 
 use control::resource::{read, to_yaml};
 use control::template::{Compiled, HostnameTemplate, OUTPUT_BYTES_MAX};
 use std::collections::BTreeMap;
 use std::panic::catch_unwind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// A mutant is at most this long.
 const INPUT_BYTES_MAX: usize = 8 << 10;
 /// What is found new by its outcome is mutated further, up to so many.
 const KEPT_MAX: usize = 4096;
+/// Of them go into the corpus, the shortest first.
+const COMMITTED_MAX: usize = 400;
 /// What takes longer is a finding of a long run, in a debug build on a busy machine.
 const SLOW: Duration = Duration::from_secs(5);
 
@@ -185,11 +187,25 @@ fn yaml(text: &str) -> String {
     format!("{} {problems:?}", intake.resources.len())
 }
 
+/// What long runs have found, a JSON text a line.
+fn found(target: &Target) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/fuzz").join(format!("{}.jsonl", target.folder))
+}
+
+fn keep(target: &Target, outcomes: BTreeMap<String, String>) {
+    let mut texts: Vec<String> = outcomes.into_values().collect();
+    texts.sort_by(|a, b| (a.len(), a).cmp(&(b.len(), b)));
+    let lines = texts.iter().take(COMMITTED_MAX).map(|text| serde_json::to_string(text).unwrap() + "\n");
+    std::fs::write(found(target), lines.collect::<String>()).unwrap();
+}
+
 fn corpus(target: &Target) -> Vec<String> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/fuzz").join(target.folder);
     let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     let mut texts: Vec<String> = files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
+    let lines = std::fs::read_to_string(found(target)).unwrap_or_default();
+    texts.extend(lines.lines().map(|line| serde_json::from_str::<String>(line).unwrap()));
     if target.folder == "yaml" {
         let documents = ["testdata/intake/all-kinds.yaml"];
         texts.extend(
@@ -256,22 +272,34 @@ fn the_corpus_and_a_short_run_of_its_mutants_are_taken_without_a_fault() {
     for target in &TARGETS {
         let mut pool = corpus(target);
         assert!(!pool.is_empty());
-        let mut outcomes = std::collections::BTreeSet::new();
-        let mut findings: Vec<String> = pool.iter().filter_map(|text| one(target, text, false).err()).collect();
+        let mut outcomes: BTreeMap<String, String> = BTreeMap::new();
+        let mut findings = Vec::new();
+        for text in &pool {
+            match one(target, text, false) {
+                Ok(outcome) => drop(outcomes.entry(outcome).or_insert_with(|| text.clone())),
+                Err(finding) => findings.push(finding),
+            }
+        }
         let (mut dice, begun, mut runs) = (Dice(0x5EED), Instant::now(), 0_u64);
         while findings.len() < 5 && (runs < 300 || begun.elapsed() < Duration::from_secs(seconds)) {
             runs += 1;
             let text = mutant(&pool, target.words, &mut dice);
             match one(target, &text, seconds > 0) {
                 Err(finding) => findings.push(finding),
-                Ok(outcome) => {
-                    if outcomes.insert(outcome) && pool.len() < KEPT_MAX {
+                Ok(outcome) => match outcomes.get_mut(&outcome) {
+                    Some(known) if known.len() > text.len() => *known = text,
+                    None if pool.len() < KEPT_MAX => {
+                        outcomes.insert(outcome, text.clone());
                         pool.push(text);
                     }
-                }
+                    _ => {}
+                },
             }
         }
         println!("{}: {runs} runs, {} outcomes", target.folder, outcomes.len());
         assert!(findings.is_empty(), "{findings:#?}");
+        if seconds > 0 {
+            keep(target, outcomes);
+        }
     }
 }

@@ -55,6 +55,15 @@ harness::isolated_tests! {
     fn redirect_captures_both_directions_of_an_ipv6_host_and_is_undone_exactly() {
         redirect(|node| node.v6.into());
     }
+
+    fn with_redirect_a_proxy_reaches_the_control_plane_of_its_own_machine_by_any_address() {
+        let mesh = Mesh::start();
+        mesh.apply(&format!("{MESH}---{ALLOW_ALL}"));
+        install(&mesh, &mesh.host);
+        let yaml = dataplane_yaml("web-1", mesh.host.v4.into(), &[(8080, 8080, HTTP_WEB)], TRANSPARENT);
+        let mut proxy = Process::start("web-1", unprivileged(&mesh, &mesh.host, "web-1", &yaml, &[]));
+        ready(&mut proxy);
+    }
 }
 
 /// `bind` and `tproxy`: the proxy as root, no rule but its own. Both ends have the Dataplane of Kuma's pages.

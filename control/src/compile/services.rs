@@ -427,6 +427,11 @@ impl World {
         self.settings.services.get(mesh)
     }
 
+    /// Of a resource, as HostnameGenerators and references see them.
+    pub fn labels(&self, resource: &Resource) -> crate::resource::Tags {
+        crate::names::labels(resource, &self.settings.zone)
+    }
+
     pub fn service_members(&self, mesh: &str, kind: ServiceKind, name: &str) -> ServiceMembers {
         let mut found = ServiceMembers::default();
         let Some(mesh) = self.meshes.get(mesh) else { return found };

@@ -134,7 +134,7 @@ impl<'a> Publisher<'a> {
         self.ports(key, vip, wishes);
         let (Ok(name), Some(first)) = (servable(&key.name), wishes.first()) else { return };
         self.name(Claim::Host, key, row(&name, vip, &first.origin));
-        if wishes.iter().all(|wish| wish.port != self.settings.vip_port) {
+        if self.settings.host_vip_port && wishes.iter().all(|wish| wish.port != self.settings.vip_port) {
             self.outbounds.add(key, vip, first, self.settings.vip_port);
         }
     }
