@@ -201,6 +201,9 @@ impl Kept {
         if !gone.is_empty() || !new.is_empty() {
             self.exchange(&mut index, (gone, new), given)?;
         }
+        self.view.skipped.retain(|skipped| !services.contains(skipped.service.as_str()));
+        self.view.skipped.extend(sub.skipped.into_iter().filter(|s| services.contains(s.service.as_str())));
+        self.view.skipped.sort();
         self.index = Some(index);
         Some(())
     }

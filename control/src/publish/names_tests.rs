@@ -100,6 +100,8 @@ fn names_after_any_edits_are_the_names_found_from_nothing() {
             assert_eq!(of(&names), of(&fresh), "seed {seed}, step {step}");
             let sorted = |names: &Names| names.problems.iter().cloned().collect::<BTreeSet<_>>();
             assert_eq!(sorted(&names), sorted(&fresh), "seed {seed}, step {step}");
+            let (kept, found) = (&names.kept["default"].view, &fresh.kept["default"].view);
+            assert_eq!((&kept.entries, &kept.skipped), (&found.entries, &found.skipped), "seed {seed}, step {step}");
             assert_eq!(names.kept["default"].addresses.table(), fresh.kept["default"].addresses.table());
             if dice.below(2) == 0 {
                 names.prepare(&resources, &settings);
