@@ -27,7 +27,7 @@ pub(super) async fn inspect(args: Inspect) -> Done {
     if let Some(whole) = encode(&json!({"total": items.len(), "items": items, "problems": problems}), args.output) {
         return Ok(whole);
     }
-    let told = told(&problems, wanted.as_deref());
+    let told = told(&problems, wanted.as_deref(), items.is_empty());
     match wanted {
         Some(name) if items.is_empty() => {
             let why = if told.is_empty() {
@@ -55,13 +55,13 @@ fn table(items: &[&Value]) -> String {
     table.render()
 }
 
-/// A line each; of one name those that speak of it.
-fn told(problems: &Value, name: Option<&str>) -> String {
+/// A line each; of one name those that speak of it, and where it isn't served an exhausted range, which lists but few.
+fn told(problems: &Value, name: Option<&str>, is_absent: bool) -> String {
     let mut out = String::new();
     for (field, word) in PROBLEMS {
         for problem in problems.get(field).and_then(Value::as_array).into_iter().flatten() {
             let line = problem.as_str().map_or_else(|| text(problem, "/message"), str::to_owned);
-            if name.is_none_or(|name| line.contains(name)) {
+            if name.is_none_or(|name| line.contains(name)) || (is_absent && field == "addresses") {
                 out.push_str(&format!("{word}: {line}\n"));
             }
         }
@@ -86,6 +86,12 @@ mod tests {
             "conflicts": [{"message": "can't add x.mesh:80"}], "skipped": ["VirtualOutbound default/v gives no name"], "warnings": [],
         });
         let all = "Lost: can't add x.mesh:80\nSkipped: VirtualOutbound default/v gives no name\n";
-        assert_eq!((told(&problems, None).as_str(), told(&problems, Some("x.mesh")).lines().count()), (all, 1));
+        assert_eq!(
+            (told(&problems, None, false).as_str(), told(&problems, Some("x.mesh"), false).lines().count()),
+            (all, 1)
+        );
+        let problems = json!({"addresses": ["failed to allocate new VIPs: No addresses left (a.mesh…)"]});
+        let counts = [true, false].map(|is_absent| told(&problems, Some("z.mesh"), is_absent).lines().count());
+        assert_eq!(counts, [1, 0]);
     }
 }

@@ -11,8 +11,9 @@ use std::time::Duration;
 /// Label of Dataplanes that their proxies brought: the others may be without a proxy of ours on purpose.
 const REGISTERED_BY: &str = "weir/registered-by";
 const PROXY: &str = "proxy";
-/// Between two looks. Streams that end set a timer of their own for the grace.
+/// Between two looks, when nobody's patience is shorter. Streams that end set a timer of their own for the grace.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
+const LOOK_EVERY_MIN: Duration = Duration::from_millis(500);
 
 /// How long a dataplane may be away; zero = for ever.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +27,11 @@ pub struct Patience {
 impl Patience {
     pub(super) fn is_over(limit: Duration, away_ms: u64) -> bool {
         !limit.is_zero() && u128::from(away_ms) >= limit.as_millis()
+    }
+
+    fn look_every(self) -> Duration {
+        let shortest = [self.grace, self.cleanup].into_iter().filter(|limit| !limit.is_zero()).min();
+        shortest.map_or(LOOK_EVERY, |limit| (limit / 2).clamp(LOOK_EVERY_MIN, LOOK_EVERY))
     }
 }
 
@@ -46,7 +52,7 @@ fn registered(core: &Core) -> Vec<ProxyKey> {
 /// Looks after all that are away, until dropped.
 pub(super) async fn watch(presence: Arc<Presence>, core: Arc<Core>, patience: Patience) {
     presence.expect(registered(&core), core.clock().now_ms());
-    let mut tick = tokio::time::interval(LOOK_EVERY);
+    let mut tick = tokio::time::interval(patience.look_every());
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;

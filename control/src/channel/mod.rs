@@ -10,6 +10,7 @@ mod register;
 mod serve;
 
 pub use away::Patience;
+pub use insight::Insight;
 pub use serve::serve;
 
 use crate::compile::{Options, ProxyKey, SecretMaterial};
@@ -17,7 +18,6 @@ use crate::core::Core;
 use crate::publish::Subscription;
 use crate::session::{self, Material, Offer, Session};
 use crate::settings::Auth;
-use insight::Insight;
 use presence::Presence;
 use proto::channel_server::{Channel, ChannelServer};
 use proto::from_proxy::Message as Hear;

@@ -118,7 +118,7 @@ pub fn hostnames(resources: &[&Resource], own_zone: &str) -> BTreeMap<Key, Hostn
     let services: Vec<_> = services.into_iter().map(|(kind, r)| (kind, r, labels(r, own_zone))).collect();
     let mut taken: BTreeMap<(&str, String), String> = BTreeMap::new();
     let mut all: BTreeMap<Key, Hostnames> = BTreeMap::new();
-    for ((_, _, by), generator, template) in &generators {
+    for ((_, _, by), generator, template) in &mut generators {
         for (kind, service, labels) in &services {
             if !generator.selector.of(*kind).is_some_and(|selector| selector.matches(labels)) {
                 continue;
