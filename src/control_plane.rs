@@ -138,7 +138,7 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
         core: cp.core.clone(),
         subscription: cp.subscription.clone(),
         auth: (settings.dp_auth, settings.zone_auth),
-        offline_grace: settings.offline_grace,
+        patience: control::channel::Patience { grace: settings.offline_grace, cleanup: settings.dataplane_cleanup },
     };
     let channel_address = channel.local_addr().map_err(|e| e.to_string())?;
     cp.tasks.spawn(control::channel::serve(channel, tls, service));

@@ -3,6 +3,7 @@
 use crate::cli::DpRun;
 use crate::ctl::{pairs, read_text, render_all};
 use crate::failure::Failure;
+use crate::install::ProxySide;
 use control::resource::{Resource, Spec};
 use control::time::parse_go_duration;
 use proxy::channel::{self, Token};
@@ -21,8 +22,8 @@ struct Own {
     admin_port: Option<u16>,
     /// It asks for transparent proxying.
     transparent: bool,
-    /// Of its DNS server, where the flags of transparent proxying say one.
-    dns_port: Option<u16>,
+    /// What the flags of transparent proxying say, if any is given.
+    captured: Option<ProxySide>,
 }
 
 pub(crate) fn run(args: DpRun) -> Result<(), Failure> {
@@ -62,7 +63,7 @@ async fn serve(args: DpRun, own: Own, kind: &str) -> Result<(), Failure> {
         ipv6: proxy::has_ipv6(),
         manage_routes: true,
         admin: Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), admin_port)),
-        dns: (args.dns_enabled && sidecar && mode.is_some()).then(|| dns_config(&args, own.dns_port)),
+        dns: (args.dns_enabled && sidecar && mode.is_some()).then(|| dns_config(&args, own.captured.as_ref())),
         state: Some(state),
         drain_deadline,
     };
@@ -120,14 +121,16 @@ pub(crate) fn workers(wanted: Option<usize>) -> usize {
     wanted.filter(|n| *n > 0).unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
 }
 
-fn dns_config(args: &DpRun, port: Option<u16>) -> dns::Config {
+fn dns_config(args: &DpRun, captured: Option<&ProxySide>) -> dns::Config {
     // Where install's rules send questions to resolvers of either family.
     let loopbacks = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
     let here = crate::control_plane::machine_addresses();
+    let port = captured.map_or(args.dns_port, |side| side.dns_port);
     let usable = loopbacks.into_iter().filter(|ip| ip.is_ipv4() || here.contains(ip));
-    let listen = usable.map(|ip| SocketAddr::new(ip, port.unwrap_or(args.dns_port))).collect();
+    let listen = usable.map(|ip| SocketAddr::new(ip, port)).collect();
     dns::Config {
         listen,
+        guests: captured.map(|side| side.guests.clone()).unwrap_or_default(),
         resolv_conf: args.resolv_conf.clone(),
         upstreams: args.dns_upstreams.clone(),
         no_aaaa: args.dns_no_aaaa,
@@ -199,7 +202,7 @@ fn own_resource(args: &DpRun, kind: &str) -> Result<Own, Failure> {
                 return Err(Failure::config(".Mesh must be non-empty"));
             }
             let (mesh, name) = (args.mesh.clone(), args.name.clone());
-            return Ok(Own { mesh, name, text: String::new(), admin_port: None, transparent: true, dns_port: None });
+            return Ok(Own { mesh, name, text: String::new(), admin_port: None, transparent: true, captured: None });
         }
     };
     let mut vars = pairs(&args.dataplane_var).map_err(Failure::usage)?;
@@ -231,12 +234,12 @@ fn own_resource(args: &DpRun, kind: &str) -> Result<Own, Failure> {
     if !args.mesh.is_empty() && kind == "Dataplane" {
         resource.meta.mesh.clone_from(&args.mesh);
     }
-    let dns_port = override_interception(args, &mut resource)?;
-    Ok(Own { dns_port, ..own(&resource) })
+    let captured = override_interception(args, &mut resource)?;
+    Ok(Own { captured, ..own(&resource) })
 }
 
-/// Install's settings win over the resource's. Returns their DNS port.
-fn override_interception(args: &DpRun, resource: &mut Resource) -> Result<Option<u16>, Failure> {
+/// Install's settings win over the resource's.
+fn override_interception(args: &DpRun, resource: &mut Resource) -> Result<Option<ProxySide>, Failure> {
     let (files, texts) = (&args.transparent_proxy_config_file, &args.transparent_proxy_config);
     let is_given = args.transparent_proxy || !files.is_empty() || !texts.is_empty();
     let Spec::Dataplane(dataplane) = &mut resource.spec else { return Ok(None) };
@@ -249,7 +252,7 @@ fn override_interception(args: &DpRun, resource: &mut Resource) -> Result<Option
     if side.ipv4_only {
         own.ip_family_mode = "IPv4".into();
     }
-    Ok(Some(side.dns_port))
+    Ok(Some(side))
 }
 
 fn own(resource: &Resource) -> Own {
@@ -269,7 +272,7 @@ fn own(resource: &Resource) -> Own {
         text: resource.to_json().to_string(),
         admin_port,
         transparent,
-        dns_port: None,
+        captured: None,
     }
 }
 
@@ -318,7 +321,7 @@ mod tests {
             (own.get("redirectPortOutbound"), own.get("ipFamilyMode")),
             (Some(&12345.into()), Some(&"IPv4".into()))
         );
-        assert!(given.transparent && given.dns_port == Some(5353));
+        assert!(given.transparent && given.captured.is_some_and(|side| side.dns_port == 5353));
     }
 
     #[test]

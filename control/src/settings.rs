@@ -1,8 +1,12 @@
 //! The control plane's settings: kuma-cp's keys and `KUMA_*` names where the setting exists, one table for the file, the
 //! environment and the help. The environment wins over the file. Knows no resource.
 
+mod cidr;
+mod ignored;
 mod probing;
 
+pub use cidr::Cidr;
+use ignored::IGNORED;
 pub use probing::Probing;
 
 use serde_json::Value;
@@ -25,6 +29,8 @@ pub struct Settings {
     pub ipam: Ipam,
     pub service_vip_enabled: bool,
     pub service_vip_port: u16,
+    /// Hosts of ExternalServices are dialled on that port too, beside their own.
+    pub host_vip_port: bool,
     pub dns_ttl_s: u32,
     pub aaaa: Aaaa,
     pub dns_upstreams: Vec<DnsUpstream>,
@@ -41,6 +47,8 @@ pub struct Settings {
     pub zone_auth: Auth,
     /// Others stop sending to a dataplane whose channel was lost for this long; zero = never.
     pub offline_grace: Duration,
+    /// The resource of one that was lost for this long is removed; zero = never.
+    pub dataplane_cleanup: Duration,
     pub probing: Probing,
 }
 
@@ -90,44 +98,6 @@ pub enum Auth {
     None,
 }
 
-/// A range of addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cidr {
-    /// The network address itself.
-    pub network: IpAddr,
-    pub prefix: u8,
-}
-
-impl Cidr {
-    pub fn parse(text: &str) -> Option<Self> {
-        let (address, prefix) = text.trim().split_once('/')?;
-        let address: IpAddr = address.parse().ok()?;
-        let prefix: u8 = prefix.parse().ok()?;
-        let network = match address {
-            IpAddr::V4(a) if prefix <= 32 => {
-                let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
-                IpAddr::V4((u32::from(a) & mask).into())
-            }
-            IpAddr::V6(a) if prefix <= 128 => {
-                let mask = u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0);
-                IpAddr::V6((u128::from(a) & mask).into())
-            }
-            _ => return None,
-        };
-        Some(Self { network, prefix })
-    }
-
-    pub fn contains(&self, address: IpAddr) -> bool {
-        Self::parse(&format!("{address}/{}", self.prefix)).is_some_and(|c| c.network == self.network)
-    }
-}
-
-impl std::fmt::Display for Cidr {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.network, self.prefix)
-    }
-}
-
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
@@ -144,6 +114,7 @@ impl Settings {
             ipam: Ipam { mesh_service: eight(241), external: eight(242), multi_zone: eight(243) },
             service_vip_enabled: true,
             service_vip_port: 80,
+            host_vip_port: true,
             dns_ttl_s: snapshot::limits::DNS_TTL_S,
             aaaa: Aaaa::Native,
             dns_upstreams: Vec::new(),
@@ -158,6 +129,7 @@ impl Settings {
             dp_auth: Auth::Token,
             zone_auth: Auth::Token,
             offline_grace: Duration::from_secs(300),
+            dataplane_cleanup: Duration::from_secs(72 * 3600),
             probing: Probing::default(),
         }
     }
@@ -189,6 +161,7 @@ impl Settings {
                 "CIDRV6": self.cidr_v6.map(|c| c.to_string()),
                 "serviceVipEnabled": self.service_vip_enabled,
                 "serviceVipPort": self.service_vip_port,
+                "externalServiceVipPortEnabled": self.host_vip_port,
                 "ttl": self.dns_ttl_s,
                 "AAAA": self.aaaa.text(),
                 "upstreams": self.dns_upstreams.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -225,10 +198,14 @@ impl Settings {
                 errors.push(format!("{source}: {problem}"));
             }
         }
-        for path in leaves(file) {
-            if !KEYS.iter().any(|k| k.path == path) {
-                warnings.push(format!("{path}: this setting has no meaning here and is ignored"));
-            }
+        for path in leaves(file).iter().filter(|path| !KEYS.iter().any(|key| key.path == *path)) {
+            let instead =
+                IGNORED.iter().find(|(ignored, ..)| ignored == path).map(|(.., instead)| format!(": {instead}"));
+            let instead = instead.unwrap_or_default();
+            warnings.push(format!("{path}: this setting has no meaning here and is ignored{instead}"));
+        }
+        for (_, variable, instead) in IGNORED.iter().filter(|(_, variable, _)| env(variable).is_some()) {
+            warnings.push(format!("{variable}: this setting has no meaning here and is ignored: {instead}"));
         }
         if self.tls_cert.is_some() != self.tls_key.is_some() {
             errors.push("general.tlsCertFile and general.tlsKeyFile: set both or neither".into());
@@ -280,7 +257,7 @@ pub const KEYS: &[Key] = &[
     }),
     key!("dnsServer.CIDR", "KUMA_DNS_SERVER_CIDR", "range of virtual IPs", |s, v| {
         let cidr = Cidr::parse(v).ok_or("CIDR must be valid")?;
-        // An IPv6 range alone is how Kuma's users say: only IPv6.
+        // Where Kuma would then serve IPv6 alone, the IPv4 range stays: names have both.
         match cidr.network {
             IpAddr::V4(_) => s.cidr = cidr,
             IpAddr::V6(_) => s.cidr_v6 = Some(cidr),
@@ -297,6 +274,12 @@ pub const KEYS: &[Key] = &[
     key!("dnsServer.serviceVipPort", "KUMA_DNS_SERVER_SERVICE_VIP_PORT", "port of those names", |s, v| {
         port(v).map(|v| s.service_vip_port = v)
     }),
+    key!(
+        "dnsServer.externalServiceVipPortEnabled",
+        "WEIR_DNS_SERVER_EXTERNAL_SERVICE_VIP_PORT_ENABLED",
+        "hosts of ExternalServices have serviceVipPort too",
+        |s, v| { boolean(v).map(|v| s.host_vip_port = v) }
+    ),
     key!("dnsServer.ttl", "WEIR_DNS_SERVER_TTL", "seconds that answers live", |s, v| {
         v.parse().map(|v| s.dns_ttl_s = v).map_err(|_| format!("`{v}` isn't a number of seconds"))
     }),
@@ -369,6 +352,12 @@ pub const KEYS: &[Key] = &[
         "WEIR_DP_SERVER_OFFLINE_GRACE",
         "a lost dataplane is used this long; 0s = ever",
         |s, v| { crate::time::parse_go_duration(v).map(|v| s.offline_grace = v) }
+    ),
+    key!(
+        "runtime.universal.dataplaneCleanupAge",
+        "KUMA_RUNTIME_UNIVERSAL_DATAPLANE_CLEANUP_AGE",
+        "the resource of a lost dataplane is removed then; 0s = never",
+        |s, v| { crate::time::parse_go_duration(v).map(|v| s.dataplane_cleanup = v) }
     ),
     key!("dpServer.hds.enabled", "KUMA_DP_SERVER_HDS_ENABLED", "proxies probe their applications", |s, v| {
         boolean(v).map(|v| s.probing.enabled = v)
@@ -491,7 +480,7 @@ fn leaves(file: &Value) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Aaaa, Cidr, Settings};
+    use super::{Aaaa, Settings};
     use serde_json::json;
 
     fn load(file: serde_json::Value, env: &[(&str, &str)]) -> Result<(Settings, Vec<String>), Vec<String>> {
@@ -504,8 +493,19 @@ mod tests {
         let file = json!({"dnsServer": {"domain": "corp", "serviceVipPort": 8080}, "bootstrapServer": {"x": 1}});
         let (s, warnings) = load(file, &[("KUMA_DNS_SERVER_DOMAIN", "mesh2")]).unwrap();
         assert_eq!((s.domain.as_str(), s.service_vip_port), ("mesh2", 8080));
+        assert_eq!((s.dataplane_cleanup.as_secs(), s.host_vip_port), (72 * 3600, true));
+        let env = [
+            ("KUMA_RUNTIME_UNIVERSAL_DATAPLANE_CLEANUP_AGE", "72h0m1s"),
+            ("WEIR_DNS_SERVER_EXTERNAL_SERVICE_VIP_PORT_ENABLED", "false"),
+        ];
+        let (other, _) = load(json!({}), &env).unwrap();
+        assert_eq!((other.dataplane_cleanup.as_secs(), other.host_vip_port), (72 * 3600 + 1, false));
         assert_eq!(warnings.len(), 1);
         assert!(warnings[0].starts_with("bootstrapServer.x"));
+        let file = json!({"bootstrapServer": {"corefileTemplatePath": "/corefile"}});
+        let (_, warnings) = load(file, &[("KUMA_EXPERIMENTAL_AUTO_REACHABLE_SERVICES", "true")]).unwrap();
+        assert!(warnings.len() == 2 && warnings[0].contains("dnsServer.upstreams"), "{warnings:?}");
+        assert!(warnings[1].contains("reachableServices"), "{warnings:?}");
     }
 
     #[test]
@@ -528,15 +528,5 @@ mod tests {
         assert_eq!((s.dns_upstreams.len(), s.aaaa), (2, Aaaa::Off));
         let errors = load(json!({"dnsServer": {"upstreams": ["consul"], "AAAA": "yes"}}), &[]).unwrap_err();
         assert!(errors[0].contains("native, mapped, off") && errors[1].contains("DOMAIN=ADDRESS[:PORT]"), "{errors:?}");
-    }
-
-    #[test]
-    fn a_range_knows_its_network_and_members() {
-        let cidr = Cidr::parse("240.1.2.3/4").unwrap();
-        assert_eq!(cidr.to_string(), "240.0.0.0/4");
-        assert!(cidr.contains("241.0.0.1".parse().unwrap()));
-        assert!(!cidr.contains("10.0.0.1".parse().unwrap()));
-        assert!(Cidr::parse("1.2.3.4/33").is_none());
-        assert!(Cidr::parse("::/0").is_some());
     }
 }

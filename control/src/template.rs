@@ -6,6 +6,7 @@ use gotmpl::{Template, TemplateError, Value};
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A template as written.
 pub const TEMPLATE_BYTES_MAX: usize = 2048;
@@ -63,7 +64,7 @@ impl Compiled {
 
     fn run(&self, data: &BTreeMap<String, String>) -> Result<String, String> {
         let entries = data.iter().map(|(name, value)| (name.as_str().into(), Value::String(value.as_str().into())));
-        let data = Value::Map(std::sync::Arc::new(entries.collect()));
+        let data = Value::Map(Arc::new(entries.collect()));
         let mut out = Bounded(String::new());
         let done = guarded(|| match self.0.execute_fmt(&mut out, &data) {
             Ok(()) => Ok(()),
@@ -77,29 +78,42 @@ impl Compiled {
 }
 
 /// A HostnameGenerator's template, known to parse: besides Go's functions it has `label`.
-pub struct HostnameTemplate(String);
+pub struct HostnameTemplate {
+    compiled: Compiled,
+    /// What `label` looks in.
+    labels: Labels,
+}
+
+type Labels = Arc<Mutex<BTreeMap<String, String>>>;
 
 impl HostnameTemplate {
     pub fn new(source: &str) -> Result<Self, String> {
         if source.len() > TEMPLATE_BYTES_MAX {
             return Err(format!("template: :1: longer than {TEMPLATE_BYTES_MAX} bytes"));
         }
-        guarded(|| compile(source, Some(&BTreeMap::new())))?;
-        Ok(Self(source.to_owned()))
+        let labels = Labels::default();
+        let compiled = guarded(|| compile(source, Some(labels.clone()))).map(Compiled)?;
+        Ok(Self { compiled, labels })
     }
 
     /// The name for data such as `DisplayName` and a resource's labels; one that asks for a label that isn't there has none.
-    pub fn host(&self, data: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> Result<String, String> {
-        guarded(|| compile(&self.0, Some(labels))).map(Compiled)?.host(data)
+    pub fn host(
+        &mut self,
+        data: &BTreeMap<String, String>,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<String, String> {
+        self.labels.lock().unwrap_or_else(PoisonError::into_inner).clone_from(labels);
+        self.compiled.host(data)
     }
 }
 
-fn label(labels: &BTreeMap<String, String>, args: &[Value]) -> gotmpl::Result<Value> {
+fn label(labels: &Labels, args: &[Value]) -> gotmpl::Result<Value> {
     let [Value::String(key)] = args else {
         return Err(TemplateError::ArgCount { name: LABEL.into(), expected: 1, got: args.len() });
     };
-    let found = labels.get(&**key);
-    found
+    let labels = labels.lock().unwrap_or_else(PoisonError::into_inner);
+    labels
+        .get(&**key)
         .map(|value| Value::String(value.as_str().into()))
         .ok_or_else(|| TemplateError::Exec(format!("label {key:?} not found")))
 }
@@ -137,7 +151,7 @@ fn guarded<T>(run: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
 }
 
 /// With `labels`, the template may ask for one.
-fn compile(source: &str, labels: Option<&BTreeMap<String, String>>) -> Result<Template, String> {
+fn compile(source: &str, labels: Option<Labels>) -> Result<Template, String> {
     let known = |name: &str| FUNCTIONS.contains(&name) || (labels.is_some() && name == LABEL);
     parse(source).map_err(|error| unparsable(source, &error, &known))?;
     let ended = format!("{source}{SENTINEL}");
@@ -155,7 +169,7 @@ fn compile(source: &str, labels: Option<&BTreeMap<String, String>>) -> Result<Te
         .fold(Template::new("").max_range_iters(RANGE_ITERATIONS_MAX), |template, name| {
             template.func(name, move |args| bounded_text(name, args))
         });
-    let labels = labels.cloned().unwrap_or_default();
+    let labels = labels.unwrap_or_default();
     let template = template.func("index", index).func(LABEL, move |args| label(&labels, args));
     template.parse(&ended).map_err(|error| go_text(&error))
 }
@@ -265,7 +279,7 @@ fn bounded_text(name: &str, args: &[Value]) -> gotmpl::Result<Value> {
     let call = names.clone().fold(format!("{{{{{name}"), |call, arg| call + " ." + &arg) + "}}";
     let data = names.zip(args).map(|(name, arg)| (name.into(), arg.clone())).collect();
     let mut out = Bounded(String::new());
-    match Template::new("").parse(&call)?.execute_fmt(&mut out, &Value::Map(std::sync::Arc::new(data))) {
+    match Template::new("").parse(&call)?.execute_fmt(&mut out, &Value::Map(Arc::new(data))) {
         Err(TemplateError::Write) => Err(too_long()),
         done => done.map(|()| Value::String(out.0.into())),
     }

@@ -84,6 +84,52 @@ fn k21_a_hundred_thousand_names_are_distinct() {
     assert!(one == two);
 }
 
+/// Minutes, if a pass were quadratic.
+#[test]
+fn a_hundred_thousand_names_come_and_go() {
+    const NAMES: usize = 100_000;
+    const FRESH: usize = 20_000;
+    let wanted = |from: usize| (from..from + NAMES).map(|i| svc(&format!("s{i:06}"))).collect::<BTreeSet<_>>();
+    let ranges = v4("240.0.0.0/12");
+    let (mut table, _) = allocate(&VipTable::default(), &wanted(0), &ranges, 0);
+    for round in 1..=3 {
+        let now_ms = round as u64 * QUARANTINE_MS / 2;
+        let (next, problems) = allocate(&table, &wanted(round * FRESH), &ranges, now_ms);
+        assert_eq!(problems, []);
+        let given: BTreeSet<_> = next.entries.values().map(|vip| vip.v4.unwrap()).collect();
+        assert_eq!(given.len(), NAMES);
+        let stayed = table.entries.iter().filter(|(key, _)| next.entries.contains_key(key));
+        assert!(stayed.clone().all(|(key, vip)| next.entries[key] == *vip));
+        assert_eq!(stayed.count(), NAMES - FRESH);
+        assert!(next.quarantine.values().all(|freed| !given.contains(&freed.vip.v4.unwrap())));
+        // What was freed two rounds ago is given again.
+        assert_eq!(next.quarantine.len(), FRESH * round.min(2));
+        table = next;
+    }
+    assert_eq!(table.entries[&svc("s140000")].v4, "240.0.0.0".parse().ok(), "the first to rest, the first to return");
+}
+
+#[test]
+fn an_exhausted_range_names_whom_it_has_no_address_for_and_hurts_nobody_else() {
+    let some: BTreeSet<Key> = (0..200).map(|i| svc(&format!("old{i:03}"))).collect();
+    let (before, _) = allocate(&VipTable::default(), &some, &v4(NET), 0);
+    let mut wanted: BTreeSet<Key> = some.iter().skip(10).cloned().collect();
+    wanted.extend((0..100_000).map(|i| svc(&format!("new{i:05}"))));
+    let (after, problems) = allocate(&before, &wanted, &v4(NET), 1);
+    assert!(before.entries.iter().skip(10).all(|(key, vip)| after.entries[key] == *vip));
+    assert_eq!(after.entries.values().filter(|vip| !vip.is_empty()).count(), 246);
+    let text = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    assert_eq!(
+        text,
+        "failed to allocate new VIPs: No addresses left in 240.0.0.0/24: 99944 names aren't served (new00056, new00057, \
+         new00058…), 10 addresses rest in quarantine; enlarge dnsServer.CIDR"
+    );
+    // Whoever rested is over by then: as many more are served, those first by name.
+    let (later, problems) = allocate(&after, &wanted, &v4(NET), 1 + QUARANTINE_MS);
+    assert_eq!(later.entries.values().filter(|vip| !vip.is_empty()).count(), 256);
+    assert!(problems[0].to_string().contains("99934 names aren't served (new00066, "), "{}", problems[0]);
+}
+
 #[test]
 fn n1_a_freed_address_rests_before_another_name_gets_it() {
     let before = table(&[("a", "240.0.0.0")]);

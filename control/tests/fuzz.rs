@@ -1,19 +1,21 @@
 //! Mutated input for what users write: templates and YAML documents. The committed corpus is replayed by every test run;
-//! `WEIR_FUZZ_SECS=600 cargo test -p control --test fuzz -- --nocapture` mutates it for that long and prints what it
-//! found. It must not know how a template or document is read.
+//! `WEIR_FUZZ_SECS=600 cargo test -p control --test fuzz -- --nocapture` mutates it for that long, prints what it found
+//! and adds to the corpus what led to an outcome of its own. It must not know how a template or document is read.
 #![expect(clippy::unwrap_used, reason = "a test that can't read its corpus fails")]
 
 use control::resource::{read, to_yaml};
 use control::template::{Compiled, HostnameTemplate, OUTPUT_BYTES_MAX};
 use std::collections::BTreeMap;
 use std::panic::catch_unwind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// A mutant is at most this long.
 const INPUT_BYTES_MAX: usize = 8 << 10;
 /// What is found new by its outcome is mutated further, up to so many.
 const KEPT_MAX: usize = 4096;
+/// Of them go into the corpus, the shortest first.
+const COMMITTED_MAX: usize = 400;
 /// What takes longer is a finding of a long run, in a debug build on a busy machine.
 const SLOW: Duration = Duration::from_secs(5);
 
@@ -148,11 +150,6 @@ struct Target {
     run: fn(&str) -> String,
 }
 
-const TARGETS: [Target; 2] = [
-    Target { folder: "templates", words: TEMPLATE_WORDS, run: template },
-    Target { folder: "yaml", words: YAML_WORDS, run: yaml },
-];
-
 fn template(text: &str) -> String {
     let data: BTreeMap<String, String> =
         [("svc", "backend"), ("v", "v1"), ("e", "")].map(|(k, v)| (k.to_owned(), v.to_owned())).into();
@@ -161,7 +158,7 @@ fn template(text: &str) -> String {
         assert!(host.as_ref().is_ok_and(|host| host.len() <= OUTPUT_BYTES_MAX) || host.is_err());
         host.map(|_| "host".to_owned()).or(port.map(|_| "port".to_owned()))
     });
-    let label = HostnameTemplate::new(text).map(|template| template.host(&data, &data).is_ok());
+    let label = HostnameTemplate::new(text).map(|mut template| template.host(&data, &data).is_ok());
     // The engine's own fault is caught there, and is a finding here.
     let words = |error: String| {
         assert!(!error.contains("engine failed"), "{error}");
@@ -185,11 +182,25 @@ fn yaml(text: &str) -> String {
     format!("{} {problems:?}", intake.resources.len())
 }
 
+/// What long runs have found, a JSON text a line.
+fn found(target: &Target) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/fuzz").join(format!("{}.jsonl", target.folder))
+}
+
+fn keep(target: &Target, outcomes: BTreeMap<String, String>) {
+    let mut texts: Vec<String> = outcomes.into_values().collect();
+    texts.sort_by(|a, b| (a.len(), a).cmp(&(b.len(), b)));
+    let lines = texts.iter().take(COMMITTED_MAX).map(|text| serde_json::to_string(text).unwrap() + "\n");
+    std::fs::write(found(target), lines.collect::<String>()).unwrap();
+}
+
 fn corpus(target: &Target) -> Vec<String> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/fuzz").join(target.folder);
     let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     let mut texts: Vec<String> = files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
+    let lines = std::fs::read_to_string(found(target)).unwrap_or_default();
+    texts.extend(lines.lines().map(|line| serde_json::from_str::<String>(line).unwrap()));
     if target.folder == "yaml" {
         let documents = ["testdata/intake/all-kinds.yaml"];
         texts.extend(
@@ -250,28 +261,48 @@ fn one(target: &Target, text: &str, is_long_run: bool) -> Result<String, String>
     }
 }
 
-#[test]
-fn the_corpus_and_a_short_run_of_its_mutants_are_taken_without_a_fault() {
+/// The corpus, and mutants of it: a few, or for as long as the environment says.
+fn hunt(target: &Target) {
     let seconds = std::env::var("WEIR_FUZZ_SECS").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
-    for target in &TARGETS {
-        let mut pool = corpus(target);
-        assert!(!pool.is_empty());
-        let mut outcomes = std::collections::BTreeSet::new();
-        let mut findings: Vec<String> = pool.iter().filter_map(|text| one(target, text, false).err()).collect();
-        let (mut dice, begun, mut runs) = (Dice(0x5EED), Instant::now(), 0_u64);
-        while findings.len() < 5 && (runs < 300 || begun.elapsed() < Duration::from_secs(seconds)) {
-            runs += 1;
-            let text = mutant(&pool, target.words, &mut dice);
-            match one(target, &text, seconds > 0) {
-                Err(finding) => findings.push(finding),
-                Ok(outcome) => {
-                    if outcomes.insert(outcome) && pool.len() < KEPT_MAX {
-                        pool.push(text);
-                    }
-                }
-            }
+    let mut pool = corpus(target);
+    assert!(!pool.is_empty());
+    let mut outcomes: BTreeMap<String, String> = BTreeMap::new();
+    let mut findings = Vec::new();
+    for text in &pool {
+        match one(target, text, false) {
+            Ok(outcome) => drop(outcomes.entry(outcome).or_insert_with(|| text.clone())),
+            Err(finding) => findings.push(finding),
         }
-        println!("{}: {runs} runs, {} outcomes", target.folder, outcomes.len());
-        assert!(findings.is_empty(), "{findings:#?}");
     }
+    let (mut dice, begun, mut runs) = (Dice(0x5EED), Instant::now(), 0_u64);
+    while findings.len() < 5 && (runs < 300 || begun.elapsed() < Duration::from_secs(seconds)) {
+        runs += 1;
+        let text = mutant(&pool, target.words, &mut dice);
+        match one(target, &text, seconds > 0) {
+            Err(finding) => findings.push(finding),
+            Ok(outcome) => match outcomes.get_mut(&outcome) {
+                Some(known) if known.len() > text.len() => *known = text,
+                None if pool.len() < KEPT_MAX => {
+                    outcomes.insert(outcome, text.clone());
+                    pool.push(text);
+                }
+                _ => {}
+            },
+        }
+    }
+    println!("{}: {runs} runs, {} outcomes", target.folder, outcomes.len());
+    assert!(findings.is_empty(), "{findings:#?}");
+    if seconds > 0 {
+        keep(target, outcomes);
+    }
+}
+
+#[test]
+fn templates_of_the_corpus_and_their_mutants_are_taken_without_a_fault() {
+    hunt(&Target { folder: "templates", words: TEMPLATE_WORDS, run: template });
+}
+
+#[test]
+fn yaml_of_the_corpus_and_its_mutants_is_taken_without_a_fault() {
+    hunt(&Target { folder: "yaml", words: YAML_WORDS, run: yaml });
 }

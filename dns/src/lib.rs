@@ -4,6 +4,7 @@
 
 mod answer;
 mod forward;
+mod guests;
 mod lookup;
 mod metrics;
 mod resolv;
@@ -22,7 +23,7 @@ pub use wire::{class, qtype};
 use snapshot::{DnsUpstream, Reader};
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -41,6 +42,9 @@ const FIRST_CHECK: Duration = Duration::from_millis(50);
 pub struct Config {
     /// Each is served over UDP and TCP. Port 0: any, the same for both.
     pub listen: Vec<SocketAddr>,
+    /// Networks of containers, as first address and bits of the prefix: this machine's own addresses there are served too,
+    /// on the port of the first of `listen`, as soon as there are any.
+    pub guests: Vec<(IpAddr, u8)>,
     /// Where the original resolvers stand; read again when it changes.
     pub resolv_conf: PathBuf,
     /// Of the servers that `resolv_conf` names.
@@ -62,6 +66,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 15_053))],
+            guests: Vec::new(),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             resolvers_port: 53,
             upstreams: Vec::new(),
@@ -112,6 +117,7 @@ impl Default for Times {
 pub struct Bound {
     sockets: Vec<(udp::Udp, TcpListener)>,
     addresses: Vec<SocketAddr>,
+    guests: Vec<(IpAddr, u8)>,
     core: Arc<server::Core>,
 }
 
@@ -130,6 +136,7 @@ pub async fn bind(config: Config, reader: Reader) -> io::Result<Bound> {
         sockets.push(pair);
     }
     let metrics = Arc::new(Metrics::new(reader.clone()));
+    let guests = config.guests.clone();
     let (rules, file) = (config.upstreams.clone(), (config.resolv_conf.clone(), config.resolvers_port));
     let resolvers = resolv::Resolvers::new(rules, file, addresses.clone(), &config.times);
     let forwarder = forward::Forwarder::new(resolvers, &config, metrics.clone(), reader.clone());
@@ -138,7 +145,7 @@ pub async fn bind(config: Config, reader: Reader) -> io::Result<Bound> {
     let core = Arc::new(server::Core { reader, rules, forwarder, metrics, tcp_idle: config.times.tcp_idle });
     let served = sockets.into_iter().map(|(udp, tcp)| Ok((udp::Udp::new(core.clone(), udp)?, tcp)));
     let sockets = served.collect::<io::Result<_>>()?;
-    Ok(Bound { sockets, addresses, core })
+    Ok(Bound { sockets, addresses, guests, core })
 }
 
 async fn bind_pair(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
@@ -167,9 +174,12 @@ impl Bound {
     /// Serves until `shutdown` ends, then drops what is still waiting for resolvers.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let (stop, stopped) = watch::channel(false);
-        // Two tasks an address, each of which bounds its own, and one that ends with the first snapshot.
+        // Two tasks an address, each of which bounds its own, one that ends with the first snapshot, one for all guests.
         let mut loops = JoinSet::new();
         loops.spawn(await_first(self.core.clone(), stopped.clone()));
+        if let (Some(first), false) = (self.addresses.first(), self.guests.is_empty()) {
+            loops.spawn(guests::serve(self.core.clone(), self.guests, first.port(), stopped.clone()));
+        }
         for (udp, tcp) in self.sockets {
             loops.spawn(udp.serve(stopped.clone()));
             loops.spawn(tcp::serve_tcp(self.core.clone(), tcp, stopped.clone()));

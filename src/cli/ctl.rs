@@ -87,7 +87,7 @@ pub(crate) struct Delete {
 pub(crate) struct Inspect {
     #[command(flatten)]
     pub(crate) reach: Reach,
-    /// dataplanes, zoneegresses, zone-ingresses, meshes, services or zones; or one of them and its name
+    /// dataplanes, names, zoneegresses, zone-ingresses, meshes, services or zones; or one of them and its name
     pub(crate) what: String,
     pub(crate) name: Option<String>,
     /// Of one: overview, policies or config

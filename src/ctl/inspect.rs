@@ -29,7 +29,7 @@ impl What {
             "mesh" | "meshes" => Self::Meshes,
             "service" | "services" => Self::Services,
             _ => {
-                let known = "dataplanes, zones, zone-ingresses, zoneegresses, meshes or services";
+                let known = "dataplanes, names, zones, zone-ingresses, zoneegresses, meshes or services";
                 return Err(Failure::usage(format!("there is nothing to inspect about {word}; try {known}")));
             }
         })
@@ -62,6 +62,9 @@ impl What {
 }
 
 pub(crate) async fn inspect(args: Inspect) -> Done {
+    if ["name", "names"].contains(&args.what.to_ascii_lowercase().as_str()) {
+        return super::names::inspect(args).await;
+    }
     let what = What::named(&args.what)?;
     let api = config::api(&args.reach)?;
     let path = what.path(&segment(&args.reach.mesh));

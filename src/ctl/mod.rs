@@ -6,6 +6,7 @@ mod config;
 mod control_planes;
 mod files;
 mod inspect;
+mod names;
 mod show;
 mod table;
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Must not know the proxy.
 
 mod confirm;
+mod kuma;
 mod model;
 mod plan;
 mod ports;
@@ -129,7 +130,7 @@ pub(crate) fn run_install(args: &InstallArgs) -> Result<(), InstallError> {
         return Ok(());
     }
     require_root()?;
-    refuse_other_owner()?;
+    kuma::refuse()?;
     confirm::refuse_while_pending()?;
     let armed = args.confirm.map(confirm::arm).transpose()?;
     install(&plan, &source, verbose)?;
@@ -149,6 +150,8 @@ pub(crate) struct ProxySide {
     pub(crate) inbound_port: u16,
     pub(crate) outbound_port: u16,
     pub(crate) dns_port: u16,
+    /// Networks whose containers ask it too.
+    pub(crate) guests: Vec<(IpAddr, u8)>,
     pub(crate) ipv4_only: bool,
 }
 
@@ -160,6 +163,7 @@ pub(crate) fn proxy_side(files: &[PathBuf], texts: &[String]) -> Result<ProxySid
         inbound_port: port(&settings.inbound),
         outbound_port: port(&settings.outbound),
         dns_port: settings.dns_port,
+        guests: settings.vnets.iter().map(|vnet| vnet.network.parts()).collect(),
         ipv4_only: settings.family == settings::FamilyMode::Ipv4,
     })
 }
@@ -227,11 +231,14 @@ fn install(plan: &Plan, source: &Source, verbose: bool) -> Result<(), InstallErr
     Ok(())
 }
 
-/// Removes our table and address, and nothing else. Not installed is fine too.
+/// Removes our table and address and what Kuma's own installation left, and nothing else. Not installed is fine too.
 pub(crate) fn run_uninstall(args: &UninstallArgs) -> Result<(), InstallError> {
     let delete = format!("delete table inet {TABLE}\n");
     if args.dry_run {
         say(&mut io::stdout(), &delete);
+        // Only root sees the rules of others.
+        let kumas = if nix::unistd::geteuid().is_root() { kuma::find()? } else { Vec::new() };
+        kumas.iter().for_each(|rules| say(&mut io::stdout(), &rules.text()));
         return Ok(());
     }
     require_root()?;
@@ -244,6 +251,12 @@ pub(crate) fn run_uninstall(args: &UninstallArgs) -> Result<(), InstallError> {
             say(&mut io::stdout(), &delete);
         }
         remove(&table)?;
+    }
+    for rules in kuma::find()? {
+        if args.verbose {
+            say(&mut io::stdout(), &rules.text());
+        }
+        rules.remove()?;
     }
     say(&mut io::stdout(), "Transparent proxy cleaned up successfully\n");
     Ok(())
@@ -274,31 +287,6 @@ fn require_root() -> Result<(), InstallError> {
             "you must be root user to install or uninstall transparent proxy; --dry-run and --explain-port work for anybody",
         )),
     }
-}
-
-/// Two sets of rules would send the same packets twice.
-fn refuse_other_owner() -> Result<(), InstallError> {
-    let ruleset = tool("nft", &["list", "ruleset"], "")?;
-    match foreign_table(&ruleset) {
-        None => Ok(()),
-        Some(table) => Err(InstallError::machine(format!(
-            "{table} holds rules of Kuma's own transparent proxy: remove them first (kumactl uninstall transparent-proxy)"
-        ))),
-    }
-}
-
-/// The table, not ours, that has Kuma's chains.
-fn foreign_table(ruleset: &str) -> Option<&str> {
-    let mut table = "";
-    for line in ruleset.lines() {
-        if line.starts_with("table ") {
-            table = line.trim_end_matches('{').trim();
-        }
-        if line.trim_start().starts_with("chain KUMA_MESH_") && table != format!("table inet {TABLE}") {
-            return Some(table);
-        }
-    }
-    None
 }
 
 /// Output of a tool of the operating system.

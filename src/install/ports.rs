@@ -136,12 +136,11 @@ impl Block {
     }
 
     pub(super) fn contains(&self, address: IpAddr) -> bool {
-        let differing = match (self.address, address) {
-            (IpAddr::V4(ours), IpAddr::V4(other)) => u128::from(u32::from(ours) ^ u32::from(other)) << 96,
-            (IpAddr::V6(ours), IpAddr::V6(other)) => u128::from(ours) ^ u128::from(other),
-            _ => return false,
-        };
-        differing.leading_zeros() >= self.prefix_bits.into()
+        snapshot::lookup::passthrough::is_in(address, self.address, self.prefix_bits)
+    }
+
+    pub(super) fn parts(&self) -> (IpAddr, u8) {
+        (self.address, self.prefix_bits)
     }
 }
 

@@ -242,10 +242,15 @@ impl Plan {
     /// Application with proxy, and proxy with resolver, are tracked apart: their ports may repeat.
     fn zone_rules(&self) -> Vec<Rule> {
         let answers = Match::SourcePort(Protocol::Udp, self.dns_port);
-        let mut rules = vec![
+        // Containers' questions come in from outside and are in no zone: an answer in one would be nobody's.
+        let to_container = |vnet: &Vnet| {
+            returns([Match::Out(vnet.interface.clone()), answers.clone()], "the proxy answers a container")
+        };
+        let mut rules: Vec<Rule> = self.vnets.iter().map(to_container).collect();
+        rules.extend([
             when([question(Protocol::Udp), self.proxy(false)], Verdict::Zone(1), "the proxy asks a resolver"),
-            when([answers, self.proxy(false)], Verdict::Zone(2), "the proxy answers"),
-        ];
+            when([answers.clone(), self.proxy(false)], Verdict::Zone(2), "the proxy answers"),
+        ]);
         let asked = |server: Option<Match>| {
             let conditions = server.into_iter().chain([question(Protocol::Udp)]);
             when(conditions, Verdict::Zone(2), "questions to the proxy")
@@ -267,8 +272,11 @@ impl Plan {
         for vnet in &self.vnets {
             let interface = || Match::In(vnet.interface.clone());
             if self.captures_dns() {
-                let conditions = [interface(), question(Protocol::Udp)];
-                rules.push(when(conditions, Verdict::Redirect(self.dns_port), "questions of containers"));
+                let questions = [Protocol::Udp, Protocol::Tcp].map(|protocol| {
+                    let conditions = [interface(), question(protocol)];
+                    when(conditions, Verdict::Redirect(self.dns_port), "questions of containers")
+                });
+                rules.extend(questions);
             }
             let beyond = Match::Destination { block: vnet.network, not: true };
             let to_proxy = Verdict::Redirect(self.outbound.port);

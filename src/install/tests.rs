@@ -262,14 +262,6 @@ fn who_installs_over_ssh_is_told_what_becomes_of_the_next_session() {
     }
 }
 
-#[test]
-fn rules_of_another_owner_are_found() {
-    let ours = "table inet weir {\n\tchain KUMA_MESH_INBOUND {\n";
-    assert_eq!(foreign_table(ours), None);
-    let kumas = format!("{ours}\t}}\n}}\ntable ip nat {{\n\tchain KUMA_MESH_INBOUND {{\n");
-    assert_eq!(foreign_table(&kumas), Some("table ip nat"));
-}
-
 /// A machine with IPv4 and IPv6 whose default route leads nowhere.
 fn machine_up() {
     // The cable's other end is in the same machine, without an address.
@@ -290,6 +282,13 @@ fn ruleset() -> String {
     let undated = saved.iter().flat_map(|text| text.lines()).filter(|line| !line.starts_with('#'));
     let addresses = harness::command("ip", &["-o", "addr", "show", "dev", "lo"]);
     [rules, undated.collect::<Vec<_>>().join("\n"), addresses].concat()
+}
+
+/// The rules that iptables of one kind shows, and its chains.
+fn kept(tool: &str) -> Vec<String> {
+    let saved = ["nat", "raw"].map(|table| harness::command(&format!("{tool}-save"), &["-t", table]));
+    let is_kept = |line: &&str| line.starts_with('-') || line.contains("KUMA_MESH_");
+    saved.iter().flat_map(|text| text.lines()).filter(is_kept).map(str::to_owned).collect()
 }
 
 /// Rules of others, in the tables that ours might meet.
@@ -425,10 +424,27 @@ harness::isolated_tests! {
         assert_eq!(ruleset(), before);
     }
 
-    fn kumas_own_rules_are_not_doubled() {
-        harness::command("iptables", &["-t", "nat", "-N", "KUMA_MESH_INBOUND"]);
-        let error = run_install(&args("--kuma-dp-user 0")).unwrap_err();
-        assert!(error.to_string().contains("kumactl uninstall"), "{error}");
+    fn kumas_own_rules_are_not_doubled_and_uninstalling_takes_them_away() {
+        rules_of_others();
+        for tool in ["iptables-nft", "ip6tables-nft", "iptables-legacy", "ip6tables-legacy"] {
+            let others = kept(tool);
+            let comment = ["-m", "comment", "--comment", "kuma/mesh/transparent/proxy/of a test"];
+            harness::command(tool, &["-t", "nat", "-N", "KUMA_MESH_INBOUND"]);
+            for (table, rule) in [
+                ("nat", &["-I", "PREROUTING", "-p", "tcp", "-j", "KUMA_MESH_INBOUND"][..]),
+                ("nat", &["-A", "KUMA_MESH_INBOUND", "-p", "tcp", "-j", "RETURN"]),
+                ("raw", &["-I", "PREROUTING", "-p", "udp", "--sport", "53", "-j", "CT", "--zone", "1"]),
+            ] {
+                harness::command(tool, &[&["-t", table], rule, &comment].concat());
+            }
+            let error = run_install(&args("--kuma-dp-user 0")).unwrap_err();
+            assert!(error.to_string().contains("weir uninstall transparent-proxy"), "{error}");
+            run_uninstall(&UninstallArgs { dry_run: true, verbose: false }).unwrap();
+            assert_ne!(kept(tool), others, "{tool}");
+            run_uninstall(&UninstallArgs::default()).unwrap();
+            assert_eq!(kept(tool), others, "{tool}");
+            run_install(&args("--kuma-dp-user 0")).unwrap();
+        }
     }
 
     fn what_the_application_dials_arrives_with_its_original_destination() {

@@ -134,6 +134,7 @@ fn a_container_network_is_captured_beyond_itself() {
     assert_eq!(from_container(Protocol::Tcp, "240.0.0.7:80"), TO_OUTBOUND);
     assert_eq!(from_container(Protocol::Tcp, "172.17.0.3:80"), TO_INBOUND);
     assert_eq!(from_container(Protocol::Udp, "9.9.9.9:53"), TO_DNS);
+    assert_eq!(from_container(Protocol::Tcp, "9.9.9.9:53"), TO_DNS);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Feeds one proxy of this process from the publishing loop: the control channel's work without a network.
 
+use control::channel::Insight;
 use control::compile::{Options, ProxyKey, SecretMaterial};
 use control::core::Core;
 use control::publish::{Published, Subscription};
@@ -20,6 +21,8 @@ struct Gone;
 struct Feed {
     core: Arc<Core>,
     session: Session,
+    /// As the control channel would tell of it.
+    insight: Insight,
     updates: Updates,
 }
 
@@ -32,7 +35,8 @@ pub(super) async fn feed(
     mut status: watch::Receiver<Status>,
 ) {
     let (proxy, options) = who;
-    let mut feed = Feed { core, session: Session::new(proxy, options), updates };
+    let insight = Insight::connected(core.clone(), &proxy, 0, env!("CARGO_PKG_VERSION"));
+    let mut feed = Feed { core, session: Session::new(proxy, options), insight, updates };
     let mut renewal = tokio::time::interval(RENEWAL_CHECK);
     subscription.mark_changed();
     loop {
@@ -60,7 +64,7 @@ pub(super) async fn feed(
             }
         };
         if going.is_err() {
-            return;
+            return feed.insight.disconnected();
         }
     }
 }
@@ -89,7 +93,7 @@ impl Feed {
             }
             Some(Ok(owed)) => owed,
         };
-        for problem in &owed.problems {
+        for problem in self.insight.problems(owed.problems.iter().map(ToString::to_string).collect()) {
             tracing::debug!(proxy = %origin, "{problem}");
         }
         if owed.material.is_some() {
@@ -102,10 +106,15 @@ impl Feed {
         let (verdict, answer) = oneshot::channel();
         let (tables, generation) = (Box::new(offer.tables), offer.generation);
         self.send(Update::Offer { tables, generation, verdict }).await?;
+        self.insight.sent();
         match answer.await.map_err(|_| Gone)? {
-            Ok(()) => self.session.accepted(),
+            Ok(()) => {
+                self.session.accepted();
+                self.insight.acked();
+            }
             Err(reasons) => {
                 self.session.rejected();
+                self.insight.rejected(&reasons);
                 tracing::error!(proxy = %origin, ?reasons, "snapshot refused; the last good one keeps serving")
             }
         }
@@ -120,11 +129,15 @@ impl Feed {
         let mut identities = Vec::new();
         for csr in made.await.map_err(|_| Gone)? {
             match session::issue(published, self.session.proxy(), &csr.mesh, csr.pem.as_bytes(), now_ms) {
-                Ok(cert) => identities.push(IdentityMaterial {
-                    mesh: csr.mesh,
-                    chain_pem: cert.chain_pem,
-                    not_after_ms: cert.not_after_ms,
-                }),
+                Ok(cert) => {
+                    let backend = published.authorities.get(&csr.mesh).map_or("", |a| a.backend.as_str());
+                    self.insight.certified(backend, cert.not_after_ms);
+                    identities.push(IdentityMaterial {
+                        mesh: csr.mesh,
+                        chain_pem: cert.chain_pem,
+                        not_after_ms: cert.not_after_ms,
+                    });
+                }
                 Err(error) => {
                     tracing::error!(proxy = %self.session.proxy().origin(), mesh = csr.mesh, error, "no certificate issued");
                     self.session.not_certified(&csr.mesh);

@@ -39,3 +39,25 @@ fn a_proxy_serves_without_its_control_plane_also_after_its_own_kill_9() {
     let cp = ground.cp();
     assert!(cp.send("GET", "/meshes/default/dataplanes/web", "").0 == 200);
 }
+
+#[test]
+fn a_dataplane_that_was_lost_together_with_the_control_plane_is_removed_by_the_next_in_its_time() {
+    let ground = Ground::new();
+    let mut cp = ground.cp();
+    let mut proxy = ground.dp(&cp, "web", WEB);
+    let by_hand = r#"{"type": "Dataplane", "mesh": "default", "name": "hand", "networking": {"address": "192.0.2.1",
+        "inbound": [{"port": 80, "tags": {"kuma.io/service": "hand"}}]}}"#;
+    assert_eq!(cp.send("PUT", "/meshes/default/dataplanes/hand", by_hand).0, 201);
+    for process in [&mut cp.process, &mut proxy] {
+        process.kill();
+        process.wait(LONG);
+    }
+    let times = [("WEIR_DP_SERVER_OFFLINE_GRACE", "100ms"), ("KUMA_RUNTIME_UNIVERSAL_DATAPLANE_CLEANUP_AGE", "1500ms")];
+    let mut cp = ground.cp_with(&times);
+    cp.process.wait_for("nobody is sent to it any more", LONG);
+    cp.process.wait_for("is away for good", LONG);
+    eventually("web to be removed", LONG, || {
+        (cp.send("GET", "/meshes/default/dataplanes/web", "").0 == 404).then_some(())
+    });
+    assert_eq!(cp.send("GET", "/meshes/default/dataplanes/hand", "").0, 200);
+}

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::process::Output;
 
-use crate::ground::{ControlPlane, Ground, WEIR, stderr, stdout};
+use harness::eventually;
+
+use crate::ground::{ControlPlane, Ground, LONG, WEIR, stderr, stdout};
 
 struct Desk {
     ground: Ground,
@@ -98,9 +100,27 @@ fn resources_are_applied_shown_inspected_and_deleted() {
     assert!(desk.ok(&["inspect", "services"]).contains("web       Offline   0/1"));
     let tables = desk.ok(&["inspect", "dataplane", "web-1", "--type", "config-dump"]);
     assert!(tables.contains("10.0.0.1:80"), "{tables}");
+    let names = desk.ok(&["inspect", "names"]);
+    assert!(names.lines().any(|line| line.starts_with("web.mesh   80      127.")), "{names}");
+    assert!(desk.ok(&["inspect", "names", "Web.Mesh."]).contains("VirtualOutbound default/default"));
+    assert!(desk.fails(1, &["inspect", "names", "nobody.mesh"]).contains("has no name nobody.mesh"));
     desk.ok(&["delete", "dataplane", "web-1", "-m", "default"]);
     assert!(!desk.ok(&["get", "dataplanes"]).contains("web-1"));
     desk.ok(&["delete", "zoneegress", "egress-1"]);
+}
+
+#[test]
+fn proxies_of_up_are_shown_online() {
+    let ground = Ground::new();
+    let web = SOME.split("---").next().unwrap().replace("10.0.0.1", "NET.1");
+    let mesh = ground.up(&format!("type: Mesh\nname: default\n---{web}"));
+    let url = format!("http://{}", mesh.api);
+    let weir = |arguments: &[&str]| stdout(&ground.weir(arguments));
+    weir(&["config", "control-planes", "add", "--name", "test", "--address", &url]);
+    let shown = eventually("web-1 being online", LONG, || {
+        Some(weir(&["inspect", "dataplanes"])).filter(|shown| shown.contains("Online"))
+    });
+    assert!(shown.contains("web-1"), "{shown}");
 }
 
 #[test]

@@ -161,11 +161,17 @@ pub(crate) struct ControlPlane {
 impl Ground {
     /// A control plane whose state is in the test's folder, so that a second one finds what the first left.
     pub(crate) fn cp(&self) -> ControlPlane {
+        self.cp_with(&[])
+    }
+
+    /// The same with more variables.
+    pub(crate) fn cp_with(&self, variables: &[(&str, &str)]) -> ControlPlane {
         let mut command = self.command(WEIR, &["cp", "run"]);
         for port in ["KUMA_API_SERVER_HTTP_PORT", "KUMA_DP_SERVER_PORT"] {
             command.env(port, "0");
         }
         command.env("KUMA_API_SERVER_HTTPS_ENABLED", "false").env("WEIR_DATA_DIR", self.path("state"));
+        command.envs(variables.iter().copied());
         let mut process = Process::start("cp", command);
         let line = process.wait_for("ready: REST", LONG);
         let between = |from: &str, to: &str| line.split_once(from)?.1.split_once(to).map(|(found, _)| found.to_owned());

@@ -60,288 +60,62 @@ fn names(virtual_outbound: &str, tags: &str, name: &str, port: u16) {
     echoes(&ground, &mesh, name, port);
 }
 
-const BACKEND_1: &str = r#"
-type: Dataplane
-mesh: default
-name: backend-1
-networking:
-  address: NET.2
-inbound:
-  - port: 9000
-    servicePort: 6379
-    tags:
-      kuma.io/service: backend
-      version: v1
-      port: 1800
-"#;
-
-#[test]
-fn the_virtual_outbound_page_s_first_example_is_reached_as_v1_backend_mesh_on_port_1800() {
-    let ground = Ground::new();
-    echo_server(ground.at(2, 6379));
-    let policy = r#"
----
-type: VirtualOutbound
-mesh: default
-name: test
-selectors:
-  - match:
-      kuma.io/service: "*"
-conf:
-  host: "{{.v}}.{{.service}}.mesh"
-  port: "{{.port}}"
-  parameters:
-    - name: service
-      tagKey: "kuma.io/service"
-    - name: port
-      tagKey: port
-    - name: v
-      tagKey: version
-"#;
-    let mut mesh = ground.up_with(&[BACKEND_1, policy, CLIENT].concat(), &["--as", "client-1"]);
-    echoes(&ground, &mesh, "v1.backend.mesh", 1800);
-    // The page's slip is read as meant, and named.
-    let warning = mesh.process.wait_for("inbound", LONG);
-    assert!(warning.contains("networking"), "{warning}");
+/// A document of the pages, as it is published.
+macro_rules! seed {
+    ($name:literal) => {
+        concat!("---\n", include_str!(concat!("../../control/testdata/intake/seeds/", $name, ".yaml")))
+    };
 }
 
 #[test]
-fn the_first_example_in_kubernetes_form_names_by_the_service_port_tag() {
-    names(
-        r#"
-apiVersion: kuma.io/v1alpha1
-kind: VirtualOutbound
-mesh: default
-metadata:
-  name: test
-spec:
-  selectors:
-    - match:
-        kuma.io/service: "*"
-  conf:
-    host: "{{.v}}.{{.service}}.mesh"
-    port: "{{.port}}"
-    parameters:
-      - name: service
-        tagKey: "kuma.io/service"
-      - name: port
-        tagKey: "k8s.kuma.io/service-port"
-      - name: v
-        tagKey: version
-"#,
-        "      version: v1\n      k8s.kuma.io/service-port: '1800'",
-        "v1.backend.mesh",
-        1800,
-    );
+fn seed_the_first_example_is_reached_as_v1_backend_mesh_on_port_1800() {
+    for policy in [seed!("virtual-outbound-2.4-03"), seed!("virtual-outbound-doc-02")] {
+        let ground = Ground::new();
+        echo_server(ground.at(2, 6379));
+        let backend = seed!("virtual-outbound-2.4-01").replace("192.168.0.2", "NET.2");
+        let mut mesh = ground.up_with(&[&backend, policy, CLIENT].concat(), &["--as", "client-1"]);
+        echoes(&ground, &mesh, "v1.backend.mesh", 1800);
+        // The page's slip is read as meant, and named.
+        let warning = mesh.process.wait_for("inbound", LONG);
+        assert!(warning.contains("networking"), "{warning}");
+    }
 }
 
 #[test]
-fn same_as_the_default_dns_in_kubernetes_form() {
-    names(
-        r#"
-apiVersion: kuma.io/v1alpha1
-kind: VirtualOutbound
-mesh: default
-metadata:
-    name: default
-spec:
-    selectors:
-      - match:
-          kuma.io/service: "*"
-    conf:
-      host: "{{.service}}.mesh"
-      port: "80"
-      parameters:
-        - name: service
-          tagKey: "kuma.io/service"
-"#,
-        "",
-        "backend.mesh",
-        80,
-    );
+fn seed_the_first_example_in_kubernetes_form_names_by_the_service_port_tag() {
+    let tags = "      version: v1\n      k8s.kuma.io/service-port: '1800'";
+    names(seed!("virtual-outbound-2.4-02"), tags, "v1.backend.mesh", 1800);
 }
 
 #[test]
-fn same_as_the_default_dns_in_universal_form() {
-    names(
-        r#"
-type: VirtualOutbound
-mesh: default
-name: default
-selectors:
-  - match:
-      kuma.io/service: "*"
-conf:
-  host: "{{.service}}.mesh"
-  port: "80"
-  parameters:
-    - name: service
-      tagKey: "kuma.io/service"
-"#,
-        "",
-        "backend.mesh",
-        80,
-    );
+fn seed_same_as_the_default_dns_in_both_forms() {
+    names(seed!("virtual-outbound-2.4-04"), "", "backend.mesh", 80);
+    names(seed!("virtual-outbound-2.4-05"), "", "backend.mesh", 80);
 }
 
 #[test]
-fn one_hostname_per_version_in_kubernetes_form() {
-    names(
-        r#"
-apiVersion: kuma.io/v1alpha1
-kind: VirtualOutbound
-mesh: default
-metadata:
-  name: versioned
-spec:
-    selectors:
-      - match:
-          kuma.io/service: "*"
-    conf:
-      host: "{{.service}}.{{.version}}.mesh"
-      port: "80"
-      parameters:
-        - name: service
-          tagKey: "kuma.io/service"
-        - name: version
-          tagKey: "kuma.io/version"
-"#,
-        "      kuma.io/version: v2",
-        "backend.v2.mesh",
-        80,
-    );
+fn seed_one_hostname_per_version_in_both_forms() {
+    for policy in [seed!("virtual-outbound-2.4-06"), seed!("virtual-outbound-2.4-07")] {
+        names(policy, "      kuma.io/version: v2", "backend.v2.mesh", 80);
+    }
 }
 
 #[test]
-fn one_hostname_per_version_in_universal_form_with_its_spec_wrapper() {
-    names(
-        r#"
-type: VirtualOutbound
-mesh: default
-name: versioned
-spec:
-    selectors:
-      - match:
-          kuma.io/service: "*"
-    conf:
-      host: "{{.service}}.{{.version}}.mesh"
-      port: "80"
-      parameters:
-        - name: service
-          tagKey: "kuma.io/service"
-        - name: version
-          tagKey: "kuma.io/version"
-"#,
-        "      kuma.io/version: v2",
-        "backend.v2.mesh",
-        80,
-    );
+fn seed_a_custom_tag_defines_hostname_and_port_in_both_forms() {
+    for policy in [seed!("virtual-outbound-2.4-08"), seed!("virtual-outbound-2.4-09")] {
+        let tags = "      my.mesh/hostname: kafka.corp.example.com\n      my.mesh/port: '9092'";
+        names(policy, tags, "kafka.corp.example.com", 9092);
+    }
 }
 
 #[test]
-fn a_custom_tag_defines_hostname_and_port_in_kubernetes_form() {
-    names(
-        r#"
-apiVersion: kuma.io/v1alpha1
-kind: VirtualOutbound
-mesh: default
-metadata:
-  name: host-port
-spec:
-    selectors:
-      - match:
-          kuma.io/service: "*"
-    conf:
-      host: "{{.hostname}}"
-      port: "{{.port}}"
-      parameters:
-        - name: hostname
-          tagKey: "my.mesh/hostname"
-        - name: port
-          tagKey: "my.mesh/port"
-        - name: service
-"#,
-        "      my.mesh/hostname: legacy.example.mesh\n      my.mesh/port: '4321'",
-        "legacy.example.mesh",
-        4321,
-    );
+fn seed_one_hostname_per_instance_in_kubernetes_form() {
+    let tags = "      statefulset.kubernetes.io/pod-name: zk-0";
+    names(seed!("virtual-outbound-2.4-10"), tags, "backend.zk-0.mesh", 8080);
 }
 
 #[test]
-fn a_custom_tag_defines_hostname_and_port_in_universal_form() {
-    names(
-        r#"
-type: VirtualOutbound
-mesh: default
-name: host-port
-selectors:
-  - match:
-      kuma.io/service: "*"
-conf:
-  host: "{{.hostname}}"
-  port: "{{.port}}"
-  parameters:
-    - name: hostname
-      tagKey: "my.mesh/hostname"
-    - name: port
-      tagKey: "my.mesh/port"
-    - name: service
-"#,
-        "      my.mesh/hostname: kafka.corp.example.com\n      my.mesh/port: '9092'",
-        "kafka.corp.example.com",
-        9092,
-    );
-}
-
-#[test]
-fn one_hostname_per_instance_in_kubernetes_form() {
-    names(
-        r#"
-apiVersion: kuma.io/v1alpha1
-kind: VirtualOutbound
-mesh: default
-metadata:
-  name: instance
-spec:
-  selectors:
-    - match:
-        kuma.io/service: "*"
-        statefulset.kubernetes.io/pod-name: "*"
-  conf:
-    host: "{{.svc}}.{{.inst}}.mesh"
-    port: "8080"
-    parameters:
-      - name: "svc"
-        tagKey: "kuma.io/service"
-      - name: "inst"
-        tagKey: "statefulset.kubernetes.io/pod-name"
-"#,
-        "      statefulset.kubernetes.io/pod-name: zk-0",
-        "backend.zk-0.mesh",
-        8080,
-    );
-}
-
-const PER_INSTANCE: &str = r#"
-type: VirtualOutbound
-mesh: default
-name: default
-selectors:
-  - match:
-      kuma.io/service: "*"
-      kuma.io/instance: "*"
-conf:
-  host: "inst-{{.instance}}.{{.service}}.mesh"
-  port: "8080"
-  parameters:
-    - name: service
-      tagKey: "kuma.io/service"
-    - name: instance
-      tagKey: "kuma.io/instance"
-"#;
-
-#[test]
-fn one_hostname_per_instance_in_universal_form_reaches_just_that_instance() {
+fn seed_one_hostname_per_instance_reaches_just_that_instance() {
     let ground = Ground::new();
     let second = "
 ---
@@ -356,7 +130,8 @@ networking:
         HttpServer::start(ground.at(host, 9000), move |_, _| instance.to_owned());
     }
     let first = workload("      kuma.io/instance: '0'\n      kuma.io/protocol: http");
-    let mesh = ground.up_with(&[PER_INSTANCE, &first, second, CLIENT].concat(), &["--as", "client-1"]);
+    let policy = seed!("virtual-outbound-2.4-11");
+    let mesh = ground.up_with(&[policy, &first, second, CLIENT].concat(), &["--as", "client-1"]);
     for instance in ["0", "1", "0"] {
         let name = format!("inst-{instance}.backend.mesh");
         let address = mesh.resolve(&name, 8080);
@@ -367,7 +142,34 @@ networking:
 }
 
 #[test]
-fn redis_mesh_is_60_in_a_and_aaaa() {
+fn seed_dns_names_with_underscores_have_dots_too_and_lead_to_port_80() {
+    let ground = Ground::new();
+    echo_server(ground.at(3, 9000));
+    let service = workload("").replace("service: backend", "service: echo-server_echo-example_svc_1010");
+    let mesh = ground.up_with(&[&service, CLIENT].concat(), &["--as", "client-1"]);
+    let names = ["echo-server_echo-example_svc_1010.mesh", "echo-server.echo-example.svc.1010.mesh"];
+    let [written, dotted] = names.map(|name| mesh.resolve(name, 80));
+    assert_eq!(written, dotted);
+    echoes(&ground, &mesh, names[1], 80);
+}
+
+#[test]
+fn seed_a_name_of_the_mesh_shadows_the_same_name_outside() {
+    let ground = Ground::new();
+    let outside = HttpServer::start(ground.at(9, 0), |_, _| "through the mesh".to_owned());
+    let external = format!(
+        "---\ntype: ExternalService\nmesh: default\nname: out\ntags: {{kuma.io/service: out, kuma.io/protocol: http}}\n\
+         networking: {{address: 'localhost:{}'}}\n",
+        outside.address.port()
+    );
+    let mesh = ground.up_with(&[&external, CLIENT].concat(), &["--as", "client-1"]);
+    // Every resolver outside says 127.0.0.1.
+    let address = mesh.resolve("localhost", outside.address.port());
+    assert!(address.to_string().starts_with(&ground.text("NET.")), "{address} is none of the range");
+}
+
+#[test]
+fn seed_redis_mesh_is_60_in_a_and_aaaa() {
     let ground = Ground::new();
     let resources = [&workload("").replace("backend", "redis"), CLIENT].concat();
     let file = ground.write("mesh.yaml", &resources);
@@ -385,130 +187,73 @@ fn redis_mesh_is_60_in_a_and_aaaa() {
 }
 
 #[test]
-fn the_http_gateway_routes_8080_for_foo_example_com() {
+fn seed_n13_a_service_that_is_removed_has_no_name_and_its_old_address_resets() {
+    const PORT: u16 = 8080;
+    let ground = Ground::new();
+    echo_server(ground.at(9, 7000));
+    let file = ground.write("mesh.yaml", CLIENT);
+    let mut command = ground.up_command(&file, &["--interception", "bind", "--as", "client-1"]);
+    command.env("KUMA_DNS_SERVER_SERVICE_VIP_PORT", PORT.to_string());
+    let mut mesh = Mesh::ready(harness::Process::start("up", command));
+    let path = "/meshes/default/external-services/billing";
+    let (status, body) = mesh.put(
+        path,
+        &format!(
+            r#"{{"type": "ExternalService", "mesh": "default", "name": "billing", "tags": {{"kuma.io/service": "billing"}},
+            "networking": {{"address": "{}"}}}}"#,
+            ground.at(9, 7000)
+        ),
+    );
+    assert_eq!(status, 201, "{body}");
+    echoes(&ground, &mesh, "billing.mesh", PORT);
+    let vip = mesh.resolve("billing.mesh", PORT);
+    assert_eq!(crate::client::request(mesh.api, "DELETE", path, "").status, 200);
+    let server = mesh.dns.unwrap();
+    eventually("billing.mesh to be gone", LONG, || dns(server, "billing.mesh", 1).records.is_empty().then_some(()));
+    let late = Connection::open(vip).and_then(|mut late| {
+        late.send(b"x")?;
+        late.read_exactly(1)
+    });
+    assert!(late.is_err());
+    let line = mesh.process.wait_for("old DNS answer", LONG);
+    assert!(line.contains(&format!("{vip} was billing's")), "{line}");
+}
+
+#[test]
+fn seed_the_http_gateway_routes_8080_for_foo_example_com() {
     let ground = Ground::new();
     HttpServer::start(ground.at(3, 9000), |head, _| format!("demo {}", head.lines().next().unwrap()));
-    let gateway = r#"
-type: Dataplane
-mesh: default
-name: gateway-instance-1
-networking:
-  address: NET.4
-  gateway:
-    type: BUILTIN
-    tags:
-      kuma.io/service: edge-gateway
----
-type: MeshGateway
-mesh: default
-name: edge-gateway
-selectors:
-  - match:
-      kuma.io/service: edge-gateway
-conf:
-  listeners:
-    - port: 8080
-      protocol: HTTP
-      hostname: foo.example.com
-      tags:
-        port: http-8080
----
-type: MeshGatewayRoute
-mesh: default
-name: edge-gateway-route
-selectors:
-  - match:
-      kuma.io/service: edge-gateway
-      port: http-8080
-conf:
-  http:
-    rules:
-      - matches:
-          - path:
-              match: PREFIX
-              value: /
-        backends:
-          - destination:
-              kuma.io/service: demo-app_kuma-demo_svc_5000
-"#;
+    let gateway =
+        [&seed!("gateway-2.5-08").replace("127.0.0.1", "NET.4"), seed!("gateway-2.5-10"), seed!("gateway-2.5-12")]
+            .concat();
     let demo =
         workload("      kuma.io/protocol: http").replace("service: backend", "service: demo-app_kuma-demo_svc_5000");
-    let _mesh = ground.up(&[gateway, &demo].concat());
+    let _mesh = ground.up(&[gateway, demo].concat());
     let answer = get(ground.at(4, 8080), "foo.example.com", "/a?b=c");
     assert_eq!((answer.status, answer.body.as_str()), (200, "demo GET /a?b=c HTTP/1.1"));
     assert_eq!(get(ground.at(4, 8080), "bar.example.com", "/").status, 404);
 }
 
 #[test]
-fn the_tcp_gateway_leads_to_redis() {
+fn seed_the_tcp_gateway_leads_to_redis() {
     let ground = Ground::new();
     echo_server(ground.at(3, 9000));
-    let gateway = r#"
-type: Dataplane
-mesh: default
-name: gateway-instance-1
-networking:
-  address: NET.4
-  gateway:
-    type: BUILTIN
-    tags:
-      kuma.io/service: edge-gateway
----
-type: MeshGateway
-mesh: default
-name: edge-gateway
-selectors:
-  - match:
-      kuma.io/service: edge-gateway
-conf:
-  listeners:
-    - port: 8080
-      protocol: TCP
-      tags:
-        port: tcp/8080
----
-type: MeshGatewayRoute
-mesh: default
-name: edge-gateway-route
-selectors:
-  - match:
-      kuma.io/service: edge-gateway
-      port: tcp/8080
-conf:
-  tcp:
-    rules:
-      - backends:
-          - destination:
-              kuma.io/service: redis_kuma-demo_svc_6379
-"#;
+    let gateway = [&seed!("gateway-2.5-08").replace("127.0.0.1", "NET.4"), seed!("gateway-2.5-13")].concat();
     let _mesh =
-        ground.up(&[gateway, &workload("").replace("service: backend", "service: redis_kuma-demo_svc_6379")].concat());
+        ground.up(&[gateway, workload("").replace("service: backend", "service: redis_kuma-demo_svc_6379")].concat());
     let mut connection = Connection::open(ground.at(4, 8080)).unwrap();
     connection.send(b"*1\r\n$4\r\nPING\r\n").unwrap();
     assert_eq!(connection.read_exactly(14).unwrap(), b"*1\r\n$4\r\nPING\r\n");
 }
 
 #[test]
-fn the_delegated_gateway_s_outbound_is_on_33033() {
+fn seed_the_delegated_gateway_s_outbound_is_on_33033() {
     let ground = Ground::new();
     echo_server(ground.at(3, 9000));
-    let kong = r#"
-type: Dataplane
-mesh: default
-name: kong-01
-networking:
-  address: NET.4
-  gateway:
-    type: DELEGATED
-    tags:
-      kuma.io/service: kong
-  outbound:
-    - port: 33033
-      address: NET.6
-      tags:
-        kuma.io/service: backend
-"#;
-    let _mesh = ground.up(&[kong, &workload("")].concat());
+    let kong = seed!("gateway-2.5-05").replace("10.0.0.1", "NET.4");
+    // The page's outbound is on 127.0.0.1, which other tests have too.
+    let kong = kong.replace("port: 33033\n", "port: 33033\n      address: NET.6\n");
+    let _mesh = ground.up(&[kong, workload("")].concat());
     let mut connection = Connection::open(ground.at(6, 33033)).unwrap();
     connection.send(b"to backend").unwrap();
     assert_eq!(connection.read_exactly(10).unwrap(), b"to backend");
@@ -569,7 +314,7 @@ fn get_when_ready(address: SocketAddr, host: &str) -> Answer {
 }
 
 #[test]
-fn the_cross_mesh_gateway_is_reached_by_its_hostname_from_another_mesh() {
+fn seed_the_cross_mesh_gateway_is_reached_by_its_hostname_from_another_mesh() {
     let ground = Ground::new();
     HttpServer::start(ground.at(3, 9000), |_, _| "from default".to_owned());
     let stranger = CLIENT.replace("mesh: default", "mesh: other");
@@ -579,7 +324,7 @@ fn the_cross_mesh_gateway_is_reached_by_its_hostname_from_another_mesh() {
 }
 
 #[test]
-fn the_cross_mesh_gateway_is_reached_by_an_explicit_outbound_without_transparent_proxy() {
+fn seed_the_cross_mesh_gateway_is_reached_by_an_explicit_outbound_without_transparent_proxy() {
     let ground = Ground::new();
     HttpServer::start(ground.at(3, 9000), |_, _| "from default".to_owned());
     let stranger = "
@@ -602,7 +347,7 @@ networking:
 }
 
 #[test]
-fn with_zone_egress_routing_an_external_service_is_reached_only_through_the_egress() {
+fn seed_with_zone_egress_routing_an_external_service_is_reached_only_through_the_egress() {
     let ground = Ground::new();
     let app = HttpServer::start(ground.at(9, 0), |_, peer| format!("seen from {}", peer.ip()));
     let resources = format!(

@@ -46,6 +46,15 @@ fn mesh_of_one(policy: &str) -> (Mesh, Node, Node, Process) {
 }
 
 harness::isolated_tests! {
+    fn n15_the_application_reaches_itself_by_its_virtual_ip_through_both_sides_of_its_proxy() {
+        let (_mesh, web, _stranger, _proxy) = mesh_of_one("");
+        web.enter(|| HttpServer::start(SocketAddr::new(web.v4.into(), 8080), |_: &str, peer| peer.ip().to_string()));
+        // The inbound side takes nothing but mTLS, and its connections have this source.
+        eventually("an answer of web.mesh", LONG, || {
+            application_gets(&web, "http://web.mesh/", "web.mesh").starts_with("127.0.0.6 200").then_some(())
+        });
+    }
+
     fn n16_without_passthrough_what_is_not_of_the_mesh_is_closed_until_a_policy_has_it() {
         let (mesh, web, stranger, _proxy) = mesh_of_one("");
         stranger.enter(|| HttpServer::start(SocketAddr::new(ANY, 80), |_: &str, _| "stranger".to_owned()));

@@ -10,7 +10,7 @@ use crate::support::mesh::{ALLOW_ALL, LONG, MESH, Mesh, client_yaml, curl, curl_
 use crate::support::traffic::{connect, resolve};
 
 harness::isolated_tests! {
-    fn proxies_serve_restart_and_take_changes_again_after_the_control_plane_was_killed() {
+    fn seed_proxies_resolve_serve_restart_and_take_changes_again_after_the_control_plane_was_killed() {
         let mut mesh = Mesh::start();
         mesh.apply(&format!("{MESH}---{ALLOW_ALL}"));
         let [web, backend] = ["web", "backend"].map(|name| mesh.network.node(name));

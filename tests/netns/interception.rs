@@ -55,6 +55,63 @@ harness::isolated_tests! {
     fn redirect_captures_both_directions_of_an_ipv6_host_and_is_undone_exactly() {
         redirect(|node| node.v6.into());
     }
+
+    fn a_container_that_came_after_the_proxy_has_the_meshs_names_and_its_services() {
+        let mut mesh = Mesh::start();
+        mesh.apply(&format!("{MESH}---{ALLOW_ALL}"));
+        let [web, backend] = ["web", "backend"].map(|name| mesh.network.node(name));
+        serve(&backend, backend.v4.into(), 8080, "backend");
+        let vnet = "docker0:172.17.0.0/16";
+        install(&mesh, &web, &["--redirect-all-dns-traffic", "--vnet", vnet]);
+        install(&mesh, &backend, &["--redirect-dns"]);
+        let mut proxies = [("backend-1", &backend, HTTP_BACKEND), ("web-1", &web, HTTP_WEB)].map(|(name, node, tags)| {
+            let yaml = dataplane_yaml(name, node.v4.into(), &[(8080, 8080, tags)], TRANSPARENT);
+            let mut command = unprivileged(&mesh, node, name, &yaml, &[]);
+            command.arg(format!("--transparent-proxy-config=redirect: {{vnet: {{networks: [{vnet:?}]}}}}"));
+            Process::start(name, command)
+        });
+        proxies.iter_mut().for_each(ready);
+        let container = container(&web);
+        curl_until(&container, &["http://backend.mesh/"], 200, "backend saw ");
+        let vip = resolve(&container, "ahostsv4", "backend.mesh");
+        for transport in ["+notcp", "+tcp"] {
+            let answer = container.run("dig", &[transport, "+short", "@9.9.9.9", "backend.mesh", "A"]);
+            assert_eq!(answer.trim().parse().ok(), vip, "{transport}");
+        }
+        // Nobody else is let in: the machine's other addresses have no DNS.
+        let stranger = mesh.network.node("stranger");
+        let asked = stranger.try_run("dig", &["+time=1", "+tries=1", "-p", "15053", &format!("@{}", web.v4), "backend.mesh"]);
+        assert!(asked.is_err(), "{asked:?}");
+    }
+
+    fn with_redirect_a_proxy_reaches_the_control_plane_of_its_own_machine_by_any_address() {
+        let mesh = Mesh::start();
+        mesh.apply(&format!("{MESH}---{ALLOW_ALL}"));
+        install(&mesh, &mesh.host, &["--redirect-dns"]);
+        let yaml = dataplane_yaml("web-1", mesh.host.v4.into(), &[(8080, 8080, HTTP_WEB)], TRANSPARENT);
+        let mut proxy = Process::start("web-1", unprivileged(&mesh, &mesh.host, "web-1", &yaml, &[]));
+        ready(&mut proxy);
+    }
+}
+
+/// On `docker0` of its machine, as Docker sets one up: 172.17.0.2.
+fn container(machine: &Node) -> Node {
+    let container = Node { name: "container".into(), v4: [172, 17, 0, 2].into(), v6: std::net::Ipv6Addr::LOCALHOST };
+    for line in [
+        format!("netns add {}", container.name),
+        format!("link add docker0 netns {} type veth peer name eth0 netns {}", machine.name, container.name),
+    ] {
+        harness::command("ip", &line.split(' ').collect::<Vec<_>>());
+    }
+    machine.run("ip", &["addr", "add", "172.17.0.1/16", "dev", "docker0"]);
+    machine.run("ip", &["link", "set", "docker0", "up"]);
+    for line in
+        ["link set lo up", "addr add 172.17.0.2/16 dev eth0", "link set eth0 up", "route add default via 172.17.0.1"]
+    {
+        container.run("ip", &line.split(' ').collect::<Vec<_>>());
+    }
+    container.set_resolv_conf("nameserver 9.9.9.9\n");
+    container
 }
 
 /// `bind` and `tproxy`: the proxy as root, no rule but its own. Both ends have the Dataplane of Kuma's pages.
@@ -104,7 +161,7 @@ fn redirect(address: impl Fn(&Node) -> IpAddr) {
     web.run("nft", &[ours]);
     let before = ruleset(&web);
     for node in [&web, &backend] {
-        install(&mesh, node);
+        install(&mesh, node, &["--redirect-dns"]);
     }
     assert_ne!(ruleset(&web), before);
     let mut proxies = [("backend-1", &backend, HTTP_BACKEND), ("web-1", &web, HTTP_WEB)].map(|(name, node, tags)| {
@@ -165,9 +222,9 @@ fn serve(node: &Node, ip: IpAddr, port: u16, name: &'static str) -> SocketAddr {
     node.enter(|| HttpServer::start(SocketAddr::new(ip, port), tell)).address
 }
 
-fn install(mesh: &Mesh, node: &Node) {
+fn install(mesh: &Mesh, node: &Node, arguments: &[&str]) {
     let uid = PROXY_UID.to_string();
-    mesh.kumactl_on(node, &["install", "transparent-proxy", "--kuma-dp-uid", &uid, "--redirect-dns"]);
+    mesh.kumactl_on(node, &[&["install", "transparent-proxy", "--kuma-dp-uid", &uid], arguments].concat());
 }
 
 /// `kuma-dp run` as a user with no capabilities but those that setpriv gives.

@@ -4,11 +4,13 @@
 use super::Call;
 use super::answer::{Answer, ApiError};
 use super::items::shown;
-use crate::names::{Hostnames, Wish, service_key};
+use crate::names::{Hostnames, NAMESPACE_LABEL, Wish, ZONE_LABEL, service_key};
 use crate::publish::Published;
 use crate::resource::ServiceKind;
 use crate::store::Document;
 use serde_json::{Value, json};
+use snapshot::NameRow;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 impl Call<'_> {
@@ -18,13 +20,23 @@ impl Call<'_> {
         subscription.map(|s| s.borrow().clone()).ok_or_else(missing)
     }
 
-    /// `GET /meshes/{mesh}/_names`: every name with its address and the resource it comes from.
+    /// `GET /meshes/{mesh}/_names`: every name with its address, its ports and the resource it comes from.
     pub(super) fn names(&self, mesh: &str) -> Result<Answer, ApiError> {
         self.require_mesh(mesh)?;
         let published = self.published()?;
-        let names = published.world.names(mesh);
-        let rows = names.into_iter().flat_map(|n| n.names.iter().chain(&n.services.names)).collect();
-        self.page(rows, |row| json!({"name": row.name, "v4": row.v4, "v6": row.v6, "origin": row.origin.to_string()}))
+        let (names, services) = (published.world.names(mesh), published.world.services(mesh));
+        let mut ports: HashMap<_, BTreeSet<u16>> = HashMap::new();
+        let tagged = names.into_iter().flat_map(|n| &n.outbounds).map(|o| ((o.v4, o.v6), o.port));
+        let of_services = services.into_iter().flat_map(|s| &s.outbounds).map(|o| ((o.v4, o.v6), o.port));
+        for (address, port) in tagged.chain(of_services) {
+            ports.entry(address).or_default().insert(port);
+        }
+        let tagged = names.into_iter().flat_map(|names| &names.names).map(AsRef::as_ref);
+        let rows: Vec<&NameRow> = tagged.chain(services.into_iter().flat_map(|services| &services.names)).collect();
+        self.page(rows, |row| {
+            let ports = ports.get(&(row.v4, row.v6));
+            json!({"name": row.name, "v4": row.v4, "v6": row.v6, "ports": ports, "origin": row.origin.to_string()})
+        })
     }
 
     /// `GET /meshes/{mesh}/_names/problems`
@@ -69,8 +81,8 @@ impl Call<'_> {
 
     fn status(&self, published: &Published, kind: ServiceKind, document: &Document) -> Value {
         let (mesh, name) = (&document.key.mesh, &document.key.name);
-        let names = published.world.names(mesh);
-        let own = names.into_iter().flat_map(|n| &n.services.outbounds).find(|o| o.kind == kind && o.name == *name);
+        let services = published.world.services(mesh);
+        let own = services.into_iter().flat_map(|s| &s.outbounds).find(|o| o.kind == kind && o.name == *name);
         let vips = own.into_iter().flat_map(|o| {
             let v4 = o.v4.map(|ip| json!({"ip": ip}));
             v4.into_iter().chain(o.v6.map(|ip| json!({"ip": ip})))
@@ -92,7 +104,12 @@ impl Call<'_> {
             fields.insert("tls".into(), json!({"status": tls}));
         }
         if kind == ServiceKind::MeshMultiZoneService {
-            let one = |name: &String| json!({"name": name, "namespace": "", "zone": "", "mesh": mesh});
+            let one = |name: &String| {
+                let found = published.resource("MeshService", mesh, name);
+                let labels = found.map(|r| published.world.labels(r)).unwrap_or_default();
+                let of = |key: &str| labels.get(key).cloned().unwrap_or_default();
+                json!({"name": name, "namespace": of(NAMESPACE_LABEL), "zone": of(ZONE_LABEL), "mesh": mesh})
+            };
             fields.insert("meshServices".into(), members.services.iter().map(one).collect());
         }
         status

@@ -385,7 +385,9 @@ async fn names_what_became_of_them_and_statuses_are_shown() {
         + &vo("vo-b")
         + "type: Mesh\nname: default\nmeshServices: {mode: Everywhere}\n---\ntype: Dataplane\nmesh: default\nname: d\nnetworking: \
            {address: 10.0.0.1, inbound: [{port: 80, tags: {kuma.io/service: web}}]}\n---\ntype: MeshService\nmesh: default\nname: \
-           web\nspec: {selector: {dataplaneTags: {kuma.io/service: web}}, ports: [{port: 80}]}\n";
+           web\nspec: {selector: {dataplaneTags: {kuma.io/service: web}}, ports: [{port: 80}]}\n---\ntype: \
+           MeshMultiZoneService\nmesh: default\nname: all\nspec: {selector: {meshService: {matchLabels: \
+           {kuma.io/display-name: web}}}, ports: [{name: http, port: 80}]}\n";
     let intake = crate::resource::read(&yaml, "t.yaml");
     for written in core.apply(intake.resources).await {
         written.outcome.unwrap();
@@ -402,7 +404,8 @@ async fn names_what_became_of_them_and_statuses_are_shown() {
 
     let names = server.get("/meshes/default/_names").await.json();
     let shown: Vec<&str> = names["items"].as_array().unwrap().iter().filter_map(|n| n["name"].as_str()).collect();
-    assert_eq!(shown, ["web.mesh", "x.mesh", "web.svc.mesh.local"]);
+    assert_eq!(shown, ["web.mesh", "x.mesh", "all.mzsvc.mesh.local", "web.svc.mesh.local"]);
+    assert_eq!((&names["items"][1]["v4"], &names["items"][1]["ports"]), (&json!("240.0.0.1"), &json!([80])));
     let problems = server.get("/meshes/default/_names/problems").await.json();
     assert_eq!(problems["conflicts"][0]["winner"]["origin"], "VirtualOutbound default/vo-a");
     assert_eq!(problems["conflicts"][0]["loser"]["origin"], "VirtualOutbound default/vo-b");
@@ -416,6 +419,9 @@ async fn names_what_became_of_them_and_statuses_are_shown() {
     assert_eq!(status["addresses"][0]["hostnameGeneratorRef"]["coreName"], "local-universal-mesh-service");
     assert_eq!(status["hostnameGenerators"][0]["conditions"][0]["status"], "True");
     assert_eq!(status["dataplaneProxies"], json!({"connected": 0, "healthy": 1, "total": 1}));
+    let all = &server.get("/meshes/default/meshmultizoneservices/all").await.json()["status"];
+    assert_eq!(all["meshServices"], json!([{"name": "web", "namespace": "", "zone": "default", "mesh": "default"}]));
+    assert_eq!(all["addresses"][0]["hostname"], "all.mzsvc.mesh.local");
     let listed = server.get("/meshes/default/meshservices").await.json();
     assert_eq!(listed["items"][0]["status"]["vips"], status["vips"]);
     assert_eq!(server.get("/meshes/nowhere/_names").await.status, 404);

@@ -1,7 +1,7 @@
 //! What overviews show of a connected proxy, in Kuma's JSON (spec/zones.md §3.4): subscriptions with their counters, the
 //! certificate, and what of its configuration couldn't be compiled or was refused. It must not know frames or tables.
 
-use super::presence::{self, StreamId};
+use super::presence;
 use crate::compile::ProxyKey;
 use crate::core::Core;
 use crate::store::Key;
@@ -15,7 +15,7 @@ const SUBSCRIPTIONS_MAX: usize = 10;
 pub(super) const PROBLEMS_MAX: usize = 100;
 
 /// One stream's part of its proxy's insight.
-pub(super) struct Insight {
+pub struct Insight {
     core: Arc<Core>,
     key: Key,
     id: String,
@@ -31,7 +31,7 @@ pub(super) struct Insight {
 }
 
 impl Insight {
-    pub(super) fn connected(core: Arc<Core>, proxy: &ProxyKey, stream: StreamId, version: &str) -> Self {
+    pub fn connected(core: Arc<Core>, proxy: &ProxyKey, stream: u64, version: &str) -> Self {
         let connected_ms = core.clock().now_ms();
         let version = version.chars().filter(|c| !c.is_control()).take(64).collect();
         let new = Self {
@@ -52,26 +52,26 @@ impl Insight {
         new
     }
 
-    pub(super) fn sent(&mut self) {
+    pub fn sent(&mut self) {
         self.sent += 1;
         self.updated_ms = Some(self.core.clock().now_ms());
         self.show();
     }
 
-    pub(super) fn acked(&mut self) {
+    pub fn acked(&mut self) {
         self.acked += 1;
         self.reasons.clear();
         self.show();
     }
 
-    pub(super) fn rejected(&mut self, reasons: &[String]) {
+    pub fn rejected(&mut self, reasons: &[String]) {
         self.rejected += 1;
         self.reasons = reasons.iter().take(PROBLEMS_MAX).cloned().collect();
         self.show();
     }
 
     /// What couldn't be compiled for this proxy now; those that weren't there before are returned, for the log.
-    pub(super) fn problems(&mut self, now: Vec<String>) -> Vec<String> {
+    pub fn problems(&mut self, now: Vec<String>) -> Vec<String> {
         if self.problems == now {
             return Vec::new();
         }
@@ -81,7 +81,7 @@ impl Insight {
         new
     }
 
-    pub(super) fn certified(&self, backend: &str, not_after_ms: u64) {
+    pub fn certified(&self, backend: &str, not_after_ms: u64) {
         let now = to_rfc3339(self.core.clock().now_ms());
         self.core.update_insight(&self.key, |insight| {
             let before = insight.pointer("/mTLS/certificateRegenerations").and_then(Value::as_u64).unwrap_or(0);
@@ -98,7 +98,7 @@ impl Insight {
         });
     }
 
-    pub(super) fn disconnected(&mut self) {
+    pub fn disconnected(&mut self) {
         self.disconnected_ms = Some(self.core.clock().now_ms());
         self.show();
     }

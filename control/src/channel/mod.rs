@@ -1,6 +1,7 @@
 //! The control channel's server: one stream a proxy. Authenticates, registers the proxy's own resource, sends what
 //! changed in its tables, waits for ack or nack, signs its keys. Latest wins: a slow proxy skips generations.
 
+mod away;
 mod insight;
 mod presence;
 #[expect(clippy::allow_attributes_without_reason, unused_qualifications, unreachable_pub, reason = "generated")]
@@ -8,6 +9,8 @@ mod proto;
 mod register;
 mod serve;
 
+pub use away::Patience;
+pub use insight::Insight;
 pub use serve::serve;
 
 use crate::compile::{Options, ProxyKey, SecretMaterial};
@@ -15,7 +18,6 @@ use crate::core::Core;
 use crate::publish::Subscription;
 use crate::session::{self, Material, Offer, Session};
 use crate::settings::Auth;
-use insight::Insight;
 use presence::Presence;
 use proto::channel_server::{Channel, ChannelServer};
 use proto::from_proxy::Message as Hear;
@@ -48,8 +50,8 @@ pub struct Service {
     pub subscription: Subscription,
     /// Of dataplanes, of zone proxies.
     pub auth: (Auth, Auth),
-    /// Others stop sending to a dataplane that was lost for this long; zero = never.
-    pub offline_grace: Duration,
+    /// With dataplanes that were lost.
+    pub patience: Patience,
 }
 
 /// The service with what it remembers of its proxies.
@@ -73,7 +75,7 @@ impl Channel for Server {
         let Some(Hear::Hello(hello)) = first.transpose()?.and_then(|m| m.message) else {
             return Err(Status::invalid_argument("the first message must be a hello"));
         };
-        let Service { core, subscription, auth, offline_grace } = &self.service;
+        let Service { core, subscription, auth, patience } = &self.service;
         let registered = match register::register(core, &self.presence, *auth, &hello).await {
             Ok(registered) => registered,
             Err(status) => {
@@ -88,7 +90,7 @@ impl Channel for Server {
             core: core.clone(),
             subscription: subscription.clone(),
             presence: self.presence.clone(),
-            offline_grace: *offline_grace,
+            offline_grace: patience.grace,
             insight: Insight::connected(core.clone(), &registered.key, registered.stream, &hello.version),
             session: Session::new(registered.key.clone(), Options::default()),
             proxy: registered,
@@ -150,6 +152,9 @@ impl Stream {
         let is_dataplane = matches!(key, ProxyKey::Dataplane { .. });
         let has_grace = !said_goodbye && if is_dataplane { !self.offline_grace.is_zero() } else { brought };
         self.presence.disconnected(&key, stream, has_grace);
+        if is_dataplane && !said_goodbye {
+            self.presence.expect([key.clone()], self.core.clock().now_ms());
+        }
         if said_goodbye {
             return tracing::info!(proxy = %origin, "proxy disconnected");
         }

@@ -20,6 +20,13 @@ pub(super) type StreamId = u64;
 struct Streams {
     last: StreamId,
     newest: BTreeMap<ProxyKey, Place>,
+    /// Dataplanes without a stream that didn't say goodbye, and since when.
+    away: BTreeMap<ProxyKey, Away>,
+}
+
+struct Away {
+    since_ms: u64,
+    is_withdrawn: bool,
 }
 
 struct Place {
@@ -46,6 +53,7 @@ impl Presence {
         streams.last += 1;
         let stream = streams.last;
         let before = streams.newest.insert(proxy.clone(), Place { stream, is_live: true });
+        streams.away.remove(proxy);
         (stream, before.is_some_and(|b| b.is_live))
     }
 
@@ -73,13 +81,7 @@ impl Presence {
         if !self.is_newest(proxy, stream) {
             return;
         }
-        match core.delete(&key(proxy)).await {
-            // Someone else was quicker.
-            Ok(_) | Err(Refusal::NotFound { .. }) => {}
-            Err(error) => {
-                tracing::error!(proxy = %proxy.origin(), %error, "the resource of a proxy that left couldn't be removed");
-            }
-        }
+        delete(core, proxy).await;
     }
 
     /// A zone proxy was lost: its resource goes unless it comes back soon.
@@ -104,10 +106,45 @@ impl Presence {
     }
 
     pub(super) fn withdraw_lost(&self, core: &Core, proxy: &ProxyKey, stream: StreamId) {
-        if self.is_newest(proxy, stream) {
+        if !self.is_newest(proxy, stream) {
+            return;
+        }
+        self.expect([proxy.clone()], core.clock().now_ms());
+        self.withdraw_away(core, proxy);
+        self.disconnected(proxy, stream, false);
+    }
+
+    /// Dataplanes that aren't here now, though they are to be.
+    pub(super) fn expect(&self, proxies: impl IntoIterator<Item = ProxyKey>, now_ms: u64) {
+        let mut streams = self.lock();
+        for proxy in proxies {
+            if !streams.newest.get(&proxy).is_some_and(|place| place.is_live) {
+                streams.away.entry(proxy).or_insert(Away { since_ms: now_ms, is_withdrawn: false });
+            }
+        }
+    }
+
+    /// Dataplanes that are away, and since when.
+    pub(super) fn away(&self) -> Vec<(ProxyKey, u64)> {
+        self.lock().away.iter().map(|(proxy, away)| (proxy.clone(), away.since_ms)).collect()
+    }
+
+    /// Others stop sending to a dataplane that is still away. One that comes back is admitted after its stream is known
+    /// here, so it can't be withdrawn by what was true before.
+    pub(super) fn withdraw_away(&self, core: &Core, proxy: &ProxyKey) {
+        let mut streams = self.lock();
+        let Some(away) = streams.away.get_mut(proxy) else { return };
+        if !std::mem::replace(&mut away.is_withdrawn, true) {
             tracing::warn!(proxy = %proxy.origin(), "didn't come back: nobody is sent to it any more; its resource stays");
             core.withdraw(&key(proxy), true);
-            self.disconnected(proxy, stream, false);
+        }
+    }
+
+    /// Removes the resource of a dataplane that is still away.
+    pub(super) async fn remove_away(&self, core: &Core, proxy: &ProxyKey) {
+        let _alone = self.registrations.write().await;
+        if self.lock().away.remove(proxy).is_some() {
+            delete(core, proxy).await;
         }
     }
 
@@ -117,6 +154,16 @@ impl Presence {
             tracing::warn!(proxy = %proxy.origin(), grace_s, "didn't come back: its resource is removed");
             self.remove(core, proxy, stream).await;
             self.disconnected(proxy, stream, false);
+        }
+    }
+}
+
+async fn delete(core: &Core, proxy: &ProxyKey) {
+    match core.delete(&key(proxy)).await {
+        // Someone else was quicker.
+        Ok(_) | Err(Refusal::NotFound { .. }) => {}
+        Err(error) => {
+            tracing::error!(proxy = %proxy.origin(), %error, "the resource of a proxy that left couldn't be removed");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Who a proxy is: its token, its own resource, and its place among the connected.
 
 use super::presence::{Presence, StreamId, key as stored_as};
-use super::proto;
+use super::{away, proto};
 use crate::compile::ProxyKey;
 use crate::core::Core;
 use crate::identity::{DataplaneClaims, TokenError, TokenScope, ZoneClaims, check_dataplane, check_zone};
@@ -54,6 +54,7 @@ pub(super) async fn register(
     let mut resource = if brought { own_resource(&hello.resource, &key)? } else { stored(core, &key)? };
     let zone = authorize(claims, hello, &key, &resource)?;
     fill_zone(&mut resource, &zone);
+    away::mark(&mut resource.meta);
     let mut revision = 0;
     let _registering = presence.registering().await;
     let is_new = core.get(&stored_as(&key)).is_none();
@@ -64,8 +65,8 @@ pub(super) async fn register(
         }
         revision = core.revision();
     }
-    core.withdraw(&stored_as(&key), withheld);
     let (stream, has_twin) = presence.connected(&key);
+    core.withdraw(&stored_as(&key), withheld);
     if has_twin {
         tracing::warn!(proxy = %key.origin(), "is connected twice: one of the processes should have another name");
     }

@@ -1,13 +1,14 @@
 //! TLS and HTTP/2 under the channel's service.
 
 use super::presence::Presence;
-use super::{Server, Service, server};
+use super::{Server, Service, away, server};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 /// Connected proxies.
@@ -22,6 +23,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, service: Service) {
     let acceptor = TlsAcceptor::from(tls);
     let service = Server { service, presence: Arc::new(Presence::default()) };
+    let Service { core, patience, .. } = &service.service;
+    let mut watch = JoinSet::new();
+    watch.spawn(away::watch(service.presence.clone(), core.clone(), *patience));
     let places = Arc::new(Semaphore::new(PROXIES_MAX));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };

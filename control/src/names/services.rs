@@ -1,6 +1,7 @@
 //! Names and addresses of MeshService, MeshExternalService and MeshMultiZoneService (spec/naming.md §6): which hostname
 //! a HostnameGenerator gives to which of them, and what sidecars dial. Pure; it must not know endpoints.
 
+use super::servable;
 use crate::resource::{MeshServicesMode, Resource, ServiceKind, Spec, Tags};
 use crate::template::HostnameTemplate;
 use crate::vip::{EntryKind, Key, Vip, VipTable};
@@ -11,7 +12,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 const ORIGIN_LABEL: &str = "kuma.io/origin";
 pub const ZONE_LABEL: &str = "kuma.io/zone";
 const DISPLAY_NAME_LABEL: &str = "kuma.io/display-name";
-const NAMESPACE_LABEL: &str = "k8s.kuma.io/namespace";
+pub(crate) const NAMESPACE_LABEL: &str = "k8s.kuma.io/namespace";
 
 /// A port of a service of these kinds, at its VIP.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,7 +74,7 @@ pub fn labels(resource: &Resource, own_zone: &str) -> Tags {
 }
 
 /// The kind of a resource that has a VIP of its own.
-pub(crate) fn kind_of(spec: &Spec) -> Option<ServiceKind> {
+fn kind_of(spec: &Spec) -> Option<ServiceKind> {
     match spec {
         Spec::MeshService(_) => Some(ServiceKind::MeshService),
         Spec::MeshExternalService(_) => Some(ServiceKind::MeshExternalService),
@@ -117,7 +118,7 @@ pub fn hostnames(resources: &[&Resource], own_zone: &str) -> BTreeMap<Key, Hostn
     let services: Vec<_> = services.into_iter().map(|(kind, r)| (kind, r, labels(r, own_zone))).collect();
     let mut taken: BTreeMap<(&str, String), String> = BTreeMap::new();
     let mut all: BTreeMap<Key, Hostnames> = BTreeMap::new();
-    for ((_, _, by), generator, template) in &generators {
+    for ((_, _, by), generator, template) in &mut generators {
         for (kind, service, labels) in &services {
             if !generator.selector.of(*kind).is_some_and(|selector| selector.matches(labels)) {
                 continue;
@@ -129,8 +130,8 @@ pub fn hostnames(resources: &[&Resource], own_zone: &str) -> BTreeMap<Key, Hostn
                 Ok(template) => template.host(&data(service, labels), labels),
                 Err(error) => Err(error.clone()),
             };
-            let host = match made {
-                Ok(host) => host.trim_end_matches('.').to_ascii_lowercase(),
+            let host = match made.and_then(|host| servable(&host)) {
+                Ok(host) => host,
                 Err(error) => {
                     found.refused.push(refused("TemplateError", error));
                     continue;

@@ -122,6 +122,24 @@ fn a_template_that_fails_for_a_service_says_so_and_stops_nothing_else() {
     assert_eq!(lines[1], "3:default/web: a.corp by t");
 }
 
+#[test]
+fn a_hostname_that_dns_cannot_hold_is_refused_alone() {
+    let long = vec!["a".repeat(50); 5].join(".");
+    let yaml = generator("t", "meshService", "", "{{ .Name }}.LONG").replace("LONG", &long)
+        + &generator("u", "meshService", "", "{{ .Name }}.Corp.")
+        + &service("web", "");
+    let lines = show(&yaml);
+    assert_eq!((lines.len(), lines[0].as_str()), (2, "3:default/web: web.corp by u"));
+    assert!(lines[1].contains("!TemplateError") && lines[1].contains("no DNS name of at most 253 bytes"), "{lines:?}");
+}
+
+#[test]
+fn seed_names_of_mesh_services_and_their_kin_come_from_hostname_generators() {
+    let yaml = generator("g", "meshService", "", "{{ .Name }}.svc") + &service("web", "") + &service("db", "");
+    assert_eq!(show(&yaml), ["3:default/db: db.svc by g", "3:default/web: web.svc by g"]);
+    assert_eq!(show(&service("web", "")), [""; 0], "without a generator there is no name");
+}
+
 fn named(yaml: &str, mode: MeshServicesMode) -> ServiceNames {
     let all = resources(yaml);
     let list: Vec<&Resource> = all.iter().collect();

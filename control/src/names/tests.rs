@@ -163,9 +163,19 @@ fn k2_every_inbound_gives_a_service_entry() {
 }
 
 #[test]
-fn k3_other_meshes_do_not_count() {
-    let all = [dp("mesh", "a", &["kuma.io/service=backend"]), dp("mesh-2", "w", &["kuma.io/service=web"])];
-    assert_eq!(view_of(&all).entries.len(), 1);
+fn k3_every_mesh_has_the_entries_of_its_own_dataplanes() {
+    let all = [
+        dp("mesh-1", "b", &["kuma.io/service=backend"]),
+        dp("mesh-1", "f", &["kuma.io/service=frontend"]),
+        dp("mesh-2", "w", &["kuma.io/service=web"]),
+    ];
+    let list: Vec<&Resource> = all.iter().collect();
+    let keys = |mesh| {
+        let view = view(&NamesInput { mesh, resources: &list, settings: &settings() });
+        view.entries.keys().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(keys("mesh-1"), ["0:backend", "0:frontend"]);
+    assert_eq!(keys("mesh-2"), ["0:web"]);
 }
 
 #[test]
@@ -190,7 +200,14 @@ fn k10_a_disabled_host_entry_does_not_conflict() {
     let all =
         [es("es-1", "external.service.com:8080", "one", false), es("es-2", "external.service.com:8080", "two", true)];
     let view = view_of(&all);
-    assert_eq!(view.entries.len(), 3);
+    assert_eq!(
+        show(&view),
+        [
+            "0:one 8080{kuma.io/service=one}<default mesh/one>",
+            "0:two 8080{kuma.io/service=two}<default mesh/two>",
+            "1:external.service.com 8080{kuma.io/service=one}<ExternalService mesh/es-1>",
+        ]
+    );
     assert_eq!(view.conflicts, []);
 }
 
@@ -372,13 +389,30 @@ fn winner(first: (&[&str], u64), second: (&[&str], u64)) -> String {
         .unwrap_or_default()
 }
 
+const ANY: &str = "kuma.io/service=*";
+const ANY_FOO: &str = "kuma.io/service=* foo=bar";
+
 #[test]
-fn k25_to_k28_rank_decides_then_age_then_name() {
-    let (any, exact) = ("kuma.io/service=*", "kuma.io/service=* foo=bar");
-    assert_eq!(winner((&[any], 1), (&[exact], 1)), "vo1");
-    assert_eq!(winner((&[any, "kuma.io/service=* no=1 nope=2"], 9), (&[exact], 1)), "vo1");
-    assert_eq!(winner((&[any], 1), (&[any], 2)), "vo1");
-    assert_eq!(winner((&[any], 2), (&[any], 2)), "vo0");
+fn k25_the_selector_with_more_tags_comes_first() {
+    assert_eq!(winner((&[ANY], 1), (&[ANY_FOO], 1)), "vo1");
+    assert_eq!(winner((&[ANY_FOO], 1), (&[ANY], 9)), "vo0", "whatever the age");
+    let exact = "kuma.io/service=b-service foo=*";
+    assert_eq!(winner((&["kuma.io/service=* foo=*"], 9), (&[exact], 1)), "vo1", "then that with more exact values");
+}
+
+#[test]
+fn k26_a_selector_that_does_not_match_gives_no_rank() {
+    assert_eq!(winner((&[ANY, "kuma.io/service=* no=1 nope=2"], 9), (&[ANY_FOO], 1)), "vo1");
+}
+
+#[test]
+fn k27_of_equal_ranks_the_newer_comes_first_and_of_equal_ages_the_first_by_name() {
+    assert_eq!(winner((&[ANY], 1), (&[ANY], 2)), "vo1");
+    assert_eq!(winner((&[ANY], 2), (&[ANY], 2)), "vo0");
+}
+
+#[test]
+fn k28_a_virtual_outbound_of_another_service_does_not_match() {
     assert_eq!(winner((&["kuma.io/service=other"], 1), (&["kuma.io/service=third"], 1)), "");
 }
 
@@ -602,6 +636,16 @@ fn k42_a_host_is_served_on_its_port_and_the_vip_port() {
 }
 
 #[test]
+fn hosts_need_not_have_the_vip_port() {
+    let view = view_of(&[es("es", "example.com:443", "ext", false)]);
+    let (vips, _) = allocate(&VipTable::default(), &view.keys(), &Ranges::default(), 0);
+    let served = names_and_outbounds(&view, &vips, &NameSettings { host_vip_port: false, ..settings() }).0;
+    let (names, outbounds) = show_served(&served);
+    assert_eq!(names, ["example.com=240.0.0.1", "ext.mesh=240.0.0.0"]);
+    assert_eq!(outbounds, ["240.0.0.0:80->ext", "240.0.0.0:443->ext", "240.0.0.1:443->ext"]);
+}
+
+#[test]
 fn k43_a_host_that_has_the_vip_port_gets_no_other() {
     let (_, outbounds) = show_served(&serve(&entries(&[(EntryKind::Host, "e.com", &[81, 80])])).0);
     assert_eq!(outbounds, ["240.0.0.0:80->e.com", "240.0.0.0:81->e.com"]);
@@ -616,13 +660,20 @@ fn k44_an_entry_without_address_gives_nothing() {
     assert_eq!(names_and_outbounds(&view, &VipTable::default(), &settings()).0, MeshNames::default());
 }
 
+fn example(ports: &[u16]) -> (Vec<String>, Vec<String>) {
+    show_served(&serve(&entries(&[(EntryKind::Service, "example", ports)])).0)
+}
+
 #[test]
-fn k45_and_k46_a_service_is_served_on_the_vip_port_and_its_first_own() {
-    let served = |ports| show_served(&serve(&entries(&[(EntryKind::Service, "example", ports)])).0);
-    assert_eq!(served(&[0]), (vec!["example.mesh=240.0.0.0".into()], vec!["240.0.0.0:80->example".into()]));
-    assert_eq!(served(&[1234]).1, ["240.0.0.0:80->example", "240.0.0.0:1234->example"]);
-    assert_eq!(served(&[0, 1234]).1, ["240.0.0.0:80->example"]);
-    assert_eq!(served(&[80]).1, ["240.0.0.0:80->example"]);
+fn k45_a_service_is_served_on_the_vip_port() {
+    assert_eq!(example(&[0]), (vec!["example.mesh=240.0.0.0".into()], vec!["240.0.0.0:80->example".into()]));
+}
+
+#[test]
+fn k46_an_external_service_is_served_on_its_port_and_the_vip_port() {
+    assert_eq!(example(&[1234]).1, ["240.0.0.0:80->example", "240.0.0.0:1234->example"]);
+    assert_eq!(example(&[0, 1234]).1, ["240.0.0.0:80->example"], "only the first port counts");
+    assert_eq!(example(&[80]).1, ["240.0.0.0:80->example"]);
 }
 
 #[test]

@@ -37,7 +37,7 @@ fn tag_name(name: &str, spot: &Spot<'_>) {
     }
 }
 
-fn protocol(value: &str, spot: &Spot<'_>) {
+pub(super) fn protocol(value: &str, spot: &Spot<'_>) {
     // tls and mysql are understood, as in Kuma, and not advertised.
     if !PROTOCOLS.iter().chain(&["tls", "mysql"]).any(|p| p.eq_ignore_ascii_case(value)) {
         let allowed = PROTOCOLS.join(", ");

@@ -2,6 +2,7 @@
 
 use super::common::{self, PORT_MESSAGE, SERVICE};
 use super::decode::{Cursor, Fields, Spot};
+use super::name;
 use super::{
     Admin, Dataplane, Gateway, GatewayType, Health, Inbound, InboundState, Networking, Outbound, ServiceProbe, Tags,
     TransparentProxying,
@@ -9,6 +10,9 @@ use super::{
 use std::net::IpAddr;
 
 const DIFFER: &str = "serviceAddress and servicePort has to differ from address and port";
+
+const INSTEAD: &str =
+    "the proxy serves its own /metrics and /ready on the admin port; applications are probed by serviceProbe";
 
 pub(super) fn decode(f: &mut Fields<'_>) -> Dataplane {
     let mut dp = Dataplane::default();
@@ -26,6 +30,7 @@ pub(super) fn decode(f: &mut Fields<'_>) -> Dataplane {
     }
     for name in ["metrics", "probes"] {
         if let Some(cursor) = f.get(name) {
+            cursor.spot.warn("is kept as written and has no effect here", INSTEAD);
             if name == "probes" {
                 probes(&cursor);
             } else if cursor.node.get("type").and_then(|t| t.as_text()).is_some_and(|t| t != "prometheus") {
@@ -123,7 +128,7 @@ fn inbound(cursor: &Cursor<'_>, networking_address: &str) -> Option<Inbound> {
         ("NotReady", 1, InboundState::NotReady),
         ("Ignored", 2, InboundState::Ignored),
     ];
-    let inbound = Inbound {
+    let mut inbound = Inbound {
         port: common::required_port(&mut f, "port"),
         service_port: common::optional_port(&mut f, "servicePort"),
         service_address: common::ip(&mut f, "serviceAddress"),
@@ -134,12 +139,21 @@ fn inbound(cursor: &Cursor<'_>, networking_address: &str) -> Option<Inbound> {
         state: f.get("state").and_then(|c| c.one_of(&states)).unwrap_or_default(),
         name: f.text("name"),
     };
+    own_protocol(&mut f, &mut inbound.tags);
     own_address(&f, &inbound, networking_address);
     if !inbound.tags.contains_key(SERVICE) {
         f.spot("tags").key(SERVICE).error("tag has to exist");
     }
     f.done();
     Some(inbound)
+}
+
+/// Kuma 3 writes the protocol beside the tags; the tag is what the mesh goes by.
+fn own_protocol(f: &mut Fields<'_>, tags: &mut Tags) {
+    let Some(cursor) = f.get("protocol") else { return };
+    let Some(protocol) = cursor.text().filter(|text| !text.is_empty()) else { return };
+    common::protocol(&protocol, &cursor.spot);
+    tags.entry(common::PROTOCOL.to_owned()).or_insert(protocol);
 }
 
 /// The proxy and the app can't both have the same address and port.
@@ -308,6 +322,9 @@ fn reachable_backends(cursor: &Cursor<'_>) {
         let kind = r.text("kind");
         backend_kind(&r.spot("kind"), &kind);
         let (name, namespace) = (r.text("name"), r.text("namespace"));
+        if !name.is_empty() {
+            name::check_shape(&name, &r.spot("name"));
+        }
         let labelled = r.get("labels").is_some_and(|c| !c.tags().is_empty());
         if name.is_empty() && namespace.is_empty() && !labelled {
             r.spot.error("name or labels are required");

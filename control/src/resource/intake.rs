@@ -310,7 +310,7 @@ fn mesh_of(parts: &Parts<'_>, kind: &KindInfo, spot: &Spot<'_>, expected: Option
             Some(mesh)
         }
         (Some((mesh, at)), _) => {
-            name::check_mesh(&mesh, &at);
+            name::check_label(&mesh, &at);
             Some(mesh)
         }
         (None, Some(e)) => Some(e.mesh.to_owned()),

@@ -28,7 +28,7 @@ mod zone;
 
 pub use intake::{Intake, read, read_as};
 pub use name::is_valid as is_valid_name;
-pub use output::{Key, rfc3339, yaml as to_yaml};
+pub use output::{Key, yaml as to_yaml};
 pub use problem::{Problem, Severity};
 pub use variables::{Rendered, render_variables};
 pub use yaml::yaml_to_json;

@@ -6,7 +6,7 @@ use super::decode::Spot;
 use super::registry::KindInfo;
 
 pub(super) const MAX_NAME_BYTES: usize = 253;
-pub(super) const MAX_MESH_NAME_BYTES: usize = 63;
+const MAX_LABEL_BYTES: usize = 63;
 
 /// `[a-z0-9]([-.a-z0-9]*[a-z0-9])?`, and no two dots together.
 pub fn is_valid(name: &str) -> bool {
@@ -19,21 +19,22 @@ pub fn is_valid(name: &str) -> bool {
 }
 
 pub(super) fn check(name: &str, kind: &KindInfo, spot: &Spot<'_>) -> bool {
-    if kind.kind == "Mesh" {
-        return check_mesh(name, spot);
+    match kind.kind {
+        // Each is a label of a host name, of SNI at least.
+        "Mesh" | "MeshService" | "MeshExternalService" | "MeshMultiZoneService" => check_label(name, spot),
+        _ => check_shape(name, spot),
     }
-    check_shape(name, spot)
 }
 
-pub(super) fn check_mesh(name: &str, spot: &Spot<'_>) -> bool {
-    if name.len() > MAX_MESH_NAME_BYTES {
-        spot.error(format!("cannot be longer than {MAX_MESH_NAME_BYTES} characters"));
+pub(super) fn check_label(name: &str, spot: &Spot<'_>) -> bool {
+    if name.len() > MAX_LABEL_BYTES {
+        spot.error(format!("cannot be longer than {MAX_LABEL_BYTES} characters"));
         return false;
     }
     check_shape(name, spot)
 }
 
-fn check_shape(name: &str, spot: &Spot<'_>) -> bool {
+pub(super) fn check_shape(name: &str, spot: &Spot<'_>) -> bool {
     if is_valid(name) {
         return true;
     }

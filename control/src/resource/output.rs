@@ -3,6 +3,7 @@
 use super::registry::{self, Scope};
 use super::yaml::{Kind, kind_of};
 use super::{Resource, Spec};
+use crate::time::to_rfc3339;
 use serde_json::{Map, Value as Json};
 use std::fmt::Write;
 
@@ -67,8 +68,8 @@ impl Resource {
     /// As the REST API gives it, with times; the spec beside the name, or under `spec` for the newer kinds.
     pub fn to_json(&self) -> Json {
         let mut all = self.written();
-        all.insert("creationTime".to_owned(), rfc3339(self.meta.created_ms).into());
-        all.insert("modificationTime".to_owned(), rfc3339(self.meta.modified_ms).into());
+        all.insert("creationTime".to_owned(), to_rfc3339(self.meta.created_ms).into());
+        all.insert("modificationTime".to_owned(), to_rfc3339(self.meta.modified_ms).into());
         Json::Object(all)
     }
 
@@ -102,27 +103,6 @@ impl Resource {
         }
         all
     }
-}
-
-/// `2024-02-29T12:00:00Z` of milliseconds since 1970; 0 gives Kuma's zero time.
-pub fn rfc3339(ms: u64) -> String {
-    if ms == 0 {
-        return "0001-01-01T00:00:00Z".to_owned();
-    }
-    let (seconds, millis) = (ms / 1000, ms % 1000);
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // Years that begin in March have the leap day last: 146 097 days are 400 of them.
-    let day = days + 719_468;
-    let (era, day) = (day / 146_097, day % 146_097);
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = year + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    let fraction = if millis == 0 { String::new() } else { format!(".{millis:03}") };
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z")
 }
 
 /// Any JSON value as YAML in block form.

@@ -90,6 +90,11 @@ fn identity(cursor: &Cursor<'_>) -> Option<ServiceIdentity> {
     let mut f = cursor.fields()?;
     let identity =
         ServiceIdentity { kind: choice(&mut f, "type", &["ServiceTag", "SpiffeID"]), value: f.text("value") };
+    for name in ["type", "value"] {
+        if !f.has(name) {
+            f.spot(name).error(NOT_EMPTY);
+        }
+    }
     f.done();
     Some(identity)
 }

@@ -8,6 +8,7 @@ use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
 use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -34,7 +35,7 @@ pub(super) async fn dial(address: &str, ca_pem: Option<&str>) -> Result<Service,
         uri.host().ok_or_else(|| ChannelError::Refused(format!(".URL must be a valid absolute URI: {address}")))?;
     let port = uri.port_u16().unwrap_or(5678);
     let bare = host.trim_start_matches('[').trim_end_matches(']');
-    let tcp = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect((bare, port)))
+    let tcp = tokio::time::timeout(CONNECT_TIMEOUT, connect(bare, port))
         .await
         .map_err(|_| lost(format!("no connection within {CONNECT_TIMEOUT:?}")))?
         .map_err(|e| lost(e.to_string()))?;
@@ -60,6 +61,28 @@ pub(super) async fn dial(address: &str, ca_pem: Option<&str>) -> Result<Service,
         }
     });
     Ok(Service { sender, authority: uri.authority().map_or_else(|| host.to_owned(), ToString::to_string) })
+}
+
+/// A control plane on the proxy's own machine, named by an outside address of it, is asked over loopback when it refuses:
+/// interception sends the proxy's connections to this machine to its own inbound side, which needs a control plane first.
+async fn connect(host: &str, port: u16) -> std::io::Result<TcpStream> {
+    let refused = match TcpStream::connect((host, port)).await {
+        Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => e,
+        result => return result,
+    };
+    for address in tokio::net::lookup_host((host, port)).await? {
+        if address.ip().is_loopback() || std::net::UdpSocket::bind((address.ip(), 0)).is_err() {
+            continue;
+        }
+        let loopback: IpAddr = match address {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        };
+        if let Ok(stream) = TcpStream::connect((loopback, port)).await {
+            return Ok(stream);
+        }
+    }
+    Err(refused)
 }
 
 /// Without a CA the channel is encrypted, and its other end isn't verified.

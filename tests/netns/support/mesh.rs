@@ -40,7 +40,7 @@ destinations:
 /// The network, the control plane on its own host, and a folder for files. What is declared first is dropped first.
 pub(crate) struct Mesh {
     control_plane: Option<Process>,
-    host: Node,
+    pub(crate) host: Node,
     pub(crate) network: Network,
     pub(crate) folder: tempfile::TempDir,
 }

@@ -78,7 +78,8 @@ fn rank_of_target(to: &PassthroughTo, ip: IpAddr, name: Option<&str>) -> Option<
     }
 }
 
-fn is_in(ip: IpAddr, block: IpAddr, bits: u8) -> bool {
+/// Whether `ip` is in the block of addresses that begin with the first `bits` of `block`.
+pub fn is_in(ip: IpAddr, block: IpAddr, bits: u8) -> bool {
     let differing = match (block, ip) {
         (IpAddr::V4(block), IpAddr::V4(ip)) => u128::from(u32::from(block) ^ u32::from(ip)) << 96,
         (IpAddr::V6(block), IpAddr::V6(ip)) => u128::from(block) ^ u128::from(ip),

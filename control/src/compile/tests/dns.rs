@@ -29,10 +29,11 @@ fn names() -> BTreeMap<String, MeshNames> {
         tags: tags(&format!("service={service}")),
         origin: Origin::default(),
     };
-    let outbounds = vec![outbound("backend_test-ns_svc_8080", row(ROWS[0])), outbound("httpbin", row(ROWS[2]))];
+    let outbounds = [outbound("backend_test-ns_svc_8080", row(ROWS[0])), outbound("httpbin", row(ROWS[2]))];
+    let outbounds = outbounds.map(Arc::new).into();
     BTreeMap::from([(
         "default".to_owned(),
-        MeshNames { names: ROWS.map(row).into(), outbounds, ..MeshNames::default() },
+        MeshNames { names: ROWS.map(row).map(Arc::new).into(), outbounds, ..MeshNames::default() },
     )])
 }
 
@@ -73,8 +74,15 @@ fn k49_services_have_their_names_and_dotted_aliases_in_both_families() {
         ]
     );
     let (mapped, _) = served(Aaaa::Mapped, client("DualStack", &[]));
-    assert_eq!(mapped[2], "httpbin.mesh 240.0.0.1 ::ffff:240.0.0.1", "as Kuma has it: ::ffff:f000:1");
-    assert_eq!(mapped.len(), 3);
+    // ::ffff:f000:0 and ::ffff:f000:1, as Kuma has them.
+    assert_eq!(
+        mapped,
+        [
+            "backend.test-ns.svc.8080.mesh 240.0.0.0 ::ffff:240.0.0.0",
+            "backend_test-ns_svc_8080.mesh 240.0.0.0 ::ffff:240.0.0.0",
+            "httpbin.mesh 240.0.0.1 ::ffff:240.0.0.1"
+        ]
+    );
 }
 
 #[test]
@@ -91,10 +99,30 @@ fn k51_without_transparent_proxy_there_are_no_names() {
 }
 
 #[test]
+fn seed_names_need_transparent_proxying() {
+    assert_eq!(served(Aaaa::Native, app("web", "10.0.0.1", "service=web")).0, [""; 0]);
+    assert_eq!(served(Aaaa::Native, client("", &[])).0.len(), 3);
+}
+
+/// The listener that the page's config dump shows: virtual, outbound, named and counted by its service.
+#[test]
+fn seed_a_service_is_a_virtual_outbound_listener_at_its_vip_on_port_80() {
+    let resources = [mesh("default", ""), client("", &[])].into_iter().map(Arc::new).collect();
+    let world = World::new(resources, settings(""), names());
+    let compiled = sidecar(&world, "web");
+    let row = listener(&compiled, "240.0.0.1:80");
+    assert!(matches!(row.role, Role::Outbound { vip: true, .. }), "{row:?}");
+    assert_eq!(target(row), "httpbin");
+}
+
+#[test]
 fn k52_a_mapped_address_is_the_ipv4_one_behind_ffff() {
     let (rows, _) = served(Aaaa::Mapped, client("", &[]));
     let v6: std::net::Ipv6Addr = rows[0].rsplit_once(' ').unwrap().1.parse().unwrap();
     assert_eq!(v6.segments(), [0, 0, 0, 0, 0, 0xffff, 0xf000, 0]);
+    // An address of the second range is nobody's form of another.
+    let (rows, _) = served(Aaaa::Native, client("", &[]));
+    assert!(rows[0].ends_with(" fd00::"), "{rows:?}");
 }
 
 #[test]
@@ -103,7 +131,7 @@ fn n11_a_service_that_is_not_reachable_has_no_name() {
 }
 
 #[test]
-fn aaaa_off_leaves_ipv4_alone_and_tells_the_proxy() {
+fn seed_aaaa_can_be_answered_empty_without_a_corefile() {
     let (rows, _) = served(Aaaa::Off, client("", &[]));
     assert!(rows.len() == 3 && rows.iter().all(|row| row.ends_with(" -")), "{rows:?}");
 }

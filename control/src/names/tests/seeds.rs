@@ -11,6 +11,16 @@ fn written(yaml: &str) -> Vec<Resource> {
     intake.resources
 }
 
+/// A document of the pages, in mesh `mesh`.
+macro_rules! seed {
+    ($name:literal) => {
+        written(
+            &include_str!(concat!("../../../testdata/intake/seeds/", $name, ".yaml"))
+                .replace("mesh: default", "mesh: mesh"),
+        )
+    };
+}
+
 fn names_of(resources: &[Resource]) -> Vec<String> {
     let served = serve(&view_of(resources)).0;
     served.names.iter().map(|row| row.name.clone()).collect()
@@ -73,6 +83,76 @@ fn seed_host_and_port_are_templates_over_parameters_and_selectors_choose_the_pro
     assert_eq!(names_of(&all), ["backend.mesh", "other.mesh", "v1.backend.mesh"]);
     let outbounds = serve(&view_of(&all)).0.outbounds;
     assert_eq!(outbounds.last().map(|outbound| outbound.port), Some(1800));
+}
+
+#[test]
+fn seed_the_documented_documents_give_the_documented_names() {
+    let workload = |tags: &str| dp("mesh", "w", &[&format!("kuma.io/service=backend {tags}")]);
+    let first = [seed!("virtual-outbound-doc-01"), seed!("virtual-outbound-doc-02")].concat();
+    let served = serve(&view_of(&first)).0;
+    assert_eq!(show_served(&served).0, ["backend.mesh=240.0.0.0", "v1.backend.mesh=240.0.0.1"]);
+    assert_eq!(served.outbounds[1].port, 1800);
+    for (policy, tags, name, port) in [
+        (seed!("virtual-outbound-2.4-02"), "version=v1 k8s.kuma.io/service-port=1800", "v1.backend.mesh", 1800),
+        (seed!("virtual-outbound-2.4-04"), "", "backend.mesh", 80),
+        (seed!("virtual-outbound-2.4-05"), "", "backend.mesh", 80),
+        (seed!("virtual-outbound-2.4-06"), "kuma.io/version=v2", "backend.v2.mesh", 80),
+        (seed!("virtual-outbound-2.4-07"), "kuma.io/version=v2", "backend.v2.mesh", 80),
+        (seed!("virtual-outbound-2.4-08"), "my.mesh/hostname=kafka.corp my.mesh/port=9092", "kafka.corp", 9092),
+        (seed!("virtual-outbound-2.4-09"), "my.mesh/hostname=kafka.corp my.mesh/port=9092", "kafka.corp", 9092),
+        (seed!("virtual-outbound-2.4-10"), "statefulset.kubernetes.io/pod-name=zk-0", "backend.zk-0.mesh", 8080),
+        (seed!("virtual-outbound-2.4-11"), "kuma.io/instance=0", "inst-0.backend.mesh", 8080),
+    ] {
+        let view = view_of(&[policy, vec![workload(tags)]].concat());
+        let wishes = view.entries.get(&Key::new(EntryKind::Fqdn, name)).unwrap_or_else(|| panic!("{name}: {view:?}"));
+        assert_eq!(wishes.iter().map(|wish| wish.port).collect::<Vec<_>>(), [port], "{name}");
+    }
+}
+
+#[test]
+fn seed_the_default_of_a_tag_key_is_the_name_and_names_are_alphanumeric_and_unique() {
+    let all = [
+        vo("vo", &["kuma.io/service=*"], "{{.version}}.{{.s}}.mesh", "80", "s:kuma.io/service version"),
+        dp("mesh", "a", &["kuma.io/service=web version=v1"]),
+    ];
+    assert_eq!(names_of(&all), ["v1.web.mesh", "web.mesh"]);
+    let refused = |parameters: &str| {
+        let yaml = format!(
+            "type: VirtualOutbound\nmesh: mesh\nname: v\nselectors: [{{match: {{a: b}}}}]\nconf: {{host: a.mesh, port: '80', \
+             parameters: [{{name: s, tagKey: kuma.io/service}}, {parameters}]}}"
+        );
+        read(&yaml, "seed.yaml").has_errors()
+    };
+    assert!(refused("{name: my-version, tagKey: version}") && refused("{name: s, tagKey: version}"));
+    assert!(!refused("{name: v2, tagKey: version}"));
+}
+
+#[test]
+fn seed_a_host_need_not_end_with_the_domain() {
+    let vo = |host| vo("vo", &["kuma.io/service=*"], host, "80", "s:kuma.io/service");
+    let all = [vo("{{.s}}.prod.example.com"), dp("mesh", "a", &["kuma.io/service=web"])];
+    assert_eq!(names_of(&all), ["web.mesh", "web.prod.example.com"]);
+}
+
+#[test]
+fn seed_virtual_outbounds_with_more_than_the_service_work_across_zones() {
+    let all = [
+        vo("vo", &["kuma.io/service=*"], "{{.v}}.{{.s}}.mesh", "80", "s:kuma.io/service v:version"),
+        ingress("zone2", &[("mesh", "kuma.io/service=web kuma.io/zone=zone2 version=v7")]),
+    ];
+    let served = serve(&view_of(&all)).0;
+    assert_eq!(show_served(&served).0, ["v7.web.mesh=240.0.0.1", "web.mesh=240.0.0.0"]);
+    assert_eq!(served.outbounds[1].tags, tags("kuma.io/service=web version=v7"));
+}
+
+#[test]
+fn seed_vips_are_of_the_services_of_all_meshes() {
+    let all = [dp("one", "a", &["kuma.io/service=a"]), dp("two", "b", &["kuma.io/service=b"])];
+    let list: Vec<&Resource> = all.iter().collect();
+    for (mesh, name) in [("one", "a.mesh"), ("two", "b.mesh")] {
+        let served = serve(&view(&NamesInput { mesh, resources: &list, settings: &settings() })).0;
+        assert_eq!(show_served(&served).0, [format!("{name}=240.0.0.0")]);
+    }
 }
 
 #[test]

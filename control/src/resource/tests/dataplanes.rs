@@ -211,6 +211,13 @@ fn v28_and_v29_transparent_proxying_is_checked() {
         reference("kind: MeshService, name: a, labels: {x: y}"),
         at(".labels", "labels cannot be defined when name is specified")
     );
+    let slash = reference("kind: MeshService, name: a/b");
+    assert!(slash.len() == 1 && slash[0].contains("refs[0].name: invalid characters"), "{slash:?}");
+    assert_eq!(reference("kind: MeshService, name: a, namespace: n, port: 80"), [""; 0]);
+    assert_eq!(
+        reference("kind: MeshService, name: a, port: 65536"),
+        at(".port", "port must be in the range [1, 65535]")
+    );
     assert_eq!(tp("reachableBackends: {}"), [""; 0]);
     assert_eq!(tp("ipFamilyMode: IPv4, reachableServices: [a], directAccessServices: ['*']"), [""; 0]);
 }
@@ -255,6 +262,28 @@ fn states_are_read_by_name_or_number_and_decide_readiness() {
     assert_eq!(read("health: {ready: true}"), (InboundState::Ready, true));
     assert_eq!(read("health: {ready: false}"), (InboundState::Ready, false));
     assert_eq!(read("health: {}"), (InboundState::Ready, false));
+}
+
+#[test]
+fn the_protocol_of_kuma_3_is_the_tag_unless_there_is_one() {
+    let read = |fields: &str| {
+        let text = format!(
+            "{{address: 1.1.1.1, inbound: [{{port: 80, {fields}}}], transparentProxying: {{redirectPortInbound: 15006}}}}"
+        );
+        let Spec::Dataplane(dp) = good(&document(&text)).spec else { panic!() };
+        dp.networking.inbound[0].tags["kuma.io/protocol"].clone()
+    };
+    assert_eq!(read(&format!("{TAGS}, protocol: http")), "http");
+    assert_eq!(read("protocol: http, tags: {kuma.io/service: a, kuma.io/protocol: grpc}"), "grpc");
+    assert!(inbound(&format!("port: 80, {TAGS}, protocol: smtp"))[0].contains("has an invalid value \"smtp\""));
+}
+
+#[test]
+fn what_a_dataplane_says_without_effect_is_told() {
+    let text = document(&format!("{{address: 1.1.1.1, inbound: [{{port: 80, {TAGS}}}]}}"));
+    let told = warnings(&(text + "metrics: {type: prometheus, conf: {port: 1234}}\nprobes: {port: 9000}\n"));
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told.iter().all(|warning| warning.contains("no effect")), "{told:?}");
 }
 
 #[test]

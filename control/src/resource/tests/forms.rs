@@ -98,6 +98,8 @@ fn names_that_are_paths_are_refused() {
     }
     let long = "a".repeat(64);
     assert_eq!(errors(&format!("type: Mesh\nname: {long}\n")), ["name: cannot be longer than 63 characters"]);
+    let service = format!("type: MeshService\nmesh: m\nname: {long}\nspec: {{ports: [{{port: 80}}]}}\n");
+    assert_eq!(errors(&service), ["name: cannot be longer than 63 characters"]);
 }
 
 #[test]

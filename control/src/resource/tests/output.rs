@@ -1,6 +1,6 @@
 //! What goes out comes in again as the same.
 
-use super::super::{Resource, read, rfc3339, to_yaml};
+use super::super::{Resource, read, to_yaml};
 use super::good;
 use proptest::prelude::{Just, Strategy, any, prop_oneof, proptest};
 use std::path::Path;
@@ -42,18 +42,6 @@ fn json_has_the_shape_of_the_rest_api() {
 fn yaml_begins_with_type_mesh_and_name() {
     let secret = good("data: aGk=\nname: s\nmesh: m\ntype: Secret\n");
     assert_eq!(secret.to_yaml(), "type: Secret\nmesh: m\nname: s\ndata: \"aGk=\"\n");
-}
-
-#[test]
-fn times_are_written_by_the_calendar() {
-    for (ms, text) in [
-        (0, "0001-01-01T00:00:00Z"),
-        (951_782_400_000, "2000-02-29T00:00:00Z"),
-        (1_735_689_599_000, "2024-12-31T23:59:59Z"),
-        (4_107_542_400_000, "2100-03-01T00:00:00Z"),
-    ] {
-        assert_eq!(rfc3339(ms), text);
-    }
 }
 
 fn json() -> impl Strategy<Value = serde_json::Value> {

@@ -38,6 +38,10 @@ fn a_mesh_service_has_ports_that_differ_and_one_way_to_select() {
         service("{selector: {dataplaneTags: {a: b}, dataplaneRef: {name: c}}}"),
         ["spec.selector: only one of dataplaneTags and dataplaneRef can be defined"]
     );
+    assert_eq!(
+        service("{identities: [{}]}"),
+        ["spec.identities[0].type: must not be empty", "spec.identities[0].value: must not be empty"]
+    );
     assert_eq!(service("{ports: [{port: 0}]}"), ["spec.ports[0].port: port must be in the range [1, 65535]"]);
     assert_eq!(service("{ports: [{port: 1}, {port: 1}]}"), ["spec.ports[1].port: port 1 is already used"]);
     assert_eq!(
