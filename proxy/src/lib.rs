@@ -39,3 +39,4 @@ mod worker;
 mod zone;
 
 pub use app::{Config, Proxy, has_ipv6};
+pub use memory::Heap;
