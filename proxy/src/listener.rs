@@ -120,7 +120,7 @@ pub(crate) fn meshes_needed(tables: &Tables) -> Vec<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Purpose, plan};
+    use super::{Purpose, plan, uncaptured};
     use crate::socket::Mode;
     use snapshot::{Handler, InboundTls, Interception, ListenerRow, Origin, Protocol, ProxyRow, Role, Tables};
     use std::sync::Arc;

@@ -658,7 +658,7 @@ fn k44_an_entry_without_address_gives_nothing() {
         VipTable { entries: [(Key::new(EntryKind::Service, "a"), Vip::default())].into(), ..VipTable::default() };
     for vips in [vips, VipTable::default()] {
         let mut served = names_and_outbounds(&view, &vips, &settings()).0;
-        let refused = served.unplaced.pop().map(|(service, row)| (service, row.name, row.v4, row.v6));
+        let refused = served.unplaced.pop().map(|(service, row)| (service, row.name.clone(), row.v4, row.v6));
         assert_eq!(refused, Some(("a".into(), "a.mesh".into(), None, None)), "proxies say why they don't know it");
         assert_eq!(served, MeshNames::default());
     }
