@@ -114,7 +114,8 @@ pub async fn copy_watched(a: &mut Stream, b: &mut Stream, idle: Duration, progre
             let is_known = waker.will_wake(cx.waker());
             if !is_known {
                 waker.clone_from(cx.waker());
-                (a.forget_waker(), b.forget_waker());
+                a.forget_waker();
+                b.forget_waker();
             }
             let up_done = match up.poll(cx, &mut a, &mut b, down.is_finished()) {
                 Poll::Ready(Err(_)) => return Poll::Ready(End::DownstreamReset),
