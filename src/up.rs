@@ -202,7 +202,7 @@ impl Mesh {
     /// Proxies whose address is this machine's, with the admin port they ask for.
     fn wanted(&self, published: &Published) -> BTreeMap<ProxyKey, Option<u16>> {
         let mut wanted = BTreeMap::new();
-        for resource in &published.resources {
+        for resource in published.resources.iter() {
             let meta = &resource.meta;
             let (key, address, admin) = match &resource.spec {
                 Spec::Dataplane(d) => {

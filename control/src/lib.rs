@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+mod changed;
 pub mod channel;
 pub mod compile;
 pub mod core;

@@ -6,13 +6,14 @@ mod report;
 mod services;
 mod virtual_outbound;
 
+pub(crate) use publish::freed;
 pub use publish::{NameWarning, names_and_outbounds, remember_ports};
 pub use report::{MeshNaming, Naming, Passes};
+pub(crate) use services::NAMESPACE_LABEL;
 pub use services::{
     Hostnames, Refused, ServiceNames, ServiceOutbound, ZONE_LABEL, hostnames, labels, service_key, service_keys,
     service_names,
 };
-pub(crate) use services::{NAMESPACE_LABEL, kind_of};
 pub use virtual_outbound::parameters;
 
 use crate::resource::{Inbound, InboundState, MeshGateway, MeshServicesMode, Resource, Spec, Tags};
@@ -24,6 +25,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 pub(crate) const SERVICE_TAG: &str = "kuma.io/service";
 const MESH_TAG: &str = "kuma.io/mesh";
@@ -35,12 +37,11 @@ pub const FREED: &str = "freed";
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MeshNames {
     /// Sorted by name; one row a name.
-    pub names: Vec<NameRow>,
+    pub names: Vec<Arc<NameRow>>,
     /// Sorted by address and port.
-    pub outbounds: Vec<NamedOutbound>,
+    pub outbounds: Vec<Arc<NamedOutbound>>,
     /// Addresses in quarantine, by last owner: who dials one is reset, and the log says whose it was.
     pub freed: Vec<FreedOutbound>,
-    pub services: ServiceNames,
 }
 
 /// A virtual address that lost its name, and is kept from others for a while.
@@ -147,6 +148,8 @@ pub struct Skipped {
     pub origin: Origin,
     pub source: Origin,
     pub reason: String,
+    /// Of the source's tags; empty where it has none.
+    pub service: String,
 }
 
 impl fmt::Display for Skipped {
@@ -214,6 +217,7 @@ pub fn view(input: &NamesInput<'_>) -> View {
     add_external(input, &mut view);
     virtual_outbound::add(input, &sets, &mut view);
     add_gateways(input, &mut view);
+    view.skipped.sort();
     view
 }
 
@@ -310,7 +314,7 @@ fn add_external(input: &NamesInput<'_>, view: &mut View) {
         let Some(service) = es.tags.get(SERVICE_TAG).filter(|service| !service.is_empty()) else { continue };
         let Some((host, port)) = host_and_port(&es.networking.address) else {
             let reason = format!("networking.address {:?} must be host:port", es.networking.address);
-            view.skipped.push(Skipped { origin: origin.clone(), source: origin, reason });
+            view.skipped.push(Skipped { origin: origin.clone(), source: origin, reason, service: String::new() });
             continue;
         };
         let wish = service_wish(input.mesh, service, port, origin.clone());
@@ -366,7 +370,12 @@ fn add_gateways(input: &NamesInput<'_>, view: &mut View) {
             match servable(&name) {
                 Ok(name) => view.add(Key::new(EntryKind::Fqdn, name), wish),
                 Err(reason) => {
-                    view.skipped.push(Skipped { origin: origin.clone(), source: origin.clone(), reason });
+                    view.skipped.push(Skipped {
+                        origin: origin.clone(),
+                        source: origin.clone(),
+                        reason,
+                        service: String::new(),
+                    });
                 }
             }
         }

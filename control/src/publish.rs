@@ -1,22 +1,28 @@
 //! The publishing loop: whenever the store has changed, all resources become one [`Published`] world (names allocated,
 //! authorities ready), which sessions compile their own proxy's tables from. Level-triggered: it recomputes, never patches.
 
+mod addresses;
+mod names;
 mod outside;
+mod pace;
 mod services;
 mod tables;
 #[cfg(test)]
 mod tests;
 
+use crate::changed::{self, Change};
 use crate::compile::{self, World};
 use crate::core::{Core, MeshCa};
-use crate::names::{
-    MeshNames, MeshNaming, NameSettings, NamesInput, Naming, Passes, names_and_outbounds, remember_ports, view,
-};
+use crate::names::{NameSettings, Naming, ServiceNames};
 use crate::resource::Resource;
 use crate::settings::Settings;
-use crate::store::{Change, Key, StoreError};
+use crate::store::{self, Key, Store, StoreError};
 use crate::vip::{self, Ranges, VipTable};
+use addresses::{Journal, Unsaved};
+use names::{Given, Names};
 use outside::Outside;
+use pace::Pace;
+use serde::de::DeserializeOwned;
 use snapshot::{Generation, Origin};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -24,10 +30,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// A lone write is published at once. After a publication the next one waits this many times as long as it took, so that
-/// of a burst of writes to a large mesh each publication takes what came meanwhile.
-const PAUSE_RATIO: u32 = 4;
-const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// DNS names and files that resources name are looked at again after this long.
 const OUTSIDE_EVERY: Duration = Duration::from_secs(10);
 /// How long the first publication waits for new DNS names; later ones come when they come.
@@ -43,7 +45,7 @@ pub struct Published {
     pub revision: u64,
     pub world: World,
     /// Sorted by kind, mesh, name.
-    pub resources: Vec<Arc<Resource>>,
+    pub resources: Arc<Vec<Arc<Resource>>>,
     /// Of meshes with mTLS.
     pub authorities: BTreeMap<String, Arc<MeshCa>>,
     /// What became of names and addresses.
@@ -55,13 +57,9 @@ pub struct Published {
 impl Published {
     pub fn resource(&self, kind: &str, mesh: &str, name: &str) -> Option<&Arc<Resource>> {
         let wanted = (kind, mesh, name);
-        let found = self.resources.binary_search_by(|r| order(r).cmp(&wanted)).ok()?;
+        let found = self.resources.binary_search_by(|r| r.order().cmp(&wanted)).ok()?;
         self.resources.get(found)
     }
-}
-
-fn order(resource: &Resource) -> (&str, &str, &str) {
-    (resource.kind(), &resource.meta.mesh, &resource.meta.name)
 }
 
 /// What sessions hold.
@@ -75,8 +73,12 @@ pub struct Loop {
     changes: watch::Receiver<u64>,
     withdrawn: watch::Receiver<BTreeSet<Key>>,
     outside: Outside,
+    names: Names,
+    naming: Arc<Naming>,
+    services: BTreeMap<String, Arc<ServiceNames>>,
+    /// Problems of MeshServices and their kin; None until they were looked at.
+    service_problems: Option<Vec<String>>,
     reported: BTreeSet<String>,
-    passes: Passes,
     out: watch::Sender<Arc<Published>>,
 }
 
@@ -101,16 +103,28 @@ impl Loop {
             generation: Generation { epoch, sequence: 0 },
             revision: 0,
             world: World::new(Vec::new(), compile::Settings::default(), BTreeMap::new()),
-            resources: Vec::new(),
+            resources: Arc::default(),
             authorities: BTreeMap::new(),
             naming: Arc::default(),
             problems: Vec::new(),
         };
         let (out, subscription) = watch::channel(Arc::new(nothing));
         let (changes, withdrawn) = (core.watch(), core.watch_withdrawn());
-        let (outside, reported) = (Outside::new(), BTreeSet::new());
-        let passes = Passes::default();
-        let mut this = Self { core, settings, epoch, sequence: 0, changes, withdrawn, outside, reported, passes, out };
+        let mut this = Self {
+            core,
+            settings,
+            epoch,
+            sequence: 0,
+            changes,
+            withdrawn,
+            outside: Outside::new(),
+            names: Names::default(),
+            naming: Arc::default(),
+            services: BTreeMap::new(),
+            service_problems: None,
+            reported: BTreeSet::new(),
+            out,
+        };
         this.refresh().await?;
         Ok((this, subscription))
     }
@@ -122,7 +136,7 @@ impl Loop {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // What isn't right yet is tried again with every tick.
         let mut is_failed = false;
-        let mut rested_at = Instant::now();
+        let mut pace = Pace::default();
         loop {
             tokio::select! {
                 changed = self.changes.changed() => if changed.is_err() { return },
@@ -133,15 +147,19 @@ impl Loop {
                 },
                 () = self.out.closed() => return,
             }
-            if rested_at > Instant::now() {
-                tokio::time::sleep_until(rested_at.into()).await;
+            if let Some(at) = pace.next().filter(|at| *at > Instant::now()) {
+                tokio::time::sleep_until(at.into()).await;
             }
             self.changes.mark_unchanged();
             self.withdrawn.mark_unchanged();
             let begun = Instant::now();
             let refreshed = self.refresh().await;
-            rested_at = Instant::now() + (begun.elapsed() * PAUSE_RATIO).min(PAUSE_MAX);
+            pace.published(begun, Instant::now());
             is_failed = refreshed.is_err();
+            // In the time that others have to look at what was published.
+            let resources = self.out.borrow().resources.clone();
+            let settings = self.name_settings();
+            self.names.prepare(&resources, &settings);
             if let Err(error) = refreshed {
                 tracing::error!(%error, "nothing is published until the store takes the allocated addresses");
             }
@@ -151,20 +169,40 @@ impl Loop {
     async fn refresh(&mut self) -> Result<(), StoreError> {
         let begun = Instant::now();
         let contents = self.core.contents();
-        let resources = Vec::clone(&contents.resources);
+        let (resources, revision) = (contents.resources, contents.revision);
+        let before = self.out.borrow().clone();
+        let changes = changed::between(&before.resources, &resources);
         let mut problems: Vec<String> = contents
             .unreadable
             .iter()
             .map(|(key, why)| format!("{key} can't be read and is left out: {why}"))
             .collect();
-        self.outside.follow(&resources, PATIENCE).await;
+        if self.sequence == 0 || changed::sides(&changes).any(Outside::is_named_by) {
+            self.outside.follow(&resources, PATIENCE).await;
+        }
         problems.extend(self.outside.problems());
-        let mut naming = Naming { passes: self.passes, ..Naming::default() };
-        let names = self.names(&resources, &mut naming, &mut problems).await?;
-        naming.passes = self.passes;
+        problems.extend(self.follow_names(&changes, &before.world, &resources).await?);
+        problems.extend(self.names.problems.iter().cloned());
+        self.follow_services(&changes, &resources).await?;
+        problems.extend(self.service_problems.iter().flatten().cloned());
         let names_us = begun.elapsed().as_micros();
         let authorities = self.authorities(&resources, &mut problems);
-        let settings = compile::Settings {
+        let world =
+            World::after(Some(&before.world), resources.clone(), self.world_settings(), self.names.by_mesh.clone());
+        problems.extend(world.problems().map(ToString::to_string));
+        self.report(&problems);
+        self.sequence += 1;
+        let generation = Generation { epoch: self.epoch, sequence: self.sequence };
+        tracing::debug!(%generation, names_us, all_us = begun.elapsed().as_micros(), "mesh published");
+        // A subscription may be gone by now; there will be others.
+        let naming = self.naming.clone();
+        let published = Published { generation, revision, world, resources, authorities, naming, problems };
+        self.out.send_replace(Arc::new(published));
+        Ok(())
+    }
+
+    fn world_settings(&self) -> compile::Settings {
+        compile::Settings {
             domain: self.settings.domain.clone(),
             dns_ttl_s: self.settings.dns_ttl_s,
             zone: self.settings.zone.clone(),
@@ -176,25 +214,8 @@ impl Loop {
             files: self.outside.files(),
             probing: self.settings.probing.clone(),
             withdrawn: self.core.withdrawn().iter().map(|k| Origin::new(&k.kind, &k.mesh, &k.name)).collect(),
-        };
-        let world = World::new(resources.clone(), settings, names);
-        problems.extend(world.problems().iter().map(ToString::to_string));
-        self.report(&problems);
-        self.sequence += 1;
-        let generation = Generation { epoch: self.epoch, sequence: self.sequence };
-        let revision = contents.revision;
-        tracing::debug!(%generation, names_us, all_us = begun.elapsed().as_micros(), "mesh published");
-        // A subscription may be gone by now; there will be others.
-        self.out.send_replace(Arc::new(Published {
-            generation,
-            revision,
-            world,
-            resources,
-            authorities,
-            naming: Arc::new(naming),
-            problems,
-        }));
-        Ok(())
+            services: self.services.clone(),
+        }
     }
 
     /// The CA of every mesh that has mTLS on; one that can't be used stops only its mesh.
@@ -211,111 +232,54 @@ impl Loop {
     }
 
     /// Names of every mesh, with addresses that are durable before anyone hears of them. A mesh whose addresses can't be
-    /// made durable keeps the names it had, and stops no other.
-    async fn names(
+    /// made durable keeps the names it had, and stops no other; what is returned says so.
+    async fn follow_names(
         &mut self,
+        changes: &[Change<'_>],
+        served: &World,
         resources: &[Arc<Resource>],
-        naming: &mut Naming,
-        problems: &mut Vec<String>,
-    ) -> Result<BTreeMap<String, MeshNames>, StoreError> {
+    ) -> Result<Option<String>, StoreError> {
         let begun = Instant::now();
-        let settings = NameSettings {
+        let (store, settings) = (self.core.store(), self.name_settings());
+        let ranges = ranges(&self.settings);
+        let given = Given { settings: &settings, ranges: &ranges, now_ms: self.core.clock().now_ms() };
+        self.names.follow(changes, resources, &given, &|mesh| load_addresses(store, mesh));
+        let Some(meshes) = self.names.reports() else { return Ok(None) };
+        let mut naming = Naming { meshes, ..Naming::clone(&self.naming) };
+        let mut failed: Vec<(String, StoreError)> = Vec::new();
+        for (mesh, what) in self.names.unsaved() {
+            let (table, journal) = match what {
+                Unsaved::Table(bytes) => (tables::changes(store, &table_blob(&mesh), &bytes), None),
+                Unsaved::Journal(bytes) => (Vec::new(), Some(bytes)),
+            };
+            let mut unsaved = vec![store::Change::Blob { name: journal_blob(&mesh), bytes: journal }];
+            unsaved.extend(table);
+            failed.extend(store.apply(unsaved).await.err().map(|error| (mesh, error)));
+        }
+        for (mesh, _) in &failed {
+            self.names.fall_back(mesh, served.names(mesh).cloned());
+        }
+        naming.passes.count(begun.elapsed(), failed.is_empty());
+        self.naming = Arc::new(naming);
+        let told: Vec<String> = failed.iter().map(|(mesh, _)| format!("error during update, mesh = {mesh}")).collect();
+        match failed.into_iter().next() {
+            // At the start there is nothing to keep.
+            Some((_, error)) if self.sequence == 0 => Err(error),
+            Some((_, error)) => {
+                Ok(Some(format!("{} (the store doesn't take the allocated addresses: {error})", told.join("; "))))
+            }
+            None => Ok(None),
+        }
+    }
+
+    fn name_settings(&self) -> NameSettings {
+        NameSettings {
             domain: self.settings.domain.clone(),
             service_vip_enabled: self.settings.service_vip_enabled,
             vip_port: self.settings.service_vip_port,
             host_vip_port: self.settings.host_vip_port,
             own_zone: self.settings.zone.clone(),
-        };
-        let plain: Vec<&Resource> = resources.iter().map(AsRef::as_ref).collect();
-        let mut names = BTreeMap::new();
-        let mut failed: Vec<(String, StoreError)> = Vec::new();
-        let served = self.out.borrow().clone();
-        for mesh in resources.iter().filter(|r| r.kind() == "Mesh").map(|r| r.meta.name.as_str()) {
-            let (change, published) = self.names_of(mesh, (&plain, &settings), naming, problems);
-            match self.persist(change).await {
-                Ok(()) => drop(names.insert(mesh.to_owned(), published)),
-                Err(error) => {
-                    failed.push((mesh.to_owned(), error));
-                    names.extend(served.world.names(mesh).map(|before| (mesh.to_owned(), before.clone())));
-                }
-            }
         }
-        let changes = self.service_names(&plain, &mut names, naming, problems);
-        if let Err(error) = self.persist(changes).await {
-            failed.push(("services".to_owned(), error));
-            for (mesh, into) in &mut names {
-                into.services = served.world.names(mesh).map(|before| before.services.clone()).unwrap_or_default();
-            }
-        }
-        self.count(begun, &failed, problems);
-        match failed.into_iter().next() {
-            // At the start there is nothing to keep.
-            Some((_, error)) if self.sequence == 0 => Err(error),
-            _ => Ok(names),
-        }
-    }
-
-    async fn persist(&self, changes: Vec<Change>) -> Result<(), StoreError> {
-        if !changes.is_empty() {
-            self.core.store().apply(changes).await?;
-        }
-        Ok(())
-    }
-
-    fn count(&mut self, begun: Instant, failed: &[(String, StoreError)], problems: &mut Vec<String>) {
-        if failed.is_empty() {
-            self.passes.done += 1;
-            self.passes.ms += begun.elapsed().as_secs_f64() * 1e3;
-            return;
-        }
-        self.passes.failed += 1;
-        let what: Vec<String> = failed.iter().map(|(mesh, _)| format!("error during update, mesh = {mesh}")).collect();
-        let why = failed.iter().map(|(_, error)| error.to_string()).next().unwrap_or_default();
-        problems.push(format!("{} (the store doesn't take the allocated addresses: {why})", what.join("; ")));
-    }
-
-    fn names_of(
-        &self,
-        mesh: &str,
-        (resources, settings): (&[&Resource], &NameSettings),
-        naming: &mut Naming,
-        problems: &mut Vec<String>,
-    ) -> (Vec<Change>, MeshNames) {
-        let view = view(&NamesInput { mesh, resources, settings });
-        let blob = format!("vips/{mesh}");
-        let before = self.load_vips(&blob, problems);
-        let (mut table, trouble) =
-            vip::allocate(&before, &view.keys(), &ranges(&self.settings), self.core.clock().now_ms());
-        if let Some(served) = self.out.borrow().world.names(mesh) {
-            remember_ports(&before, served, &mut table);
-        }
-        let (published, warnings) = names_and_outbounds(&view, &table, settings);
-        problems.extend(trouble.iter().map(|p| format!("mesh {mesh}: {p}")));
-        problems.extend(view.conflicts.iter().map(|c| format!("mesh {mesh}: {c}")));
-        problems.extend(warnings.iter().map(|w| format!("mesh {mesh}: {w}")));
-        for skipped in &view.skipped {
-            tracing::debug!(mesh, "{skipped}");
-        }
-        let mut changed = Vec::new();
-        if table != before {
-            changed = tables::changes(self.core.store(), &blob, &table);
-        }
-        let report = MeshNaming {
-            entries: view.entries.len(),
-            conflicts: view.conflicts,
-            skipped: view.skipped,
-            problems: trouble,
-            warnings: warnings.iter().map(ToString::to_string).collect(),
-        };
-        naming.meshes.insert(mesh.to_owned(), report);
-        (changed, published)
-    }
-
-    fn load_vips(&self, blob: &str, problems: &mut Vec<String>) -> VipTable {
-        tables::load(self.core.store(), blob).unwrap_or_else(|error| {
-            problems.push(format!("{blob}: the stored addresses can't be read ({error}); they are allocated anew"));
-            VipTable::default()
-        })
     }
 
     /// Each problem is logged once, until it goes away.
@@ -326,6 +290,34 @@ impl Loop {
         }
         self.reported = now;
     }
+}
+
+fn table_blob(mesh: &str) -> String {
+    format!("vips/{mesh}")
+}
+
+/// What changed in the table since it was stored.
+fn journal_blob(mesh: &str) -> String {
+    format!("vips/{mesh}/changes")
+}
+
+fn load_addresses(store: &Store, mesh: &str) -> (VipTable, Option<String>) {
+    let read = || -> Result<VipTable, String> {
+        let (table, journal) = (table_blob(mesh), journal_blob(mesh));
+        let mut found: VipTable = read_blob(&table, tables::load(store, &table))?.unwrap_or_default();
+        let changes = store.blob(&journal).map(|bytes| bytes.to_vec());
+        if let Some(journal) = read_blob::<Journal>(&journal, changes)? {
+            journal.apply(&mut found);
+        }
+        Ok(found)
+    };
+    read().map_or_else(|problem| (VipTable::default(), Some(problem)), |table| (table, None))
+}
+
+fn read_blob<T: DeserializeOwned>(name: &str, bytes: Option<Vec<u8>>) -> Result<Option<T>, String> {
+    let Some(bytes) = bytes else { return Ok(None) };
+    let why = |e| format!("{name}: the stored addresses can't be read ({e}); they are allocated anew");
+    serde_json::from_slice(&bytes).map(Some).map_err(why)
 }
 
 fn ranges(settings: &Settings) -> Ranges {

@@ -19,7 +19,7 @@ pub struct Session {
     in_flight: Option<(Generation, Tables)>,
     /// Tables that the proxy refused: not offered again unless they change.
     refused: Option<Tables>,
-    /// What the tables were at last, built: the next ones share what stays.
+    /// What the tables were at last, built: the next ones share what stays. None where the mesh has that for all.
     planned: Option<Arc<Snapshot>>,
     /// Fingerprints of what the certificates depend on that were asked for, by mesh.
     identities: BTreeMap<String, String>,
@@ -89,18 +89,20 @@ impl Session {
     pub fn owed(&mut self, published: &Published) -> Option<Result<Owed, Vec<Violation>>> {
         let resource = resource(published, &self.proxy)?;
         let begun = Instant::now();
-        let compiled = compile::compile_with(&published.world, &self.proxy, self.options);
-        let Compiled { mut tables, secrets, problems } = compiled;
+        let made = compile::make(&published.world, &self.proxy, self.options);
+        let Compiled { mut tables, secrets, problems } = made.compiled;
         let compiled_us = begun.elapsed().as_micros();
-        if let Some(planned) = &self.planned {
-            tables = snapshot::share(planned.tables(), tables);
+        if let Some(last) = self.in_flight.as_ref().or(self.held.as_ref()) {
+            tables = snapshot::share(&last.1, tables);
         }
-        let built = match Snapshot::build_after(self.planned.as_deref(), tables.clone(), published.generation) {
+        let previous = made.proven.as_ref().or(self.planned.as_ref()).map(AsRef::as_ref);
+        let built = match Snapshot::build_after(previous, tables.clone(), published.generation) {
             Ok(built) => built,
             Err(violations) => return Some(Err(violations)),
         };
         tracing::debug!(proxy = %self.proxy.origin(), compiled_us, all_us = begun.elapsed().as_micros(), "proxy planned");
-        self.planned = Some(Arc::new(built));
+        // What many proxies share is kept once, beside the world.
+        self.planned = made.proven.is_none().then(|| Arc::new(built));
         let wanted = self.wanted(published, resource);
         let material = Material { bundles: bundles(published), secrets };
         let is_new = !self.has_material || self.material != material;

@@ -114,6 +114,13 @@ pub struct Freed {
     pub ports: Vec<u16>,
 }
 
+impl Freed {
+    /// Whether the address may be another name's; a clock that was set back doesn't prolong it.
+    pub(crate) fn is_over(&self, now_ms: u64) -> bool {
+        now_ms - self.freed_at_ms.min(now_ms) >= QUARANTINE_MS
+    }
+}
+
 impl VipTable {
     /// When the next address leaves quarantine: time to allocate again if the range is exhausted.
     pub fn next_release_ms(&self) -> Option<u64> {
@@ -126,6 +133,15 @@ impl VipTable {
 pub struct Ranges {
     pub v4: Option<Cidr<Ipv4Addr>>,
     pub v6: Option<Cidr<Ipv6Addr>>,
+}
+
+impl Ranges {
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(ip) => self.v4.is_some_and(|range| range.contains(ip)),
+            IpAddr::V6(ip) => self.v6.is_some_and(|range| range.contains(ip)),
+        }
+    }
 }
 
 impl Default for Ranges {
@@ -181,6 +197,11 @@ impl<A: Family> Cidr<A> {
 
     pub fn contains(&self, address: A) -> bool {
         (self.first()..=self.last()).contains(&address.number())
+    }
+
+    /// All that are given out, in order.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = A> {
+        (self.first()..=self.last()).map(A::from_number)
     }
 
     fn first(&self) -> u128 {

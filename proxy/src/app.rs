@@ -98,6 +98,7 @@ impl Proxy {
         let (status_sender, status) = watch::channel(Status::default());
         let status_sender = Arc::new(status_sender);
         let last_good = config.state.as_ref().map(|folder| LastGood::new(folder, &config.name));
+        let saver = last_good.clone().map(LastGood::saver).transpose();
         let mut coordinator = Coordinator {
             config: config.clone(),
             publisher,
@@ -107,7 +108,7 @@ impl Proxy {
             readiness,
             sockets: Sockets::new(&config.name, workers),
             interception: None,
-            saver: last_good.clone().map(LastGood::saver),
+            saver: saver.map_err(|e| format!("{}: saver: {e}", config.name))?,
             last_good,
             told: published_sender,
             trimmer: Trimmer::new(),

@@ -4,16 +4,19 @@ use crate::identity::Identities;
 use serde::{Deserialize, Serialize};
 use snapshot::{Generation, Snapshot, Tables};
 use std::io::{self, Write as _};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use tokio::sync::Notify;
 
 /// After a save the next one waits this many times as long as it took: of a burst of snapshots to a large mesh only
 /// the last is written, and a small mesh's is on disk at once.
 const SAVE_PAUSE_RATIO: u32 = 9;
-/// And never less: a kill within this time finds the snapshot before.
-const SAVE_PAUSE_MIN: Duration = Duration::from_millis(20);
+/// And never less, nor more: a kill within this time finds the snapshot before.
+const SAVE_PAUSE: RangeInclusive<Duration> = Duration::from_millis(20)..=Duration::from_secs(5);
+/// Traffic comes first: a large mesh is tens of milliseconds of work, on a core that a worker may need.
+const SAVER_NICE: i32 = 19;
 
 /// One proxy's state files in the data folder.
 #[derive(Clone, Debug)]
@@ -58,11 +61,15 @@ impl LastGood {
         Ok(Some((saved.generation, saved.tables)))
     }
 
-    /// Saves in the background. Needs a runtime.
-    pub(crate) fn saver(self) -> Saver {
+    /// Saves in the background.
+    ///
+    /// # Errors
+    /// The thread can't be made.
+    pub(crate) fn saver(self) -> io::Result<Saver> {
         let next = Arc::new(Next::default());
-        let task = tokio::spawn(save_each(self, next.clone()));
-        Saver { next, task }
+        let queue = next.clone();
+        let thread = std::thread::Builder::new().name("weir-saver".into()).spawn(move || save_each(&self, &queue))?;
+        Ok(Saver { next, thread: Some(thread) })
     }
 
     /// Replaces the saved snapshot as a whole.
@@ -99,67 +106,73 @@ impl LastGood {
 /// Writes snapshots beside the work: a large mesh takes a while, and only the newest is of use.
 pub(crate) struct Saver {
     next: Arc<Next>,
-    task: tokio::task::JoinHandle<()>,
+    /// Until it is waited for.
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Next {
+    what: Mutex<What>,
+    wake: Condvar,
 }
 
 /// What is to be saved next.
 #[derive(Default)]
-struct Next {
-    snapshot: Mutex<Option<Arc<Snapshot>>>,
-    is_last: Mutex<bool>,
-    wake: Notify,
+struct What {
+    snapshot: Option<Arc<Snapshot>>,
+    is_last: bool,
 }
 
 impl Next {
-    fn take(&self) -> Option<Arc<Snapshot>> {
-        self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).take()
+    fn lock(&self) -> MutexGuard<'_, What> {
+        self.what.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_last(&self) -> bool {
-        *self.is_last.lock().unwrap_or_else(PoisonError::into_inner)
+    /// None when there is nothing more to come.
+    fn wait(&self) -> Option<Arc<Snapshot>> {
+        let is_idle = |what: &mut What| what.snapshot.is_none() && !what.is_last;
+        self.wake.wait_while(self.lock(), is_idle).unwrap_or_else(PoisonError::into_inner).snapshot.take()
+    }
+
+    fn pause(&self, pause: Duration) {
+        drop(self.wake.wait_timeout_while(self.lock(), pause, |what| !what.is_last));
     }
 }
 
 impl Saver {
     pub(crate) fn save(&self, snapshot: Arc<Snapshot>) {
-        *self.next.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Some(snapshot);
+        self.next.lock().snapshot = Some(snapshot);
         self.next.wake.notify_one();
     }
 
     /// What waits is written before this returns.
-    pub(crate) async fn finish(self) {
-        *self.next.is_last.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.next.wake.notify_one();
+    pub(crate) async fn finish(mut self) {
+        let Some(thread) = self.thread.take() else { return };
+        self.end();
         // It ended early only by a panic, which was reported.
-        let _ = self.task.await;
+        let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+    }
+
+    fn end(&self) {
+        self.next.lock().is_last = true;
+        self.next.wake.notify_one();
     }
 }
 
-async fn save_each(to: LastGood, next: Arc<Next>) {
-    loop {
-        while let Some(snapshot) = next.take() {
-            let to = to.clone();
-            let began = Instant::now();
-            let saved = tokio::task::spawn_blocking(move || to.save(snapshot.generation(), snapshot.tables()));
-            if saved.await.is_err() || next.is_last() {
-                continue;
-            }
-            tokio::select! {
-                () = tokio::time::sleep((began.elapsed() * SAVE_PAUSE_RATIO).max(SAVE_PAUSE_MIN)) => {}
-                () = ended(&next) => {}
-            }
-        }
-        if next.is_last() {
-            return;
-        }
-        next.wake.notified().await;
+impl Drop for Saver {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
-/// Woken for another snapshot it goes on waiting.
-async fn ended(next: &Next) {
-    while !next.is_last() {
-        next.wake.notified().await;
+fn save_each(to: &LastGood, next: &Next) {
+    // Of this thread alone. It saves all the same where it may not step back.
+    let _ = rustix::process::nice(SAVER_NICE);
+    while let Some(snapshot) = next.wait() {
+        let began = Instant::now();
+        to.save(snapshot.generation(), snapshot.tables());
+        drop(snapshot);
+        next.pause((began.elapsed() * SAVE_PAUSE_RATIO).clamp(*SAVE_PAUSE.start(), *SAVE_PAUSE.end()));
     }
 }
 
@@ -171,7 +184,7 @@ mod tests {
     async fn of_a_burst_the_last_snapshot_is_on_disk_when_the_saver_finished() {
         let folder = tempfile::tempdir().unwrap();
         let last_good = LastGood::new(folder.path(), "default.web/1");
-        let saver = last_good.clone().saver();
+        let saver = last_good.clone().saver().unwrap();
         for sequence in 1..=50 {
             let generation = Generation { epoch: 7, sequence };
             saver.save(Arc::new(Snapshot::build(Tables::default(), generation).unwrap()));

@@ -393,6 +393,9 @@ impl Check {
         before: Option<(&[Arc<VirtualHost>], &Arc<HostTable>)>,
     ) -> Option<Arc<HostTable>> {
         let Handler::Http { hosts } = handler else { return None };
+        if let Some(table) = HostTable::of_one(hosts) {
+            return Some(table);
+        }
         match HostTable::build_after(before.map(|(rows, table)| (rows, table.as_ref())), hosts) {
             Ok(table) => Some(Arc::new(table)),
             Err(problems) => {

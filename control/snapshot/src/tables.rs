@@ -10,7 +10,7 @@ use crate::name::{Origin, Protocol, ProxyKind};
 use crate::upstream::DnsUpstream;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// All that one proxy executes. Vectors are sorted: names by name, listeners by address, services and permissions by
 /// name, SNIs by name.
@@ -158,7 +158,7 @@ pub enum Handler {
 }
 
 /// The routes of one hostname pattern; only the best-matching host is consulted.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct VirtualHost {
     pub host: HostPattern,
     /// First match wins; the compiler has sorted them by precedence.
@@ -166,14 +166,14 @@ pub struct VirtualHost {
     pub routes: Vec<RouteRow>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RouteRow {
     pub matches: Match,
     pub action: RouteAction,
     pub origin: Origin,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RouteAction {
     Forward(Forward),
@@ -185,23 +185,24 @@ pub enum RouteAction {
     },
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Forward {
     #[serde(deserialize_with = "tight")]
     pub backends: Vec<Backend>,
     /// Shared with the requests that they are applied to.
+    #[serde(default = "no_filters", skip_serializing_if = "is_no_filter", deserialize_with = "filters")]
     pub filters: Arc<Filters>,
     pub timeouts: Timeouts,
 }
 
 /// A weighted reference to a row of `Tables::services`. Weight 0 gets nothing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Backend {
     pub service: String,
     pub weight: u32,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Timeouts {
     /// Whole request, 0 = none.
     pub request_ms: u64,
@@ -216,15 +217,19 @@ impl Default for Timeouts {
 }
 
 /// Everything in a match must hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Match {
+    #[serde(default, skip_serializing_if = "PathMatch::is_any")]
     pub path: PathMatch,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<HeaderMatch>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub queries: Vec<QueryMatch>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PathMatch {
     Exact(String),
@@ -234,26 +239,32 @@ pub enum PathMatch {
     Regex(String),
 }
 
+impl PathMatch {
+    fn is_any(&self) -> bool {
+        matches!(self, Self::Prefix(prefix) if prefix.is_empty())
+    }
+}
+
 impl Default for PathMatch {
     fn default() -> Self {
         Self::Prefix(String::new())
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct HeaderMatch {
     /// Lower case.
     pub name: String,
     pub value: TextMatch,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct QueryMatch {
     pub name: String,
     pub value: TextMatch,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TextMatch {
     Exact(String),
@@ -265,7 +276,7 @@ pub enum TextMatch {
 }
 
 /// Changes to a request and its response, in the order of `spec`: remove, set, add, host, path, mirror.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Filters {
     pub request: HeaderOps,
     pub response: HeaderOps,
@@ -286,14 +297,14 @@ impl Filters {
     }
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct HeaderOps {
     pub remove: Vec<String>,
     pub set: Vec<(String, String)>,
     pub add: Vec<(String, String)>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PathRewrite {
     Full(String),
@@ -301,14 +312,14 @@ pub enum PathRewrite {
     Prefix(String),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Mirror {
     pub service: String,
     /// Of 1,000,000 requests.
     pub per_million: u32,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Redirect {
     pub scheme: Option<String>,
     pub host: Option<String>,
@@ -440,6 +451,21 @@ fn tight<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Vec<
     let mut list = Vec::deserialize(from)?;
     list.shrink_to_fit();
     Ok(list)
+}
+
+/// Most routes have none: one value for all of them.
+fn no_filters() -> Arc<Filters> {
+    static NONE: LazyLock<Arc<Filters>> = LazyLock::new(Arc::default);
+    NONE.clone()
+}
+
+fn is_no_filter(filters: &Filters) -> bool {
+    *filters == Filters::default()
+}
+
+fn filters<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<Filters>, D::Error> {
+    let filters = Filters::deserialize(from)?;
+    Ok(if is_no_filter(&filters) { no_filters() } else { Arc::new(filters) })
 }
 
 fn tight_shared<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Arc<Vec<T>>, D::Error> {

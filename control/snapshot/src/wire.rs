@@ -86,6 +86,10 @@ trait Row: Keyed<Key: KeyText> + Serialize + DeserializeOwned + PartialEq {
     fn find(rows: &[Arc<Self>], key: &str) -> Result<usize, usize> {
         Self::Key::find(rows, key)
     }
+    /// Makes what several of these rows have in common one allocation.
+    fn unify(rows: &mut [Self]) {
+        let _ = rows;
+    }
     /// This row with what it can share of `held`, the row of the same key.
     fn sharing(&self, held: &Self) -> Option<Self> {
         let _ = held;
@@ -99,6 +103,9 @@ impl Row for NameRow {
 
 impl Row for ListenerRow {
     const TABLE: &'static str = "listener";
+    fn unify(rows: &mut [Self]) {
+        hosts::unify(rows);
+    }
     fn sharing(&self, held: &Self) -> Option<Self> {
         hosts::sharing(self, held)
     }
@@ -286,10 +293,12 @@ impl Change<'_> {
                     problem: format!("the body is of row {}", row.key_text()),
                 });
             }
-            fresh.push(Arc::new(row));
+            fresh.push(row);
         }
+        T::unify(&mut fresh);
+        let mut fresh: Vec<Arc<T>> = fresh.into_iter().map(Arc::new).collect();
         if fresh.len() + self.removals.len() > SINGLE_CHANGES_MAX {
-            rebuild(rows, fresh, &self.removals);
+            rebuild(rows, &mut fresh, &self.removals);
             return Ok(());
         }
         for key in self.removals {
@@ -307,7 +316,7 @@ impl Change<'_> {
     }
 }
 
-fn rebuild<T: Row>(rows: &mut Vec<Arc<T>>, mut fresh: Vec<Arc<T>>, removals: &HashSet<&str>) {
+fn rebuild<T: Row>(rows: &mut Vec<Arc<T>>, fresh: &mut Vec<Arc<T>>, removals: &HashSet<&str>) {
     if !rows.is_empty() {
         let replaced: HashSet<Cow<'_, str>> = fresh.iter().map(|row| row.key_text()).collect();
         rows.retain(|row| {
@@ -315,7 +324,7 @@ fn rebuild<T: Row>(rows: &mut Vec<Arc<T>>, mut fresh: Vec<Arc<T>>, removals: &Ha
             !removals.contains(key.as_ref()) && !replaced.contains(&key)
         });
     }
-    rows.append(&mut fresh);
+    rows.append(fresh);
     rows.sort_by(|a, b| a.order(b));
     // Of a row sent twice the last counts.
     rows.dedup_by(|later, kept| {

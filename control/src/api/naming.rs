@@ -9,6 +9,7 @@ use crate::publish::Published;
 use crate::resource::ServiceKind;
 use crate::store::Document;
 use serde_json::{Value, json};
+use snapshot::NameRow;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -23,14 +24,15 @@ impl Call<'_> {
     pub(super) fn names(&self, mesh: &str) -> Result<Answer, ApiError> {
         self.require_mesh(mesh)?;
         let published = self.published()?;
-        let names = published.world.names(mesh);
+        let (names, services) = (published.world.names(mesh), published.world.services(mesh));
         let mut ports: HashMap<_, BTreeSet<u16>> = HashMap::new();
         let tagged = names.into_iter().flat_map(|n| &n.outbounds).map(|o| ((o.v4, o.v6), o.port));
-        let of_services = names.into_iter().flat_map(|n| &n.services.outbounds).map(|o| ((o.v4, o.v6), o.port));
+        let of_services = services.into_iter().flat_map(|s| &s.outbounds).map(|o| ((o.v4, o.v6), o.port));
         for (address, port) in tagged.chain(of_services) {
             ports.entry(address).or_default().insert(port);
         }
-        let rows = names.into_iter().flat_map(|n| n.names.iter().chain(&n.services.names)).collect();
+        let tagged = names.into_iter().flat_map(|names| &names.names).map(AsRef::as_ref);
+        let rows: Vec<&NameRow> = tagged.chain(services.into_iter().flat_map(|services| &services.names)).collect();
         self.page(rows, |row| {
             let ports = ports.get(&(row.v4, row.v6));
             json!({"name": row.name, "v4": row.v4, "v6": row.v6, "ports": ports, "origin": row.origin.to_string()})
@@ -79,8 +81,8 @@ impl Call<'_> {
 
     fn status(&self, published: &Published, kind: ServiceKind, document: &Document) -> Value {
         let (mesh, name) = (&document.key.mesh, &document.key.name);
-        let names = published.world.names(mesh);
-        let own = names.into_iter().flat_map(|n| &n.services.outbounds).find(|o| o.kind == kind && o.name == *name);
+        let services = published.world.services(mesh);
+        let own = services.into_iter().flat_map(|s| &s.outbounds).find(|o| o.kind == kind && o.name == *name);
         let vips = own.into_iter().flat_map(|o| {
             let v4 = o.v4.map(|ip| json!({"ip": ip}));
             v4.into_iter().chain(o.v6.map(|ip| json!({"ip": ip})))

@@ -63,6 +63,6 @@ fn instance(input: Input<'_>, rows: &mut Rows, (address, inbound): (SocketAddr, 
     row.origin = origin.clone();
     let backends = vec![Backend { service: row.name.clone(), weight: 1 }];
     let handler = Handler::Tcp { backends, idle_timeout_ms: limits::IDLE_TIMEOUT_MS };
-    rows.services.insert(row.name.clone(), row);
+    rows.services.insert(row.name.clone(), row.into());
     rows.listen(ListenerRow { address, role: Role::Outbound { vip: true, handler }, origin });
 }

@@ -5,7 +5,7 @@ use super::external;
 use super::rows::{Reached, Rows, handler_for, proxy_row, service_row};
 use super::sni::{self, service};
 use super::world::{Available, MeshIndex, World, carries};
-use super::{Compiled, endpoints, services, zone};
+use super::{Made, endpoints, services, zone};
 use crate::resource::{Tags, ZoneEgress};
 use snapshot::{Origin, ProxyKind, SniTarget};
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +14,7 @@ use std::sync::Arc;
 /// The identity of every egress, in every mesh.
 pub const SERVICE_NAME: &str = "zone-egress";
 
-pub(super) fn compile(world: &World, name: &str, spec: &ZoneEgress) -> Compiled {
+pub(super) fn compile(world: &World, name: &str, spec: &ZoneEgress) -> Made {
     let mut proxy = proxy_row(world, ProxyKind::Egress, name, spec.networking.admin.as_ref());
     proxy.zone = world.zone_or_own(&spec.zone).to_owned();
     proxy.services = vec![SERVICE_NAME.to_owned()];
@@ -50,7 +50,7 @@ impl Egress<'_> {
             if !of_gateways && mesh.external(&name).next().is_some() {
                 continue;
             }
-            for tags in zone::destinations(mesh, &name, &sets, of_gateways) {
+            for tags in zone::destinations((self.world, mesh), &name, &sets, of_gateways) {
                 let endpoints = endpoints::remote(self.world, mesh, self.zone, &tags);
                 zone::pass(&mut self.rows, &mesh.name, &tags, (endpoints, String::new()), &origin);
             }
@@ -73,7 +73,7 @@ impl Egress<'_> {
         let names: BTreeSet<&str> = mesh.external_services().map(|(_, es)| service(&es.tags)).collect();
         for name in names {
             let sets: Available = mesh.external(name).map(|(_, es)| (es.tags.clone(), 1)).collect();
-            for tags in zone::destinations(mesh, name, &sets, false) {
+            for tags in zone::destinations((self.world, mesh), name, &sets, false) {
                 self.external_destination(mesh, name, &tags);
             }
         }
@@ -97,7 +97,7 @@ impl Egress<'_> {
             Reached { name: row.name.clone(), protocol: row.protocol, named: external::is_named(&dialled.endpoints) };
         row.tls = dialled.tls;
         row.endpoints = dialled.endpoints;
-        self.rows.services.insert(row.name.clone(), row);
+        self.rows.services.insert(row.name.clone(), Arc::new(row));
         let target = SniTarget::Terminate {
             mesh: mesh.name.clone(),
             permission,

@@ -8,7 +8,7 @@ use crate::resource::Tags;
 use snapshot::{Address, Endpoint, Protocol};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 /// What every proxy that looks from the same place sees of a destination.
 #[derive(Debug, Default)]
@@ -19,26 +19,21 @@ pub(super) struct Group {
 }
 
 /// The place and what is looked for.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct View {
+#[derive(Clone, Copy, Debug)]
+pub(super) struct View<'a> {
     /// The mesh that has the destination.
-    pub mesh: String,
-    pub zone: String,
+    pub mesh: &'a str,
+    pub zone: &'a str,
     pub via_egress: bool,
-    pub tags: Tags,
+    pub tags: &'a Tags,
 }
 
 /// The group of a destination for sidecars and gateways.
-pub(super) fn group(world: &World, view: View) -> Arc<Group> {
-    if let Some(known) = world.groups.lock().unwrap_or_else(PoisonError::into_inner).get(&view) {
-        return known.clone();
+pub(super) fn group(world: &World, view: &View<'_>) -> Group {
+    match world.meshes.get(view.mesh) {
+        Some(mesh) => Search { world, mesh, view }.group(),
+        None => Group { hint: format!("there is no mesh {}", view.mesh), ..Group::default() },
     }
-    let group = match world.meshes.get(&view.mesh) {
-        Some(mesh) => Arc::new(Search { world, mesh, view: &view }.group()),
-        None => Arc::new(Group { hint: format!("there is no mesh {}", view.mesh), ..Group::default() }),
-    };
-    world.groups.lock().unwrap_or_else(PoisonError::into_inner).insert(view, group.clone());
-    group
 }
 
 /// Only what runs in `zone`: an ingress never sends anything on to another zone.
@@ -97,14 +92,13 @@ fn sets<'a>(offer: &'a Offer, tags: &Tags) -> Option<&'a Available> {
 }
 
 fn instances<'a>(mesh: &'a MeshIndex, tags: &Tags) -> impl Iterator<Item = &'a Instance> {
-    let map = if tags.contains_key(MESH) { &mesh.gateway_instances } else { &mesh.instances };
-    map.get(service(tags)).into_iter().flatten()
+    mesh.service(tags).into_iter().flat_map(|group| &group.instances)
 }
 
 struct Search<'a> {
     world: &'a World,
     mesh: &'a MeshIndex,
-    view: &'a View,
+    view: &'a View<'a>,
 }
 
 impl Search<'_> {
@@ -127,7 +121,7 @@ impl Search<'_> {
         if self.view.via_egress {
             let weight = if list.0.is_empty() { 1 } else { remote_instances };
             if remote_instances > 0 {
-                egresses_into(&mut list, self.world, &self.view.zone, weight, far);
+                egresses_into(&mut list, self.world, self.view.zone, weight, far);
             }
         } else {
             remote.iter().for_each(|(ingress, instances)| list.push(of_ingress(ingress, *instances, far)));
@@ -138,7 +132,7 @@ impl Search<'_> {
     }
 
     fn matching(&self) -> impl Iterator<Item = &Instance> {
-        instances(self.mesh, &self.view.tags).filter(|i| carries(&i.tags, &self.view.tags))
+        instances(self.mesh, self.view.tags).filter(|i| carries(&i.tags, self.view.tags))
     }
 
     fn local(&self) -> impl Iterator<Item = &Instance> {
@@ -146,7 +140,7 @@ impl Search<'_> {
     }
 
     fn remote(&self) -> impl Iterator<Item = (&PublicIngress, u32)> {
-        remote_ingresses(self.world, &self.mesh.name, &self.view.zone, &self.view.tags)
+        remote_ingresses(self.world, &self.mesh.name, self.view.zone, self.view.tags)
     }
 
     /// Several ingresses of a zone lead to the same instances.
@@ -171,21 +165,20 @@ impl Search<'_> {
         if self.view.tags.contains_key(MESH) {
             return Protocol::Http;
         }
-        let here = instances(self.mesh, &self.view.tags).map(|i| i.tags.get(PROTOCOL));
+        let here = instances(self.mesh, self.view.tags).map(|i| i.tags.get(PROTOCOL));
         let elsewhere = self.world.ingresses.iter().filter_map(|i| i.offers.get(&self.mesh.name));
-        let elsewhere =
-            elsewhere.filter_map(|o| sets(o, &self.view.tags)).flatten().map(|(tags, _)| tags.get(PROTOCOL));
+        let elsewhere = elsewhere.filter_map(|o| sets(o, self.view.tags)).flatten().map(|(tags, _)| tags.get(PROTOCOL));
         protocol::common(here.chain(elsewhere).map(|tag| tag.map(String::as_str)))
     }
 
     fn hint(&self, egresses: usize, has_remote: bool) -> String {
-        let View { mesh, zone, via_egress, tags } = self.view;
+        let View { mesh, zone, via_egress, tags } = *self.view;
         let what = self.what();
-        if *via_egress && has_remote && egresses == 0 {
+        if via_egress && has_remote && egresses == 0 {
             return no_egress(mesh, zone);
         }
         let elsewhere: BTreeSet<&str> =
-            self.matching().filter(|i| i.ready && i.zone != *zone).map(|i| i.zone.as_str()).collect();
+            self.matching().filter(|i| i.ready && i.zone != zone).map(|i| i.zone.as_str()).collect();
         let offered = || self.remote().next().map(|(ingress, _)| ingress.zone.as_str());
         if let Some(other) = elsewhere.first().copied().or_else(offered) {
             return if !self.mesh.has_mtls() {

@@ -1,12 +1,13 @@
 //! A builtin gateway: which MeshGateway applies, its listeners by port, and their TLS. What happens to a request is
 //! decided in `gateway_routes`.
 
-use super::gateway_routes::{self, Sub};
-use super::rows::{Input, Rows, Upstreams};
+use super::gateway_hosts::{self, Sub};
+use super::gateway_routes::{self, Draft};
+use super::rows::{Client, Input, Rows, Upstreams};
 use super::selected::Selected;
 use super::sni::ZONE;
 use super::world::MeshIndex;
-use super::{Compiled, material};
+use super::{Made, material};
 use crate::resource::{
     GatewayListener, GatewayProtocol, MeshGateway, MeshGatewayRoute, Meta, RouteConf, RouteFilter, Tags, TlsMode,
 };
@@ -50,7 +51,7 @@ pub(super) fn destinations(route: &MeshGatewayRoute) -> Vec<&Tags> {
     }
 }
 
-pub(super) fn compile(input: Input<'_>) -> Compiled {
+pub(super) fn compile(input: Input<'_>) -> Made {
     let proxy = input.proxy_row(ProxyKind::Gateway);
     let mut rows = Rows::default();
     let net = &input.dataplane.networking;
@@ -67,53 +68,55 @@ pub(super) fn compile(input: Input<'_>) -> Compiled {
         return rows.finish(proxy);
     };
     let origin = Origin::new("MeshGateway", &input.mesh.name, &meta.name);
-    let mut ports: BTreeMap<u16, Vec<&GatewayListener>> = BTreeMap::new();
+    let selected = Selected::new(input.mesh.gateway_routes());
+    let mut ports: BTreeMap<u16, Vec<Sub<'_>>> = BTreeMap::new();
     for listener in &spec.listeners {
-        ports.entry(listener.port).or_default().push(listener);
+        let routes = selected.by(&effective_tags(&tags, spec, listener));
+        let sub = Sub { host: HostPattern::parse(&listener.hostname), listener, routes };
+        ports.entry(listener.port).or_default().push(sub);
     }
-    let selected = Selected::new(input.mesh.routes());
-    let mut gateway = Builtin { input, origin, own: tags, spec, selected, rows, upstreams: Upstreams::new(input) };
-    for (port, listeners) in ports {
-        gateway.port(SocketAddr::new(address, port), &listeners);
+    let client = Client { mesh: input.mesh, zone: &proxy.zone, dataplane: Some(input.dataplane) };
+    let mut gateway = Builtin { input, origin, rows, upstreams: Upstreams::new(input.world, client) };
+    gateway.note_misfits(ports.values().flatten());
+    for (port, subs) in ports {
+        gateway.port(SocketAddr::new(address, port), subs);
     }
-    gateway.note_misfits();
-    gateway.rows.finish(proxy)
+    gateway.rows.finish(proxy.clone())
 }
 
 pub(super) struct Builtin<'a> {
     pub input: Input<'a>,
     pub origin: Origin,
-    own: Tags,
-    spec: &'a MeshGateway,
-    selected: Selected<'a>,
     pub rows: Rows,
     pub upstreams: Upstreams<'a>,
 }
 
 impl<'a> Builtin<'a> {
-    fn port(&mut self, address: SocketAddr, listeners: &[&'a GatewayListener]) {
-        let Some(first) = listeners.first() else { return };
-        let (fit, odd): (Vec<&GatewayListener>, Vec<&GatewayListener>) =
-            listeners.iter().partition(|l| l.protocol == first.protocol && l.cross_mesh == first.cross_mesh);
-        for listener in odd {
+    /// Takes over what was said and asked for when a route was read.
+    pub(super) fn take(&mut self, draft: &Draft) {
+        self.rows.aside.problems.extend(draft.notes.iter().cloned());
+        for tags in &draft.destinations {
+            self.upstreams.reach(&mut self.rows, tags);
+        }
+    }
+
+    fn port(&mut self, address: SocketAddr, subs: Vec<Sub<'a>>) {
+        let Some(first) = subs.first().map(|sub| sub.listener) else { return };
+        let (mut fit, odd): (Vec<Sub<'a>>, Vec<Sub<'a>>) = subs
+            .into_iter()
+            .partition(|s| s.listener.protocol == first.protocol && s.listener.cross_mesh == first.cross_mesh);
+        for Sub { listener, .. } in odd {
             let text = format!(
                 "listener `{}` on port {} differs in protocol or crossMesh from the first one there: left out",
                 listener.hostname, listener.port
             );
             self.rows.note(self.origin.clone(), text);
         }
-        let connections_max = fit.iter().find_map(|l| l.connection_limit.filter(|n| *n != 0));
-        let mut subs: Vec<Sub<'a>> = fit.iter().map(|l| self.sub(l)).collect();
-        subs.sort_by_key(|sub| order(&sub.host));
-        let Some((handler, tls)) = self.serve(first, &mut subs) else { return };
+        let connections_max = fit.iter().find_map(|sub| sub.listener.connection_limit.filter(|n| *n != 0));
+        fit.sort_by_key(|sub| order(&sub.host));
+        let Some((handler, tls)) = self.serve(first, &mut fit) else { return };
         let role = Role::Gateway { handler, tls, connections_max };
         self.rows.listen(ListenerRow { address, role, origin: self.origin.clone() });
-    }
-
-    fn sub(&self, listener: &'a GatewayListener) -> Sub<'a> {
-        let tags = effective_tags(&self.own, self.spec, listener);
-        let routes = self.selected.by(&tags);
-        Sub { host: HostPattern::parse(&listener.hostname), listener, routes }
     }
 
     /// What a port does, or `None` with a note.
@@ -129,16 +132,16 @@ impl<'a> Builtin<'a> {
                 }
                 let meshes = self.input.world.meshes.values().filter(|m| m.has_mtls());
                 let client_meshes = meshes.map(|m| m.name.clone()).collect();
-                let hosts = gateway_routes::hosts(self, subs, first);
+                let hosts = gateway_hosts::hosts(self, subs, first);
                 Some((Handler::Http { hosts }, GatewayTls::Mesh { mesh: mesh.name.clone(), client_meshes }))
             }
             GatewayProtocol::Http => {
-                Some((Handler::Http { hosts: gateway_routes::hosts(self, subs, first) }, GatewayTls::None))
+                Some((Handler::Http { hosts: gateway_hosts::hosts(self, subs, first) }, GatewayTls::None))
             }
             GatewayProtocol::Https => {
                 let secrets = self.certificates(subs)?;
                 Some((
-                    Handler::Http { hosts: gateway_routes::hosts(self, subs, first) },
+                    Handler::Http { hosts: gateway_hosts::hosts(self, subs, first) },
                     GatewayTls::Terminate { secrets },
                 ))
             }
@@ -199,32 +202,35 @@ impl<'a> Builtin<'a> {
     fn tcp(&mut self, subs: &[Sub<'a>]) -> Handler {
         let mut seen = BTreeSet::new();
         let mut pooled: Vec<Backend> = Vec::new();
-        for (meta, route) in subs.iter().flat_map(|sub| &sub.routes) {
+        for (resource, route) in subs.iter().flat_map(|sub| &sub.routes) {
             let RouteConf::Tcp(rules) = &route.conf else { continue };
-            if !seen.insert(&meta.name) {
+            let name = &resource.meta.name;
+            if !seen.insert(name) {
                 continue;
             }
-            let origin = Origin::new("MeshGatewayRoute", &self.input.mesh.name, &meta.name);
+            let mut draft = Draft::new(&self.input.mesh.name, name);
             for (at, rule) in rules.iter().enumerate() {
-                match gateway_routes::backends(self, &origin, &format!("rule {at}"), rule) {
+                match gateway_routes::backends(&mut draft, &format!("rule {at}"), rule) {
                     Ok(list) => gateway_routes::pool(&mut pooled, list),
-                    Err(_) => {
-                        self.rows.note(origin.clone(), format!("rule {at} has no backend that gets traffic"));
-                    }
+                    Err(_) => draft.note(format!("rule {at} has no backend that gets traffic")),
                 }
             }
+            self.take(&draft);
         }
         Handler::Tcp { backends: pooled, idle_timeout_ms: TCP_IDLE_TIMEOUT_MS }
     }
 
     /// A route that is selected, and whose kind fits none of the listeners that select it.
-    fn note_misfits(&mut self) {
-        let subs: Vec<Sub<'a>> = self.spec.listeners.iter().map(|l| self.sub(l)).collect();
+    fn note_misfits<'b>(&mut self, subs: impl Iterator<Item = &'b Sub<'a>>)
+    where
+        'a: 'b,
+    {
         let mut fits: BTreeMap<&str, bool> = BTreeMap::new();
-        for sub in &subs {
+        for sub in subs {
             let is_http = matches!(sub.listener.protocol, GatewayProtocol::Http | GatewayProtocol::Https);
-            for (meta, route) in &sub.routes {
-                *fits.entry(&meta.name).or_default() |= is_http == matches!(route.conf, RouteConf::Http { .. });
+            for (resource, route) in &sub.routes {
+                let does = is_http == matches!(route.conf, RouteConf::Http { .. });
+                *fits.entry(&resource.meta.name).or_default() |= does;
             }
         }
         for (name, _) in fits.into_iter().filter(|(_, fits)| !fits) {

@@ -3,14 +3,14 @@
 
 use super::rows::{Rows, proxy_row};
 use super::sni::{ZONE, service};
-use super::world::{Available, Instance, MeshIndex, World};
-use super::{Compiled, endpoints, services, zone};
+use super::world::{Available, MeshIndex, World};
+use super::{Made, endpoints, services, zone};
 use crate::resource::ZoneIngress;
 use snapshot::{Origin, ProxyKind};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-pub(super) fn compile(world: &World, name: &str, spec: &ZoneIngress) -> Compiled {
+pub(super) fn compile(world: &World, name: &str, spec: &ZoneIngress) -> Made {
     let mut proxy = proxy_row(world, ProxyKind::Ingress, name, spec.networking.admin.as_ref());
     proxy.zone = world.zone_or_own(&spec.zone).to_owned();
     let mut rows = Rows::default();
@@ -19,22 +19,23 @@ pub(super) fn compile(world: &World, name: &str, spec: &ZoneIngress) -> Compiled
         if mesh.spec.routing.zone_egress {
             external(world, mesh, &proxy.zone, &mut rows);
         }
-        internal(mesh, &proxy.zone, &mut rows, false);
-        internal(mesh, &proxy.zone, &mut rows, true);
+        internal((world, mesh), &proxy.zone, &mut rows, false);
+        internal((world, mesh), &proxy.zone, &mut rows, true);
         services::at_ingress(world, mesh, &proxy.zone, &mut rows);
     }
     rows.finish(proxy)
 }
 
-fn internal(mesh: &MeshIndex, own_zone: &str, rows: &mut Rows, of_gateways: bool) {
+fn internal((world, mesh): (&World, &MeshIndex), own_zone: &str, rows: &mut Rows, of_gateways: bool) {
     let origin = zone::mesh_origin(mesh);
-    let map: &BTreeMap<String, Vec<Instance>> = if of_gateways { &mesh.gateway_instances } else { &mesh.instances };
-    for (name, instances) in map {
-        let sets: Available = instances.iter().filter(|i| i.zone == own_zone).map(|i| (i.tags.clone(), 1)).collect();
+    let map = if of_gateways { &mesh.gateway_instances } else { &mesh.instances };
+    for (name, group) in map.iter() {
+        let sets: Available =
+            group.instances.iter().filter(|i| i.zone == own_zone).map(|i| (i.tags.clone(), 1)).collect();
         if sets.is_empty() || (!of_gateways && mesh.external(name).next().is_some()) {
             continue;
         }
-        for tags in zone::destinations(mesh, name, &sets, of_gateways) {
+        for tags in zone::destinations((world, mesh), name, &sets, of_gateways) {
             let hint = format!("no inbound of {name} in mesh {} is ready in this zone", mesh.name);
             let endpoints = endpoints::local(mesh, own_zone, &tags);
             zone::pass(rows, &mesh.name, &tags, (endpoints, hint), &origin);
@@ -51,7 +52,7 @@ fn external(world: &World, mesh: &MeshIndex, own_zone: &str, rows: &mut Rows) {
         let sets: Available = of_name.clone().map(|(_, es)| (es.tags.clone(), 1)).collect();
         let Some((meta, _)) = of_name.clone().next() else { continue };
         let origin = Origin::new("ExternalService", &mesh.name, &meta.name);
-        for tags in zone::destinations(mesh, name, &sets, false) {
+        for tags in zone::destinations((world, mesh), name, &sets, false) {
             let hint = endpoints::no_egress(&mesh.name, own_zone);
             let endpoints = Arc::new(endpoints::egresses(world, own_zone, 1, 0));
             zone::pass(rows, &mesh.name, &tags, (endpoints, hint), &origin);

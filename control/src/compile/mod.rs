@@ -6,6 +6,7 @@ mod egress;
 mod endpoints;
 mod external;
 mod gateway;
+mod gateway_hosts;
 mod gateway_routes;
 mod ingress;
 mod material;
@@ -16,6 +17,7 @@ mod reachable;
 mod rows;
 mod selected;
 mod services;
+mod shared;
 mod sidecar;
 mod sni;
 mod world;
@@ -26,8 +28,9 @@ pub use services::ServiceMembers;
 pub use world::{Settings, World};
 
 use crate::resource::GatewayType;
-use snapshot::{Origin, ProxyKind, Tables};
+use snapshot::{Origin, ProxyKind, Snapshot, Tables};
 use std::fmt;
+use std::sync::Arc;
 
 /// Which proxy: the resource that describes it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -108,12 +111,22 @@ pub struct Options {
     pub as_transparent: bool,
 }
 
+/// A proxy's tables, and a snapshot that most of their rows were checked in.
+pub(crate) struct Made {
+    pub(crate) compiled: Compiled,
+    pub(crate) proven: Option<Arc<Snapshot>>,
+}
+
 /// Compiles a proxy. One whose resource isn't there gets empty tables and a problem that says so.
 pub fn compile(world: &World, proxy: &ProxyKey) -> Compiled {
     compile_with(world, proxy, Options::default())
 }
 
 pub fn compile_with(world: &World, proxy: &ProxyKey, options: Options) -> Compiled {
+    make(world, proxy, options).compiled
+}
+
+pub(crate) fn make(world: &World, proxy: &ProxyKey, options: Options) -> Made {
     let found = match proxy {
         ProxyKey::Dataplane { mesh, name } => world.meshes.get(mesh).and_then(|index| {
             let (_, dataplane) = index.dataplane(name)?;
@@ -126,7 +139,7 @@ pub fn compile_with(world: &World, proxy: &ProxyKey, options: Options) -> Compil
         ProxyKey::ZoneIngress { name } => world.ingress(name).map(|spec| ingress::compile(world, name, spec)),
         ProxyKey::ZoneEgress { name } => world.egress(name).map(|spec| egress::compile(world, name, spec)),
     };
-    found.unwrap_or_else(|| missing(proxy))
+    found.unwrap_or_else(|| Made { compiled: missing(proxy), proven: None })
 }
 
 fn missing(proxy: &ProxyKey) -> Compiled {

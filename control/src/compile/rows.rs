@@ -3,9 +3,12 @@
 
 use super::endpoints::{self, View};
 use super::external::{self, Aside};
+use super::shared::Shared;
 use super::sni::{self, MESH, service};
+use super::world::Asker;
 use super::world::{MeshIndex, World};
-use super::{Compiled, Problem, permissions};
+use super::{Compiled, Made, Problem, permissions};
+use crate::names::FREED;
 use crate::resource::{Dataplane, Tags};
 use crate::settings::Aaaa;
 use snapshot::{
@@ -13,6 +16,7 @@ use snapshot::{
     PermissionRow, Protocol, ProxyKind, ProxyRow, RouteAction, RouteRow, ServiceRow, SniRow, Tables, Timeouts,
     UpstreamTls, VirtualHost, limits, spiffe_id,
 };
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -69,12 +73,14 @@ pub(super) fn proxy_row(
 /// Rows by key, so that they come out sorted.
 #[derive(Default)]
 pub(super) struct Rows {
-    pub names: BTreeMap<String, NameRow>,
+    pub names: BTreeMap<String, Arc<NameRow>>,
     pub listeners: BTreeMap<SocketAddr, ListenerRow>,
-    pub services: BTreeMap<String, ServiceRow>,
+    pub services: BTreeMap<String, Arc<ServiceRow>>,
     pub permissions: BTreeMap<String, PermissionRow>,
     pub snis: BTreeMap<String, SniRow>,
     pub aside: Aside,
+    /// Rows that others have too; at the same place one's own counts.
+    pub shared: Option<Arc<Shared>>,
 }
 
 impl Rows {
@@ -103,22 +109,47 @@ impl Rows {
         name
     }
 
-    pub(super) fn finish(self, proxy: ProxyRow) -> Compiled {
+    pub(super) fn finish(mut self, proxy: ProxyRow) -> Made {
+        let shared = self.shared.take();
+        let nothing = Tables::default();
+        let common = shared.as_ref().map_or(&nothing, |shared| shared.snapshot.tables());
+        for row in common.listeners.iter().filter(|row| row.origin.kind != FREED) {
+            if let Some(own) = self.listeners.get(&row.address) {
+                let text = format!("{} is taken by {} already: this listener is left out", row.address, own.origin);
+                self.aside.problems.push(Problem::new(row.origin.clone(), text));
+            }
+        }
         let Aside { mut problems, mut secrets } = self.aside;
         problems.sort();
         problems.dedup();
         secrets.sort();
         secrets.dedup();
+        let listeners = self.listeners.into_values().map(Arc::new);
         let tables = Tables {
             proxy,
-            names: self.names.into_values().map(Arc::new).collect(),
-            listeners: self.listeners.into_values().map(Arc::new).collect(),
-            services: self.services.into_values().map(Arc::new).collect(),
+            names: merged(self.names.into_values(), &common.names, |a, b| a.name.cmp(&b.name)),
+            listeners: merged(listeners, &common.listeners, |a, b| a.address.cmp(&b.address)),
+            services: merged(self.services.into_values(), &common.services, |a, b| a.name.cmp(&b.name)),
             permissions: self.permissions.into_values().map(Arc::new).collect(),
             snis: self.snis.into_values().map(Arc::new).collect(),
         };
-        Compiled { tables, secrets, problems }
+        let compiled = Compiled { tables, secrets, problems };
+        Made { compiled, proven: shared.map(|shared| shared.snapshot.clone()) }
     }
+}
+
+/// Both sorted; of the same key the own row.
+fn merged<T>(own: impl Iterator<Item = Arc<T>>, common: &[Arc<T>], order: impl Fn(&T, &T) -> Ordering) -> Vec<Arc<T>> {
+    let mut rows: Vec<Arc<T>> = own.collect();
+    if rows.is_empty() {
+        return common.to_vec();
+    }
+    if !common.is_empty() {
+        rows.extend_from_slice(common);
+        rows.sort_by(|a, b| order(a, b));
+        rows.dedup_by(|a, b| order(a, b).is_eq());
+    }
+    rows
 }
 
 /// A service row that listeners and routes can refer to.
@@ -129,56 +160,93 @@ pub(super) struct Reached {
     pub named: bool,
 }
 
+/// Who sends.
+#[derive(Clone, Copy)]
+pub(super) struct Client<'a> {
+    pub mesh: &'a MeshIndex,
+    pub zone: &'a str,
+    /// None where many are meant.
+    pub dataplane: Option<&'a Dataplane>,
+}
+
 /// The services that a proxy of a mesh sends to.
 pub(super) struct Upstreams<'a> {
-    pub input: Input<'a>,
-    zone: String,
+    world: &'a World,
+    client: Client<'a>,
     /// Seen before, by the tags asked for.
-    known: BTreeMap<Tags, (String, bool)>,
+    known: BTreeMap<Tags, (Arc<ServiceRow>, bool)>,
 }
 
 impl<'a> Upstreams<'a> {
-    pub(super) fn new(input: Input<'a>) -> Self {
-        Self { input, zone: input.world.zone_of(input.dataplane), known: BTreeMap::new() }
+    pub(super) fn new(world: &'a World, client: Client<'a>) -> Self {
+        Self { world, client, known: BTreeMap::new() }
     }
 
     /// The row for endpoints that carry `tags`, made when it isn't there yet.
     pub(super) fn reach(&mut self, rows: &mut Rows, tags: &Tags) -> Reached {
-        if let Some((name, named)) = self.known.get(tags) {
-            let protocol = rows.services.get(name).map_or(Protocol::Tcp, |row| row.protocol);
-            return Reached { name: name.clone(), protocol, named: *named };
+        if let Some((row, named)) = self.known.get(tags) {
+            return Reached { name: row.name.clone(), protocol: row.protocol, named: *named };
         }
-        let is_external = !tags.contains_key(MESH) && self.input.mesh.external(service(tags)).next().is_some();
-        let (row, named) = match is_external {
-            true if self.via_egress() => (self.external_by_egress(tags), false),
-            true => self.external(rows, tags),
-            false => (self.internal(tags), false),
+        let (row, named) = match self.common(tags) {
+            Some(row) => (row, false),
+            None => {
+                let (row, named) = self.external(rows, tags);
+                (Arc::new(row), named)
+            }
         };
         let reached = Reached { name: row.name.clone(), protocol: row.protocol, named };
-        self.known.insert(tags.clone(), (row.name.clone(), named));
-        rows.services.insert(row.name.clone(), row);
+        rows.services.insert(row.name.clone(), row.clone());
+        self.known.insert(tags.clone(), (row, named));
         reached
     }
 
-    fn via_egress(&self) -> bool {
-        self.input.mesh.spec.routing.zone_egress && self.input.mesh.has_mtls()
+    /// The row for `tags` that is the same for every proxy of this mesh in this zone; None when it depends on the proxy.
+    pub(super) fn common(&mut self, tags: &Tags) -> Option<Arc<ServiceRow>> {
+        if let Some((row, _)) = self.known.get(tags) {
+            return Some(row.clone());
+        }
+        let mesh = self.client.mesh;
+        let is_external = !tags.contains_key(MESH) && mesh.external(service(tags)).next().is_some();
+        if is_external && !self.via_egress() {
+            return None;
+        }
+        let row = match is_external {
+            true => Arc::new(self.external_by_egress(tags)),
+            false => self.internal(tags),
+        };
+        self.known.insert(tags.clone(), (row.clone(), false));
+        Some(row)
     }
 
-    fn internal(&self, tags: &Tags) -> ServiceRow {
-        let own = &self.input.mesh.name;
-        let target = tags.get(MESH).unwrap_or(own);
+    fn via_egress(&self) -> bool {
+        self.client.mesh.spec.routing.zone_egress && self.client.mesh.has_mtls()
+    }
+
+    fn internal(&self, tags: &Tags) -> Arc<ServiceRow> {
+        let Client { mesh, zone, .. } = self.client;
+        let target = tags.get(MESH).unwrap_or(&mesh.name);
+        match self.world.meshes.get(target).and_then(|target| target.service(tags)) {
+            Some(group) => {
+                let asker = Asker { mesh: mesh.name.clone(), zone: zone.to_owned(), tags: tags.clone() };
+                group.row(asker, || self.internal_row(target, tags))
+            }
+            None => Arc::new(self.internal_row(target, tags)),
+        }
+    }
+
+    fn internal_row(&self, target: &str, tags: &Tags) -> ServiceRow {
+        let (own, zone) = (self.client.mesh, self.client.zone);
         let mut row = service_row(sni::row_name(tags), target, service(tags));
-        let view =
-            View { mesh: target.clone(), zone: self.zone.clone(), via_egress: self.via_egress(), tags: tags.clone() };
-        let group = endpoints::group(self.input.world, view);
+        let view = View { mesh: target, zone, via_egress: self.via_egress(), tags };
+        let group = endpoints::group(self.world, &view);
         row.protocol = group.protocol;
-        let has_mtls = self.input.world.meshes.get(target).is_some_and(MeshIndex::has_mtls);
-        if tags.contains_key(MESH) && !(has_mtls && self.input.mesh.has_mtls()) {
-            row.hint = format!("calls from mesh {own} to mesh {target} need mTLS in both meshes");
+        let has_mtls = self.world.meshes.get(target).is_some_and(MeshIndex::has_mtls);
+        if tags.contains_key(MESH) && !(has_mtls && own.has_mtls()) {
+            row.hint = format!("calls from mesh {} to mesh {target} need mTLS in both meshes", own.name);
             return row;
         }
-        row.hint.clone_from(&group.hint);
-        row.endpoints = group.endpoints.clone();
+        row.hint = group.hint;
+        row.endpoints = group.endpoints;
         if has_mtls {
             row.tls = self.mesh_tls(target, tags, spiffe_id(target, service(tags)));
         }
@@ -187,7 +255,7 @@ impl<'a> Upstreams<'a> {
 
     fn mesh_tls(&self, target: &str, tags: &Tags, peer: String) -> UpstreamTls {
         UpstreamTls::Mesh {
-            identity_mesh: self.input.mesh.name.clone(),
+            identity_mesh: self.client.mesh.name.clone(),
             mesh: target.to_owned(),
             sni: sni::of_tags(target, tags),
             peers: vec![peer],
@@ -195,13 +263,13 @@ impl<'a> Upstreams<'a> {
     }
 
     fn external_by_egress(&self, tags: &Tags) -> ServiceRow {
-        let Input { world, mesh, .. } = self.input;
+        let (world, Client { mesh, zone, .. }) = (self.world, self.client);
         let mut row = service_row(sni::row_name(tags), &mesh.name, service(tags));
         row.protocol = external::protocol_of(mesh, service(tags));
         row.tls = self.mesh_tls(&mesh.name, tags, spiffe_id(&mesh.name, super::egress::SERVICE_NAME));
-        row.endpoints = Arc::new(endpoints::egresses(world, &self.zone, 1, 0));
+        row.endpoints = Arc::new(endpoints::egresses(world, zone, 1, 0));
         if row.endpoints.is_empty() {
-            row.hint = endpoints::no_egress(&mesh.name, &self.zone);
+            row.hint = endpoints::no_egress(&mesh.name, zone);
         }
         if let Some((meta, _)) = external::with_tags(mesh, service(tags), tags).next() {
             row.origin = Origin::new("ExternalService", &mesh.name, &meta.name);
@@ -210,13 +278,14 @@ impl<'a> Upstreams<'a> {
     }
 
     fn external(&self, rows: &mut Rows, tags: &Tags) -> (ServiceRow, bool) {
-        let Input { world, mesh, dataplane, .. } = self.input;
+        let (world, Client { mesh, zone, dataplane }) = (self.world, self.client);
         let mut row = service_row(sni::row_name(tags), &mesh.name, service(tags));
         let mut refused = String::new();
         let admitted: Vec<_> = external::with_tags(mesh, service(tags), tags)
             .filter(|(meta, es)| {
                 let picked = permissions::pick(mesh, &es.tags);
-                let admits = !mesh.has_mtls() || picked.is_some_and(|(_, tp)| permissions::admits(tp, dataplane));
+                let is_admitted = |tp| dataplane.is_some_and(|client| permissions::admits(tp, client));
+                let admits = !mesh.has_mtls() || picked.is_some_and(|(_, tp)| is_admitted(tp));
                 if !admits {
                     refused = match picked {
                         Some((tp, _)) => format!("TrafficPermission {} doesn't admit this proxy to it", tp.name),
@@ -227,7 +296,7 @@ impl<'a> Upstreams<'a> {
                 admits
             })
             .collect();
-        let dialled = external::dial(world, mesh, &self.zone, admitted.into_iter(), &mut rows.aside);
+        let dialled = external::dial(world, mesh, zone, admitted.into_iter(), &mut rows.aside);
         row.protocol = external::protocol_of(mesh, service(tags));
         if dialled.endpoints.is_empty() {
             row.hint = match refused.is_empty() {

@@ -1,11 +1,12 @@
 //! Which gateway routes a listener's tags select, without asking every route: thousands of listeners have thousands of
 //! routes, each a few. Knows nothing of what a route does.
 
-use crate::resource::{MeshGatewayRoute, Meta, Tags};
+use crate::resource::{MeshGatewayRoute, Resource, Tags};
 use crate::select;
 use std::collections::HashMap;
+use std::sync::Arc;
 
-pub(super) type Route<'a> = (&'a Meta, &'a MeshGatewayRoute);
+pub(super) type Route<'a> = (&'a Arc<Resource>, &'a MeshGatewayRoute);
 
 pub(super) struct Selected<'a> {
     /// Sorted by name.

@@ -6,7 +6,7 @@ use super::rows::{Reached, Rows, handler_for, service_row};
 use super::sni::{self, Named, service};
 use super::world::{Instance, MeshIndex, PublicIngress, World, carries};
 use super::{Problem, SecretMaterial, external, material, protocol};
-use crate::names::{MeshNames, ZONE_LABEL};
+use crate::names::{MeshNames, ServiceNames, ZONE_LABEL};
 use crate::resource::{
     MeshExternalService, MeshExternalTls, MeshMultiZoneService, MeshService, Meta, Resource, ServiceKind, ServicePort,
     Spec, TargetPort,
@@ -127,10 +127,10 @@ fn instances<'a>(
     let named = meshed.selector.dataplane_ref.as_ref();
     let selects_none = tags.is_empty() && named.is_none();
     let of_service = (!service(tags).is_empty()).then(|| service(tags));
-    let lists = mesh.instances.iter().filter(move |(name, _)| of_service.is_none_or(|wanted| *name == wanted));
+    let lists = mesh.instances.iter().filter(move |(name, _)| of_service.is_none_or(|wanted| &***name == wanted));
     let zone = meta.labels.get(ZONE_LABEL);
     let target = port.target_port.clone().unwrap_or(TargetPort::Number(port.port));
-    lists.flat_map(|(_, list)| list).filter(move |instance| {
+    lists.flat_map(|(_, service)| &service.instances).filter(move |instance| {
         let is_port = match &target {
             TargetPort::Number(number) => instance.port == *number,
             TargetPort::Name(name) => instance.inbound == *name,
@@ -224,7 +224,7 @@ pub(super) fn reach(from: From<'_>, rows: &mut Rows, target: Target<'_>) -> Opti
 }
 
 fn put(rows: &mut Rows, row: ServiceRow) {
-    rows.services.insert(row.name.clone(), row);
+    rows.services.insert(row.name.clone(), Arc::new(row));
 }
 
 fn internal_row(from: From<'_>, target: Target<'_>) -> ServiceRow {
@@ -418,21 +418,13 @@ pub struct ServiceMembers {
     pub services: Vec<String>,
 }
 
-impl MeshIndex {
-    /// MeshServices and their kin, sorted by name.
-    pub(super) fn backends(&self, kind: ServiceKind) -> &[Arc<Resource>] {
-        self.resources.get(kind.name()).map_or(&[], Vec::as_slice)
-    }
-
-    pub(super) fn backend(&self, kind: ServiceKind, name: &str) -> Option<&Arc<Resource>> {
-        let list = self.backends(kind);
-        list.get(list.binary_search_by(|r| r.meta.name.as_str().cmp(name)).ok()?)
-    }
-}
-
 impl World {
-    pub fn names(&self, mesh: &str) -> Option<&MeshNames> {
+    pub fn names(&self, mesh: &str) -> Option<&Arc<MeshNames>> {
         self.meshes.get(mesh).map(|index| &index.names)
+    }
+
+    pub fn services(&self, mesh: &str) -> Option<&Arc<ServiceNames>> {
+        self.settings.services.get(mesh)
     }
 
     /// Of a resource, as HostnameGenerators and references see them.

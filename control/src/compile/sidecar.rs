@@ -2,18 +2,20 @@
 //! virtual addresses there are and what stands behind them; endpoints are `endpoints`' matter.
 
 use super::reachable::{Reachable, Reference};
-use super::rows::{Input, Rows, Upstreams, handler_for};
+use super::rows::{Client, Input, Rows, Upstreams, handler_for};
 use super::services::Target;
+use super::shared::Place;
 use super::sni::{PROTOCOL, SERVICE, ZONE};
-use super::{Compiled, Options, protocol, services};
-use crate::names::NamedOutbound;
+use super::{Made, Options, protocol, services};
+use crate::names::{MeshNames, NamedOutbound};
 use crate::resource::{Inbound, Tags};
 use crate::settings::Aaaa;
 use snapshot::{Handler, InboundTls, Interception, ListenerRow, NameRow, Origin, ProxyKind, Role, limits};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
-pub(super) fn compile(input: Input<'_>, options: Options) -> Compiled {
+pub(super) fn compile(input: Input<'_>, options: Options) -> Made {
     let mut proxy = input.proxy_row(ProxyKind::Sidecar);
     let net = &input.dataplane.networking;
     (proxy.passthrough, proxy.passthrough_rows) = super::passthrough::of(input);
@@ -30,10 +32,13 @@ pub(super) fn compile(input: Input<'_>, options: Options) -> Compiled {
     if !has_ipv6 {
         proxy.dns.vip_ranges.retain(|range| !range.contains(':'));
     }
+    let zone = proxy.zone.clone();
+    let client = Client { mesh: input.mesh, zone: &zone, dataplane: Some(input.dataplane) };
     let mut sidecar = Sidecar {
         input,
+        zone: &zone,
         rows: Rows::default(),
-        upstreams: Upstreams::new(input),
+        upstreams: Upstreams::new(input.world, client),
         captured: proxy.interception.inbound_port != 0,
         has_ipv6,
         probes: Vec::new(),
@@ -46,7 +51,6 @@ pub(super) fn compile(input: Input<'_>, options: Options) -> Compiled {
     if is_transparent || options.as_transparent {
         sidecar.named_outbounds();
         sidecar.service_outbounds();
-        sidecar.freed_outbounds();
     }
     let direct = net.transparent_proxying.as_ref().map_or(&[] as &[String], |tp| &tp.direct_access_services);
     if is_transparent && !direct.is_empty() {
@@ -58,6 +62,7 @@ pub(super) fn compile(input: Input<'_>, options: Options) -> Compiled {
 
 struct Sidecar<'a> {
     input: Input<'a>,
+    zone: &'a str,
     rows: Rows,
     upstreams: Upstreams<'a>,
     captured: bool,
@@ -176,37 +181,52 @@ impl Sidecar<'_> {
     /// Virtual listeners, and the names that still lead to one.
     fn named_outbounds(&mut self) {
         let tp = self.input.dataplane.networking.transparent_proxying.as_ref();
-        let reachable = tp.map_or(&[] as &[String], |tp| &tp.reachable_services);
-        let is_reachable =
-            |o: &&NamedOutbound| reachable.is_empty() || o.tags.get(SERVICE).is_some_and(|s| reachable.contains(s));
+        let reachable: BTreeSet<&str> = tp.iter().flat_map(|tp| &tp.reachable_services).map(String::as_str).collect();
+        let place = Place { zone: self.zone.to_owned(), has_ipv6: self.has_ipv6 };
+        if reachable.is_empty()
+            && !self.is_mapped
+            && let Some(shared) = self.input.mesh.sidecars.at(self.input.world, self.input.mesh, place)
+        {
+            shared.left_out().for_each(|outbound| self.named_outbound(outbound));
+            self.rows.shared = Some(shared);
+            return;
+        }
+        let is_reachable = |o: &&Arc<NamedOutbound>| {
+            reachable.is_empty() || o.tags.get(SERVICE).is_some_and(|s| reachable.contains(&**s))
+        };
         let (mut v4, mut v6) = (BTreeSet::new(), BTreeSet::new());
         for outbound in self.input.mesh.names.outbounds.iter().filter(is_reachable) {
-            if let Some(ip) = outbound.v4 {
-                v4.insert(ip);
-                self.outbound(SocketAddr::new(ip.into(), outbound.port), true, &outbound.tags, outbound.origin.clone());
-            }
-            if let Some(ip) = outbound.v6.filter(|_| self.has_ipv6) {
-                v6.insert(ip);
-                self.outbound(SocketAddr::new(ip.into(), outbound.port), true, &outbound.tags, outbound.origin.clone());
-            }
+            v4.extend(outbound.v4);
+            v6.extend(outbound.v6.filter(|_| self.has_ipv6));
+            self.named_outbound(outbound);
         }
+        self.freed_outbounds();
         for row in &self.input.mesh.names.names {
             let remains = row.v4.is_some_and(|ip| v4.contains(&ip)) || row.v6.is_some_and(|ip| v6.contains(&ip));
             if remains {
                 let mapped = row.v4.filter(|_| self.is_mapped).map(|v4| v4.to_ipv6_mapped());
                 let v6 = row.v6.filter(|_| self.has_ipv6).or(mapped);
-                self.rows.names.insert(row.name.clone(), NameRow { v6, ..row.clone() });
+                let row = if v6 == row.v6 { row.clone() } else { Arc::new(NameRow { v6, ..NameRow::clone(row) }) };
+                self.rows.names.insert(row.name.clone(), row);
             }
+        }
+    }
+
+    fn named_outbound(&mut self, outbound: &NamedOutbound) {
+        let v6 = outbound.v6.filter(|_| self.has_ipv6);
+        for ip in outbound.v4.map(IpAddr::V4).into_iter().chain(v6.map(IpAddr::V6)) {
+            self.outbound(SocketAddr::new(ip, outbound.port), true, &outbound.tags, outbound.origin.clone());
         }
     }
 
     /// Of the newer kinds, where they are dialled and what they are called.
     fn service_outbounds(&mut self) {
         let Input { world, mesh, dataplane, .. } = self.input;
+        let Some(services) = world.services(&mesh.name) else { return };
         let reachable =
             Reachable::of(dataplane.networking.transparent_proxying.as_ref(), mesh.spec.mesh_services_mode());
         let mut served = BTreeSet::new();
-        for outbound in mesh.names.services.outbounds.iter().filter(|o| reachable.contains(world, mesh, o)) {
+        for outbound in services.outbounds.iter().filter(|o| reachable.contains(world, mesh, o)) {
             let target = Target { kind: outbound.kind, name: &outbound.name, port: outbound.port };
             let origin = Origin::new(outbound.kind.name(), &mesh.name, &outbound.name);
             let v6 = outbound.v6.filter(|_| self.has_ipv6).map(IpAddr::V6);
@@ -215,37 +235,29 @@ impl Sidecar<'_> {
                 self.lead_to((SocketAddr::new(ip, outbound.port), true), target, origin.clone());
             }
         }
-        for row in &mesh.names.services.names {
-            let v6 = row.v6.filter(|_| self.has_ipv6);
+        for row in &services.names {
+            let mapped = row.v4.filter(|_| self.is_mapped).map(|v4| v4.to_ipv6_mapped());
+            let v6 = row.v6.filter(|_| self.has_ipv6).or(mapped);
             let mut addresses = row.v4.map(IpAddr::V4).into_iter().chain(v6.map(IpAddr::V6));
             if addresses.any(|ip| served.contains(&ip)) {
-                self.rows.names.insert(row.name.clone(), NameRow { v6, ..row.clone() });
+                self.rows.names.insert(row.name.clone(), Arc::new(NameRow { v6, ..row.clone() }));
             }
         }
     }
 
     /// Says whether there is such a service and port.
     fn lead_to(&mut self, (address, vip): (SocketAddr, bool), target: Target<'_>, origin: Origin) -> bool {
-        let Input { world, mesh, dataplane, .. } = self.input;
-        let zone = world.zone_of(dataplane);
-        let from = services::From { world, mesh, zone: &zone };
+        let Input { world, mesh, .. } = self.input;
+        let from = services::From { world, mesh, zone: self.zone };
         let Some(to) = services::reach(from, &mut self.rows, target) else { return false };
         let handler = handler_for(&to, limits::REQUEST_TIMEOUT_MS);
         self.rows.listen(ListenerRow { address, role: Role::Outbound { vip, handler }, origin });
         true
     }
 
-    /// Without a backend: who uses an old DNS answer is reset, and the log says whose address it was.
     fn freed_outbounds(&mut self) {
-        for freed in &self.input.mesh.names.freed {
-            let v6 = freed.v6.filter(|_| self.has_ipv6).map(IpAddr::V6);
-            for ip in freed.v4.map(IpAddr::V4).into_iter().chain(v6) {
-                let address = SocketAddr::new(ip, freed.port);
-                let handler = Handler::Tcp { backends: Vec::new(), idle_timeout_ms: 0 };
-                let role = Role::Outbound { vip: true, handler };
-                let row = ListenerRow { address, role, origin: freed.origin.clone() };
-                self.rows.listeners.entry(address).or_insert(row);
-            }
+        for row in freed(&self.input.mesh.names, self.has_ipv6) {
+            self.rows.listeners.entry(row.address).or_insert(row);
         }
     }
 
@@ -254,6 +266,18 @@ impl Sidecar<'_> {
         let handler = handler_for(&to, limits::REQUEST_TIMEOUT_MS);
         self.rows.listen(ListenerRow { address, role: Role::Outbound { vip, handler }, origin });
     }
+}
+
+/// Without a backend: who uses an old DNS answer is reset, and the log says whose address it was.
+pub(super) fn freed(names: &MeshNames, has_ipv6: bool) -> impl Iterator<Item = ListenerRow> {
+    names.freed.iter().flat_map(move |freed| {
+        let v6 = freed.v6.filter(|_| has_ipv6).map(IpAddr::V6);
+        freed.v4.map(IpAddr::V4).into_iter().chain(v6).map(|ip| {
+            let handler = Handler::Tcp { backends: Vec::new(), idle_timeout_ms: 0 };
+            let role = Role::Outbound { vip: true, handler };
+            ListenerRow { address: SocketAddr::new(ip, freed.port), role, origin: freed.origin.clone() }
+        })
+    })
 }
 
 fn loopback(ip: IpAddr) -> IpAddr {

@@ -3,19 +3,24 @@
 
 use super::rows::{Rows, service_row};
 use super::sni::{self, MESH, service};
-use super::world::{Available, MeshIndex, carries, plain};
+use super::world::{Available, MeshIndex, World, carries, plain};
 use crate::resource::{Tags, ZoneNetworking};
 use snapshot::{Endpoint, ListenerRow, Origin, Role, SniRow, SniTarget};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 /// The plain service, and the subsets that clients ask for and that exist among `sets`.
-pub(super) fn destinations(mesh: &MeshIndex, service_name: &str, sets: &Available, of_gateways: bool) -> Vec<Tags> {
+pub(super) fn destinations(
+    (world, mesh): (&World, &MeshIndex),
+    service_name: &str,
+    sets: &Available,
+    of_gateways: bool,
+) -> Vec<Tags> {
     let mut first = plain(service_name);
     if of_gateways {
         first.insert(MESH.into(), mesh.name.clone());
     }
-    let asked = mesh.asked.get(service_name).into_iter().flatten();
+    let asked = world.asked(&mesh.name, service_name);
     let existing = asked.filter(|tags| {
         **tags != first && tags.contains_key(MESH) == of_gateways && sets.keys().any(|have| carries(have, tags))
     });
@@ -23,7 +28,7 @@ pub(super) fn destinations(mesh: &MeshIndex, service_name: &str, sets: &Availabl
     std::iter::once(first).chain(further).collect()
 }
 
-pub(super) fn listen(world: &super::World, rows: &mut Rows, networking: &ZoneNetworking, origin: Origin) {
+pub(super) fn listen(world: &World, rows: &mut Rows, networking: &ZoneNetworking, origin: Origin) {
     let ip = match networking.address.is_empty() {
         true => Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
         false => world.ip(&networking.address),
@@ -53,7 +58,7 @@ pub(super) fn pass(
     row.hint = if endpoints.is_empty() { hint } else { String::new() };
     row.endpoints = endpoints;
     row.origin = origin.clone();
-    rows.services.entry(name.clone()).or_insert(row);
+    rows.services.entry(name.clone()).or_insert_with(|| Arc::new(row));
     route(rows, mesh, tags, &SniTarget::Passthrough { service: name }, origin);
 }
 

@@ -1,11 +1,12 @@
 //! From entries and their addresses to the names and outbounds that sidecars get.
 
-use super::{FREED, FreedOutbound, MeshNames, NameSettings, NamedOutbound, ServiceNames, View, Wish, servable};
+use super::{FREED, FreedOutbound, MeshNames, NameSettings, NamedOutbound, View, Wish, servable};
 use crate::vip::{EntryKind, Key, Vip, VipTable};
 use snapshot::{NameRow, Origin};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// Something a user would expect to work and that doesn't.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +61,7 @@ pub fn remember_ports(before: &VipTable, served: &MeshNames, table: &mut VipTabl
 }
 
 /// Resting addresses, where they were served; on the VIP port, where that isn't known any more.
-fn freed(mesh: &str, vips: &VipTable, vip_port: u16) -> Vec<FreedOutbound> {
+pub(crate) fn freed(mesh: &str, vips: &VipTable, vip_port: u16) -> Vec<FreedOutbound> {
     let mut list = Vec::new();
     for (key, freed) in &vips.quarantine {
         let ports = if freed.ports.is_empty() { &[vip_port] } else { freed.ports.as_slice() };
@@ -93,9 +94,10 @@ pub fn names_and_outbounds(view: &View, vips: &VipTable, settings: &NameSettings
     let mut outbounds_sorted = outbounds.list;
     outbounds_sorted.sort_by_key(|outbound| (outbound.v4, outbound.v6, outbound.port));
     warnings.extend(outbounds.warnings);
-    let names = names.into_values().map(|(_, _, row)| row).collect();
+    let names = names.into_values().map(|(_, _, row)| Arc::new(row)).collect();
+    let outbounds = outbounds_sorted.into_iter().map(Arc::new).collect();
     let freed = freed(&view.mesh, vips, settings.vip_port);
-    (MeshNames { names, outbounds: outbounds_sorted, freed, services: ServiceNames::default() }, warnings)
+    (MeshNames { names, outbounds, freed }, warnings)
 }
 
 struct Publisher<'a> {

@@ -1,9 +1,21 @@
 //! What became of names and addresses, for operators: who lost a name, what has none and why. Values only.
 
-use super::{Conflict, Hostnames, Skipped};
+use super::{Conflict, Hostnames, NameWarning, Skipped, View};
 use crate::vip::{Key, Problem};
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::time::Duration;
+
+impl Passes {
+    pub fn count(&mut self, took: Duration, is_done: bool) {
+        if is_done {
+            self.done += 1;
+            self.ms += took.as_secs_f64() * 1e3;
+        } else {
+            self.failed += 1;
+        }
+    }
+}
 
 /// Of all meshes, after one pass.
 #[derive(Clone, Debug, Default)]
@@ -16,11 +28,16 @@ pub struct Naming {
     pub passes: Passes,
 }
 
+/// Listed of each, at most; all are counted.
+const LISTED_MAX: usize = 1000;
+
 #[derive(Clone, Debug, Default)]
 pub struct MeshNaming {
     /// Services, hosts and names that want an address.
     pub entries: usize,
+    pub conflict_count: usize,
     pub conflicts: Vec<Conflict>,
+    pub skipped_count: usize,
     pub skipped: Vec<Skipped>,
     pub problems: Vec<Problem>,
     pub warnings: Vec<String>,
@@ -32,6 +49,20 @@ pub struct Passes {
     pub done: u64,
     pub ms: f64,
     pub failed: u64,
+}
+
+impl MeshNaming {
+    pub fn of(view: &View, problems: &[Problem], warnings: &[NameWarning]) -> Self {
+        Self {
+            entries: view.entries.len(),
+            conflict_count: view.conflicts.len(),
+            conflicts: view.conflicts.iter().take(LISTED_MAX).cloned().collect(),
+            skipped_count: view.skipped.len(),
+            skipped: view.skipped.iter().take(LISTED_MAX).cloned().collect(),
+            problems: problems.to_vec(),
+            warnings: warnings.iter().take(LISTED_MAX).map(ToString::to_string).collect(),
+        }
+    }
 }
 
 /// Names without an address, because a range is exhausted.
@@ -72,12 +103,12 @@ impl Naming {
         }));
         family("weir_names_without_address", "gauge", help, exhausted);
         let help = "Resources that lost a name and port to another.";
-        family("weir_name_conflicts", "gauge", help, of_mesh(&|n| n.conflicts.len()));
+        family("weir_name_conflicts", "gauge", help, of_mesh(&|n| n.conflict_count));
         family(
             "weir_names_skipped",
             "gauge",
             "Names that a template or resource could not give.",
-            of_mesh(&|n| n.skipped.len()),
+            of_mesh(&|n| n.skipped_count),
         );
         out
     }

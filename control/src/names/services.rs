@@ -74,7 +74,7 @@ pub fn labels(resource: &Resource, own_zone: &str) -> Tags {
 }
 
 /// The kind of a resource that has a VIP of its own.
-pub(crate) fn kind_of(spec: &Spec) -> Option<ServiceKind> {
+fn kind_of(spec: &Spec) -> Option<ServiceKind> {
     match spec {
         Spec::MeshService(_) => Some(ServiceKind::MeshService),
         Spec::MeshExternalService(_) => Some(ServiceKind::MeshExternalService),

@@ -63,7 +63,10 @@ pub(super) fn add<'a>(input: &NamesInput<'a>, sets: &'a [TagSet<'a>], view: &mut
             Ok((name, port)) => {
                 view.add(Key::new(EntryKind::Fqdn, name), Wish { port, tags, origin, source });
             }
-            Err(reason) => view.skipped.push(Skipped { origin, source, reason }),
+            Err(reason) => {
+                let service = tags.get(SERVICE_TAG).cloned().unwrap_or_default();
+                view.skipped.push(Skipped { origin, source, reason, service });
+            }
         }
     }
 }
@@ -77,7 +80,7 @@ fn compile<'a>(input: &NamesInput<'a>, view: &mut View) -> Vec<Program<'a>> {
             (Ok(host), Ok(port)) => programs.push(Program { resource, spec, host, port }),
             (Err(reason), _) | (_, Err(reason)) => {
                 let origin = Origin::new("VirtualOutbound", input.mesh, &resource.meta.name);
-                view.skipped.push(Skipped { source: origin.clone(), origin, reason });
+                view.skipped.push(Skipped { source: origin.clone(), origin, reason, service: String::new() });
             }
         }
     }

@@ -40,6 +40,11 @@ impl Outside {
         }
     }
 
+    /// Whether there is anything to look up or read for its sake.
+    pub(super) fn is_named_by(resource: &Arc<Resource>) -> bool {
+        !hostnames(&resource.spec).is_empty() || !files(&resource.spec).is_empty()
+    }
+
     /// Takes over what `resources` name. New files are read; new names are looked up, and waited for `patience`.
     pub(super) async fn follow(&mut self, resources: &[Arc<Resource>], patience: Duration) {
         let names: BTreeSet<&str> = resources.iter().flat_map(|r| hostnames(&r.spec)).collect();

@@ -1,53 +1,75 @@
 //! Names and addresses of MeshServices and their kin, beside those of tags: allocated over all meshes, a table a kind.
 
 use super::{Loop, tables};
-use crate::names::{self, MeshNames, Naming};
+use crate::changed::{self, Change};
+use crate::names::{self, Naming};
 use crate::resource::{MeshServicesMode, Resource, ServiceKind, Spec};
 use crate::settings::Cidr;
-use crate::store::Change;
-use crate::vip::{self, Ranges, VipTable};
+use crate::store::StoreError;
+use crate::vip::{self, Problem, Ranges, VipTable};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
+
+fn concerns(resource: &Arc<Resource>) -> bool {
+    matches!(
+        resource.spec,
+        Spec::Mesh(_)
+            | Spec::MeshService(_)
+            | Spec::MeshExternalService(_)
+            | Spec::MeshMultiZoneService(_)
+            | Spec::HostnameGenerator(_)
+    )
+}
 
 impl Loop {
-    /// Adds to the names of every mesh; returns what has to be durable before anyone hears of it.
-    pub(super) fn service_names(
-        &self,
-        resources: &[&Resource],
-        names: &mut BTreeMap<String, MeshNames>,
-        naming: &mut Naming,
-        problems: &mut Vec<String>,
-    ) -> Vec<Change> {
-        let (mut changes, mut tables) = (Vec::new(), BTreeMap::new());
+    /// What they are called and where they are dialled, once it is durable.
+    pub(super) async fn follow_services(
+        &mut self,
+        changes: &[Change<'_>],
+        resources: &[Arc<Resource>],
+    ) -> Result<(), StoreError> {
+        if self.service_problems.is_some() && !changed::sides(changes).any(concerns) {
+            return Ok(());
+        }
+        let plain: Vec<&Resource> = resources.iter().map(AsRef::as_ref).collect();
+        let (mut unsaved, mut given, mut problems) = (Vec::new(), BTreeMap::new(), Vec::new());
+        let mut exhausted = Vec::new();
         for kind in ServiceKind::ALL {
-            let keys = names::service_keys(resources, kind);
+            let keys = names::service_keys(&plain, kind);
             let blob = format!("vips/{}", kind.name());
-            let before = self.load_vips(&blob, problems);
+            let stored = tables::load(self.core.store(), &blob);
+            let before: VipTable = stored.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
             if keys.is_empty() && before == VipTable::default() {
                 continue;
             }
             let (table, trouble) = vip::allocate(&before, &keys, &self.ranges_of(kind), self.core.clock().now_ms());
             problems.extend(trouble.iter().map(|p| format!("{}: {p}", kind.name())));
-            naming.services.extend(trouble.into_iter().map(|p| (kind.name(), p)));
+            exhausted.extend(trouble.into_iter().map(|p: Problem| (kind.name(), p)));
             if table != before {
-                changes.extend(tables::changes(self.core.store(), &blob, &table));
+                let bytes = serde_json::to_vec(&table).unwrap_or_default();
+                unsaved.extend(tables::changes(self.core.store(), &blob, &bytes));
             }
-            tables.insert(kind, table);
+            given.insert(kind, table);
         }
-        if tables.is_empty() {
-            return changes;
-        }
-        let hostnames = names::hostnames(resources, &self.settings.zone);
+        let hostnames = if given.is_empty() { BTreeMap::new() } else { names::hostnames(&plain, &self.settings.zone) };
         for (key, found) in &hostnames {
             let why =
                 |r: &names::Refused| format!("{key}: HostnameGenerator {} gives no name: {}", r.generator, r.message);
             problems.extend(found.refused.iter().map(why));
         }
-        for (mesh, into) in names {
-            into.services = names::service_names((mesh, mode(resources, mesh)), resources, &hostnames, &tables);
+        if !unsaved.is_empty() {
+            self.core.store().apply(unsaved).await?;
         }
-        naming.hostnames = hostnames;
-        changes
+        let mut services = BTreeMap::new();
+        for mesh in resources.iter().filter(|r| matches!(r.spec, Spec::Mesh(_))).map(|r| r.meta.name.as_str()) {
+            let named = names::service_names((mesh, mode(&plain, mesh)), &plain, &hostnames, &given);
+            services.insert(mesh.to_owned(), Arc::new(named));
+        }
+        self.services = services;
+        self.naming = Arc::new(Naming { services: exhausted, hostnames, ..Naming::clone(&self.naming) });
+        self.service_problems = Some(problems);
+        Ok(())
     }
 
     fn ranges_of(&self, kind: ServiceKind) -> Ranges {

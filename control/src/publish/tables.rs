@@ -1,7 +1,6 @@
 //! Tables of addresses in the store: JSON, cut into blobs that the store takes. It must not know how addresses are given.
 
 use crate::store::{Change, Store};
-use crate::vip::VipTable;
 
 /// Well within a blob's limit; a table of a hundred thousand names has three of these.
 const PART_BYTES_MAX: usize = 2 << 20;
@@ -10,25 +9,19 @@ fn part(name: &str, number: usize) -> String {
     if number == 0 { name.to_owned() } else { format!("{name}/{number}") }
 }
 
-/// # Errors
-/// What is stored isn't a table.
-pub(super) fn load(store: &Store, name: &str) -> Result<VipTable, String> {
-    let mut bytes: Vec<u8> = Vec::new();
-    for number in 0.. {
+pub(super) fn load(store: &Store, name: &str) -> Option<Vec<u8>> {
+    let mut bytes = store.blob(name)?.to_vec();
+    for number in 1.. {
         match store.blob(&part(name, number)) {
             Some(more) => bytes.extend_from_slice(&more),
             None => break,
         }
     }
-    if bytes.is_empty() {
-        return Ok(VipTable::default());
-    }
-    serde_json::from_slice(&bytes).map_err(|error| error.to_string())
+    Some(bytes)
 }
 
-/// What makes `table` the stored one, at once.
-pub(super) fn changes(store: &Store, name: &str, table: &VipTable) -> Vec<Change> {
-    let bytes = serde_json::to_vec(table).unwrap_or_default();
+/// What makes `bytes` the stored table, at once.
+pub(super) fn changes(store: &Store, name: &str, bytes: &[u8]) -> Vec<Change> {
     let mut changes = Vec::new();
     for (number, piece) in bytes.chunks(PART_BYTES_MAX).enumerate() {
         changes.push(Change::Blob { name: part(name, number), bytes: Some(piece.to_vec()) });
@@ -43,23 +36,24 @@ pub(super) fn changes(store: &Store, name: &str, table: &VipTable) -> Vec<Change
 mod tests {
     use super::*;
     use crate::time::Clock;
-    use crate::vip::{EntryKind, Key, Ranges, allocate};
+    use crate::vip::{EntryKind, Key, Ranges, VipTable, allocate};
     use std::collections::BTreeSet;
 
     #[tokio::test]
     async fn a_hundred_thousand_names_are_kept_and_a_smaller_table_leaves_nothing_behind() {
         let store = Store::memory(Clock::system());
-        let wanted = |count: usize| -> BTreeSet<Key> {
-            (0..count).map(|i| Key::new(EntryKind::Fqdn, format!("v1.service-{i}.namespace.mesh"))).collect()
+        let table = |count: usize| {
+            let wanted: BTreeSet<Key> =
+                (0..count).map(|i| Key::new(EntryKind::Fqdn, format!("v1.service-{i}.namespace.mesh"))).collect();
+            serde_json::to_vec(&allocate(&VipTable::default(), &wanted, &Ranges::default(), 0).0).unwrap()
         };
-        let (large, _) = allocate(&VipTable::default(), &wanted(100_000), &Ranges::default(), 0);
+        let (large, small) = (table(100_000), table(3));
         store.apply(changes(&store, "vips/default", &large)).await.unwrap();
         assert!(load(&store, "vips/default").unwrap() == large);
         assert!(store.blob("vips/default/2").is_some());
-        let (small, _) = allocate(&VipTable::default(), &wanted(3), &Ranges::default(), 0);
         store.apply(changes(&store, "vips/default", &small)).await.unwrap();
         assert_eq!(load(&store, "vips/default").unwrap(), small);
         assert!(store.blob("vips/default/1").is_none());
-        assert_eq!(load(&store, "vips/other").unwrap(), VipTable::default());
+        assert_eq!(load(&store, "vips/other"), None);
     }
 }

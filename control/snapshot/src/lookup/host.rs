@@ -2,9 +2,10 @@
 
 use super::route::{CompiledRoute, Facts, Routed};
 use crate::host::HostPattern;
-use crate::tables::VirtualHost;
+use crate::name::Origin;
+use crate::tables::{Forward, Match, RouteAction, RouteRow, VirtualHost};
 use hashbrown::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 #[derive(Debug, Default)]
 pub(crate) struct HostTable {
@@ -29,6 +30,26 @@ impl HostTable {
         {
             return old.with_routes(rows, hosts);
         }
+        Self::new(hosts)
+    }
+
+    /// Of a listener that sends everything one way. Virtual IPs have thousands of them, all the same.
+    pub(crate) fn of_one(hosts: &[Arc<VirtualHost>]) -> Option<Arc<Self>> {
+        static ONE: LazyLock<Option<Arc<HostTable>>> = LazyLock::new(|| {
+            let route = RouteRow {
+                matches: Match::default(),
+                action: RouteAction::Forward(Forward::default()),
+                origin: Origin::default(),
+            };
+            let host = VirtualHost { host: HostPattern::Any, routes: vec![route] };
+            HostTable::new(&[Arc::new(host)]).ok().map(Arc::new)
+        });
+        let [host] = hosts else { return None };
+        let [route] = host.routes.as_slice() else { return None };
+        if host.host == HostPattern::Any && route.matches == Match::default() { ONE.clone() } else { None }
+    }
+
+    fn new(hosts: &[Arc<VirtualHost>]) -> Result<Self, Vec<String>> {
         let mut table = Self { hosts: Vec::with_capacity(hosts.len()), ..Self::default() };
         let (mut exact, mut suffix) = (Positions::new(), Positions::new());
         let mut problems = Vec::new();

@@ -3,7 +3,7 @@
 
 use super::{Change, Delta, Row, RowId, RowUpsert, WireError, decode, encode};
 use crate::tables::{Handler, ListenerRow, Role, VirtualHost};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// Keys are `<address> <host>`.
@@ -64,8 +64,19 @@ pub(super) fn upsert(old: Option<&ListenerRow>, row: &ListenerRow, delta: &mut D
             delta.upserts.push(RowUpsert { id: id(host), body: encode(host.as_ref()) });
         }
     }
-    let kept: std::collections::HashSet<_> = hosts.iter().map(|h| &h.host).collect();
+    let kept: HashSet<_> = hosts.iter().map(|h| &h.host).collect();
     delta.removals.extend(held.iter().filter(|h| !kept.contains(&h.host)).map(|h| id(h)));
+}
+
+/// The IPv4 and the IPv6 listener of a name do the same.
+pub(super) fn unify(rows: &mut [ListenerRow]) {
+    let mut seen: HashSet<Arc<VirtualHost>> = HashSet::new();
+    for host in rows.iter_mut().filter_map(of_mut).filter(|hosts| hosts.len() == 1).flatten() {
+        match seen.get(&*host) {
+            Some(same) => *host = same.clone(),
+            None => drop(seen.insert(host.clone())),
+        }
+    }
 }
 
 /// `row` with the hosts of `held` that are equal.

@@ -29,10 +29,11 @@ fn names() -> BTreeMap<String, MeshNames> {
         tags: tags(&format!("service={service}")),
         origin: Origin::default(),
     };
-    let outbounds = vec![outbound("backend_test-ns_svc_8080", row(ROWS[0])), outbound("httpbin", row(ROWS[2]))];
+    let outbounds = [outbound("backend_test-ns_svc_8080", row(ROWS[0])), outbound("httpbin", row(ROWS[2]))];
+    let outbounds = outbounds.map(Arc::new).into();
     BTreeMap::from([(
         "default".to_owned(),
-        MeshNames { names: ROWS.map(row).into(), outbounds, ..MeshNames::default() },
+        MeshNames { names: ROWS.map(row).map(Arc::new).into(), outbounds, ..MeshNames::default() },
     )])
 }
 

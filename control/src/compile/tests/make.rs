@@ -1,7 +1,7 @@
 //! Short ways to write resources down.
 
 use super::super::{Settings, World};
-use crate::names::MeshNames;
+use crate::names::{MeshNames, ServiceNames};
 use crate::resource::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -100,6 +100,12 @@ pub(super) fn settings(zone: &str) -> Settings {
 
 pub(super) fn world(zone: &str, resources: Vec<Resource>) -> World {
     named_world(zone, resources, BTreeMap::new())
+}
+
+pub(super) fn served_world(zone: &str, resources: Vec<Resource>, services: ServiceNames) -> World {
+    let services = BTreeMap::from([("default".to_owned(), Arc::new(services))]);
+    let settings = Settings { services, ..settings(zone) };
+    World::new(resources.into_iter().map(Arc::new).collect(), settings, BTreeMap::new())
 }
 
 pub(super) fn named_world(zone: &str, resources: Vec<Resource>, names: BTreeMap<String, MeshNames>) -> World {

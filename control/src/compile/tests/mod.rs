@@ -5,6 +5,7 @@ mod dns;
 mod gateways;
 mod golden;
 mod make;
+mod patched;
 mod services;
 mod sidecars;
 mod zones;

@@ -2,10 +2,9 @@
 
 use super::make::*;
 use super::*;
-use crate::names::{MeshNames, ServiceNames, ServiceOutbound};
+use crate::names::{ServiceNames, ServiceOutbound};
 use crate::resource::{Outbound, Resource, ServiceKind, Spec, TransparentProxying, read};
 use snapshot::{NameRow, Origin, Protocol, SniTarget};
-use std::collections::BTreeMap;
 
 fn parsed(yaml: &str) -> Resource {
     let intake = read(yaml, "t.yaml");
@@ -39,7 +38,7 @@ fn multi_zone() -> Resource {
 }
 
 /// VIP 241.0.0.n of the n-th.
-fn at(list: &[(ServiceKind, &str, u16)]) -> BTreeMap<String, MeshNames> {
+fn at(list: &[(ServiceKind, &str, u16)]) -> ServiceNames {
     let one = |(n, (kind, name, port)): (u8, &(ServiceKind, &str, u16))| ServiceOutbound {
         v4: Some([241, 0, 0, n].into()),
         v6: None,
@@ -54,8 +53,7 @@ fn at(list: &[(ServiceKind, &str, u16)]) -> BTreeMap<String, MeshNames> {
         v6: None,
         origin: Origin::default(),
     };
-    let services = ServiceNames { names: outbounds.iter().map(name).collect(), outbounds };
-    BTreeMap::from([("default".to_owned(), MeshNames { services, ..MeshNames::default() })])
+    ServiceNames { names: outbounds.iter().map(name).collect(), outbounds }
 }
 
 fn client(with: impl FnOnce(&mut TransparentProxying)) -> Resource {
@@ -95,7 +93,7 @@ fn a_mesh_service_is_dialled_at_the_inbounds_it_selects() {
     ]);
     let b1 = app("b1", "10.0.1.1", "service=backend,zone=east,protocol=tcp");
     let list = vec![mesh("default", "mtls"), client(|_| {}), b1, named, backend_service(), by_name, by_ref, nobody];
-    let compiled = sidecar(&named_world("east", list, services), "web");
+    let compiled = sidecar(&served_world("east", list, services), "web");
     let row = |address: &str| service(&compiled, target(listener(&compiled, address)));
     assert_eq!(endpoints(row("241.0.0.1:80")), ["10.0.1.1:8080 1/0"]);
     assert_eq!(row("241.0.0.1:80").protocol, Protocol::Http);
@@ -123,7 +121,7 @@ fn two_zones(words: &str) -> World {
     ];
     let kinds =
         [BACKEND, (ServiceKind::MeshMultiZoneService, "all", 80), (ServiceKind::MeshExternalService, "ext", 443)];
-    named_world("east", list, at(&kinds))
+    served_world("east", list, at(&kinds))
 }
 
 #[test]
@@ -180,7 +178,7 @@ fn a_mesh_external_service_is_dialled_by_the_egress_alone() {
 fn verification_is_what_the_resource_says() {
     let world = |tls: &str| {
         let list = vec![mesh("default", "mtls"), egress("e", "east", "10.0.9.1"), external_service(tls)];
-        named_world("east", list, BTreeMap::new())
+        served_world("east", list, ServiceNames::default())
     };
     let client = |mode: &str| {
         let world = world(&format!(", tls: {{enabled: true, verification: {{mode: {mode}, serverName: b.com}}}}"));
@@ -208,7 +206,7 @@ fn verification_is_what_the_resource_says() {
 fn dialled(list: Vec<Resource>, mode: &str) -> Vec<String> {
     let mut all = vec![switched(mesh("default", ""), mode), backend_service(), multi_zone()];
     all.extend(list);
-    let world = named_world("east", all, at(&[BACKEND, (ServiceKind::MeshMultiZoneService, "all", 80)]));
+    let world = served_world("east", all, at(&[BACKEND, (ServiceKind::MeshMultiZoneService, "all", 80)]));
     let compiled = sidecar(&world, "web");
     let listeners = &compiled.tables.listeners;
     let names: Vec<String> = compiled.tables.names.iter().map(|row| row.name.clone()).collect();

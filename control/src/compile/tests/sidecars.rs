@@ -7,6 +7,7 @@ use crate::names::{FreedOutbound, MeshNames, NamedOutbound};
 use crate::resource::{Gateway, GatewayType, InboundState, TransparentProxying};
 use snapshot::{InboundTls, NameRow, Origin, Protocol};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 fn web() -> crate::resource::Resource {
     change(app("web", "10.0.0.1", "service=web,zone=east"), |d| {
@@ -212,18 +213,17 @@ fn inbounds_send_to_the_application_and_never_to_themselves() {
 
 fn names() -> BTreeMap<String, MeshNames> {
     let origin = Origin::new("VirtualOutbound", "default", "vo");
-    let name = |n: &str, v4: &str| NameRow {
-        name: n.into(),
-        v4: v4.parse().ok(),
-        v6: "fd00::1".parse().ok(),
-        origin: origin.clone(),
+    let name = |n: &str, v4: &str| {
+        Arc::new(NameRow { name: n.into(), v4: v4.parse().ok(), v6: "fd00::1".parse().ok(), origin: origin.clone() })
     };
-    let out = |v4: &str, v6: Option<&str>, text: &str| NamedOutbound {
-        v4: v4.parse().ok(),
-        v6: v6.and_then(|v| v.parse().ok()),
-        port: 1800,
-        tags: tags(text),
-        origin: origin.clone(),
+    let out = |v4: &str, v6: Option<&str>, text: &str| {
+        Arc::new(NamedOutbound {
+            v4: v4.parse().ok(),
+            v6: v6.and_then(|v| v.parse().ok()),
+            port: 1800,
+            tags: tags(text),
+            origin: origin.clone(),
+        })
     };
     let mesh = MeshNames {
         names: vec![
@@ -346,8 +346,9 @@ fn external_services_need_a_permission_for_this_proxy_where_mtls_is_on() {
 fn a_dataplane_whose_address_does_not_resolve_is_left_out_alone() {
     let lost = app("lost", "nowhere.example", "service=backend");
     let world = world("", vec![mesh("default", ""), web(), lost, backend(1, "east")]);
-    assert_eq!(world.problems().len(), 1);
-    assert!(world.problems()[0].text.contains("nowhere.example doesn't resolve"));
+    let problems: Vec<_> = world.problems().collect();
+    assert_eq!(problems.len(), 1);
+    assert!(problems[0].text.contains("nowhere.example doesn't resolve"));
     assert!(sidecar(&world, "lost").tables.listeners.is_empty());
 }
 

@@ -1,0 +1,194 @@
+//! The virtual hosts of a gateway's HTTP port: which there are, and which routes each one has in which order. Hosts whose
+//! routes are the same as in the world before are the same rows. It knows no socket and no certificate.
+
+use super::Problem;
+use super::gateway::Builtin;
+use super::gateway_routes::{Prepared, prepare};
+use crate::resource::{GatewayListener, GatewayProtocol, MeshGatewayRoute, Resource, RouteConf};
+use snapshot::{HostPattern, Match, Origin, PathMatch, RouteAction, RouteRow, VirtualHost};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A host without any route answers this with 404.
+const PAGE: &str = "This is a Kuma MeshGateway. No routes match this MeshGateway!\n";
+const HSTS: (&str, &str) = ("strict-transport-security", "max-age=31536000; includeSubDomains");
+
+/// One listener of a MeshGateway, with the routes that its tags select.
+pub(super) struct Sub<'a> {
+    pub host: HostPattern,
+    pub listener: &'a GatewayListener,
+    /// Sorted by name.
+    pub routes: Vec<(&'a Arc<Resource>, &'a MeshGatewayRoute)>,
+}
+
+/// Routes of a virtual host by name: attached twice counts once.
+type Attached<'a> = BTreeMap<&'a str, &'a Arc<Resource>>;
+type Hosts<'a> = BTreeMap<String, (HostPattern, Attached<'a>)>;
+
+/// Routes and hosts that were made already, for this world and for the one before. No result depends on it.
+#[derive(Default)]
+pub(super) struct Routes {
+    now: Arc<Mutex<Memo>>,
+    before: Arc<Mutex<Memo>>,
+}
+
+#[derive(Default)]
+struct Memo {
+    /// By the resource's place in memory, and the port.
+    routes: HashMap<(usize, u16), Arc<Prepared>>,
+    hosts: HashMap<HostKey, Arc<Host>>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct HostKey {
+    gateway: String,
+    port: u16,
+    is_https: bool,
+    host: HostPattern,
+}
+
+/// A virtual host and what it was made of.
+struct Host {
+    routes: Vec<Arc<Prepared>>,
+    row: Arc<VirtualHost>,
+    notes: Vec<Problem>,
+}
+
+impl Routes {
+    /// For the next world. One that no gateway asked for hands on what it was given.
+    pub(super) fn handed_on(&self) -> Self {
+        let is_used = !lock(&self.now).routes.is_empty();
+        let before = if is_used { &self.now } else { &self.before };
+        Self { now: Arc::default(), before: before.clone() }
+    }
+
+    fn route(&self, resource: &Arc<Resource>, port: u16) -> Arc<Prepared> {
+        let key = (Arc::as_ptr(resource) as usize, port);
+        if let Some(known) = lock(&self.now).routes.get(&key) {
+            return known.clone();
+        }
+        let known = lock(&self.before).routes.get(&key).cloned();
+        let route = known.unwrap_or_else(|| Arc::new(prepare(resource, port)));
+        lock(&self.now).routes.insert(key, route.clone());
+        route
+    }
+
+    fn host(&self, key: HostKey, routes: Vec<Arc<Prepared>>, origin: &Origin) -> Arc<Host> {
+        let is_same = |host: &&Arc<Host>| {
+            host.routes.len() == routes.len() && host.routes.iter().zip(&routes).all(|(a, b)| Arc::ptr_eq(a, b))
+        };
+        if let Some(known) = lock(&self.now).hosts.get(&key).filter(is_same) {
+            return known.clone();
+        }
+        let known = lock(&self.before).hosts.get(&key).filter(is_same).cloned();
+        let host = known.unwrap_or_else(|| Arc::new(Host::new(&key, routes, origin)));
+        lock(&self.now).hosts.insert(key, host.clone());
+        host
+    }
+}
+
+fn lock(memo: &Mutex<Memo>) -> MutexGuard<'_, Memo> {
+    memo.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Host {
+    fn new(key: &HostKey, prepared: Vec<Arc<Prepared>>, origin: &Origin) -> Self {
+        let mut entries: Vec<_> = prepared.iter().flat_map(|route| &route.entries).collect();
+        entries.sort_by(|a, b| a.0.cmp(&b.0));
+        let mut routes: Vec<RouteRow> = entries.into_iter().map(|(_, row)| row.clone()).collect();
+        let notes = shadowed(&key.host, &routes);
+        if key.is_https {
+            routes.iter_mut().for_each(demand_tls);
+        }
+        if routes.is_empty() {
+            let action = RouteAction::Respond { status: 404, body: PAGE.into() };
+            routes.push(RouteRow { matches: Match::default(), action, origin: origin.clone() });
+        }
+        Self { routes: prepared, row: Arc::new(VirtualHost { host: key.host.clone(), routes }), notes }
+    }
+}
+
+/// The virtual hosts of a port.
+pub(super) fn hosts(gateway: &mut Builtin<'_>, subs: &[Sub<'_>], first: &GatewayListener) -> Vec<Arc<VirtualHost>> {
+    let is_https = first.protocol == GatewayProtocol::Https;
+    let distributed = if is_https { distribute_apart(subs) } else { distribute(subs) };
+    let memo = &gateway.input.mesh.routes;
+    let mut rows = Vec::with_capacity(distributed.len());
+    for (host, attached) in distributed.into_values() {
+        let routes: Vec<Arc<Prepared>> = attached.into_values().map(|r| memo.route(r, first.port)).collect();
+        routes.iter().for_each(|route| gateway.take(&route.draft));
+        let key = HostKey { gateway: gateway.origin.name.clone(), port: first.port, is_https, host };
+        let host = memo.host(key, routes, &gateway.origin);
+        gateway.rows.aside.problems.extend(host.notes.iter().cloned());
+        rows.push(host.row.clone());
+    }
+    rows
+}
+
+/// All listeners of an HTTP port share one table.
+fn distribute<'a>(subs: &[Sub<'a>]) -> Hosts<'a> {
+    let mut hosts = Hosts::new();
+    let mut regions: Vec<(HostPattern, &'a Arc<Resource>)> = Vec::new();
+    for sub in subs {
+        let own = hosts.entry(sub.host.to_string()).or_insert_with(|| (sub.host.clone(), Attached::new()));
+        for (resource, route) in &sub.routes {
+            let RouteConf::Http { hostnames, .. } = &route.conf else { continue };
+            if hostnames.is_empty() {
+                own.1.insert(&resource.meta.name, resource);
+            }
+            for wanted in hostnames.iter().map(|h| HostPattern::parse(h)) {
+                if sub.host.intersects(&wanted) {
+                    let region = if sub.host.contains(&wanted) { wanted } else { sub.host.clone() };
+                    regions.push((region, resource));
+                }
+            }
+        }
+    }
+    for (region, ..) in &regions {
+        hosts.entry(region.to_string()).or_insert_with(|| (region.clone(), Attached::new()));
+    }
+    // Only now all hosts are known, so that the order of routes doesn't matter.
+    for (region, resource) in regions {
+        for (host, attached) in hosts.values_mut() {
+            if *host == region || (region != HostPattern::Any && region.contains(host)) {
+                attached.insert(&resource.meta.name, resource);
+            }
+        }
+    }
+    hosts
+}
+
+/// Each HTTPS listener has a table of its own. They fit into one when a host is kept only in the listener that its SNI
+/// chooses; the proxy refuses a Host whose best certificate name isn't the connection's.
+fn distribute_apart<'a>(subs: &[Sub<'a>]) -> Hosts<'a> {
+    let mut all = Hosts::new();
+    for sub in subs {
+        let own = distribute(std::slice::from_ref(sub));
+        let kept = own.into_iter().filter(|(_, (host, _))| {
+            subs.iter().find(|s| s.host.contains(host)).is_some_and(|best| best.host == sub.host)
+        });
+        all.extend(kept);
+    }
+    all
+}
+
+/// Responses of HTTPS listeners tell browsers to stay with TLS.
+fn demand_tls(route: &mut RouteRow) {
+    if let RouteAction::Forward(forward) = &mut route.action {
+        Arc::make_mut(&mut forward.filters).response.set.push((HSTS.0.into(), HSTS.1.into()));
+    }
+}
+
+/// A catch-all prefix comes before every regex, as in the reference; hardly anybody means that.
+fn shadowed(host: &HostPattern, routes: &[RouteRow]) -> Vec<Problem> {
+    let Some(all) = routes.iter().find(|row| row.matches == Match::default()) else { return Vec::new() };
+    let note = |row: &RouteRow| match &row.matches.path {
+        PathMatch::Regex(text) => {
+            let text =
+                format!("regex `{text}` on host {host} is never reached: prefix / of {} comes first", all.origin);
+            Some(Problem::new(row.origin.clone(), text))
+        }
+        _ => None,
+    };
+    routes.iter().filter_map(note).collect()
+}

@@ -1,0 +1,257 @@
+//! What all sidecars of a mesh in a zone have in common: the rows of its named outbounds, made and checked once, and made
+//! after the rows before when something changed. It doesn't know which proxies there are.
+
+use super::rows::{Client, Reached, Upstreams, handler_for};
+use super::sidecar;
+use super::world::{MeshIndex, World};
+use crate::names::NamedOutbound;
+use snapshot::{Generation, ListenerRow, NameRow, Role, ServiceRow, Snapshot, Tables, limits};
+use std::cell::LazyCell;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What sidecars differ in before their own resource says anything.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    pub zone: String,
+    pub has_ipv6: bool,
+}
+
+/// The rows of each place that was asked for. No result depends on it.
+#[derive(Default)]
+pub(super) struct Sidecars(Mutex<BTreeMap<Place, Slot>>);
+
+#[derive(Clone)]
+struct Slot {
+    shared: Arc<Shared>,
+    stale: Stale,
+}
+
+/// What may be different now in rows that were made in an earlier world.
+#[derive(Clone)]
+enum Stale {
+    Nothing,
+    /// Rows of these services, and which names there are.
+    Services(BTreeSet<Arc<str>>),
+    Everything,
+}
+
+pub(super) struct Shared {
+    /// One an outbound of the mesh, in their order.
+    entries: Vec<Entry>,
+    /// Rows of addresses that lost their names.
+    freed: Vec<Arc<ListenerRow>>,
+    /// The rows, checked.
+    pub snapshot: Arc<Snapshot>,
+}
+
+#[derive(Clone)]
+struct Entry {
+    outbound: Arc<NamedOutbound>,
+    /// None where each proxy has to look for itself: who may reach an external service is decided on the client's side.
+    service: Option<Arc<ServiceRow>>,
+    listeners: [Option<Arc<ListenerRow>>; 2],
+}
+
+impl Sidecars {
+    /// For a world in which anything may be different.
+    pub(super) fn outdated(&self) -> Self {
+        self.map(|_| Stale::Everything)
+    }
+
+    /// For a world in which these services and the names may be different; None = nothing is.
+    pub(super) fn after(&self, touched: Option<&BTreeSet<Arc<str>>>) -> Self {
+        self.map(|stale| match (stale, touched) {
+            (stale, None) => stale.clone(),
+            (Stale::Nothing, Some(now)) => Stale::Services(now.clone()),
+            (Stale::Services(before), Some(now)) => Stale::Services(before.union(now).cloned().collect()),
+            (Stale::Everything, Some(_)) => Stale::Everything,
+        })
+    }
+
+    fn map(&self, stale: impl Fn(&Stale) -> Stale) -> Self {
+        let slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let map = |(place, slot): (&Place, &Slot)| {
+            (place.clone(), Slot { shared: slot.shared.clone(), stale: stale(&slot.stale) })
+        };
+        Self(Mutex::new(slots.iter().map(map).collect()))
+    }
+
+    /// The rows for sidecars at `place`. None when they can't be built: then each proxy says why.
+    pub(super) fn at(&self, world: &World, mesh: &MeshIndex, place: Place) -> Option<Arc<Shared>> {
+        // Held while they are made, so that of many proxies only one makes them.
+        let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = match slots.get(&place) {
+            Some(Slot { shared, stale: Stale::Nothing }) => return Some(shared.clone()),
+            Some(slot) => Some(slot.clone()),
+            None => None,
+        };
+        let shared = Arc::new(Making { world, mesh, place: &place, before: before.as_ref() }.make()?);
+        slots.insert(place, Slot { shared: shared.clone(), stale: Stale::Nothing });
+        Some(shared)
+    }
+}
+
+impl Shared {
+    /// Outbounds that each proxy has to make rows for itself.
+    pub(super) fn left_out(&self) -> impl Iterator<Item = &NamedOutbound> {
+        self.entries.iter().filter(|e| e.service.is_none()).map(|e| e.outbound.as_ref())
+    }
+}
+
+struct Making<'a> {
+    world: &'a World,
+    mesh: &'a MeshIndex,
+    place: &'a Place,
+    before: Option<&'a Slot>,
+}
+
+impl Making<'_> {
+    fn make(&self) -> Option<Shared> {
+        let nothing = (Vec::new(), Arc::default());
+        let (held, snapshot) = match self.before {
+            Some(slot) => (slot.shared.entries.as_slice(), Some(&slot.shared.snapshot)),
+            None => (nothing.0.as_slice(), None),
+        };
+        let client = Client { mesh: self.mesh, zone: &self.place.zone, dataplane: None };
+        let mut upstreams = Upstreams::new(self.world, client);
+        let mut entries = Vec::with_capacity(self.mesh.names.outbounds.len());
+        let (mut gone, mut new) = (Vec::new(), Vec::new());
+        let mut old = held.iter().peekable();
+        for outbound in &self.mesh.names.outbounds {
+            while let Some(earlier) = old.next_if(|e| place_of(&e.outbound) < place_of(outbound)) {
+                gone.push(earlier);
+            }
+            let same = old.next_if(|e| place_of(&e.outbound) == place_of(outbound));
+            if let Some(same) = same.filter(|e| self.is_current(e, outbound)) {
+                entries.push(Entry { outbound: outbound.clone(), ..same.clone() });
+                continue;
+            }
+            let entry = self.entry(&mut upstreams, outbound, same);
+            gone.extend(same);
+            new.push(entry.clone());
+            entries.push(entry);
+        }
+        gone.extend(old);
+        let before: &Snapshot = snapshot.unwrap_or(&nothing.1);
+        let freed = self.freed(before.tables(), &entries);
+        let held_freed = self.before.map_or(&[][..], |slot| slot.shared.freed.as_slice());
+        let gone_listeners = gone.iter().flat_map(|e| &e.listeners).flatten().chain(held_freed);
+        let new_listeners = new.iter().flat_map(|e| &e.listeners).flatten().chain(&freed);
+        let (services, listeners) = (&before.tables().services, &before.tables().listeners);
+        // Several outbounds may lead to one service.
+        let still: HashSet<*const ServiceRow> = match gone.is_empty() {
+            true => HashSet::new(),
+            false => entries.iter().filter_map(|e| Some(Arc::as_ptr(e.service.as_ref()?))).collect(),
+        };
+        let gone_services = gone.iter().filter_map(|e| e.service.as_ref()).filter(|s| !still.contains(&Arc::as_ptr(s)));
+        let new_services = new.iter().filter_map(|e| e.service.as_ref());
+        let tables = Tables {
+            names: self.names(before.tables(), &entries),
+            listeners: patch(listeners, gone_listeners, new_listeners, |a, b| a.address.cmp(&b.address)),
+            services: patch(services, gone_services, new_services, |a, b| a.name.cmp(&b.name)),
+            ..Tables::default()
+        };
+        let snapshot = Snapshot::build_after(Some(before), tables, Generation::default()).ok()?;
+        Some(Shared { entries, freed, snapshot: Arc::new(snapshot) })
+    }
+
+    /// Whether an entry that was made for an outbound at the same address still holds.
+    fn is_current(&self, entry: &Entry, outbound: &Arc<NamedOutbound>) -> bool {
+        let is_same = || Arc::ptr_eq(&entry.outbound, outbound) || entry.outbound == *outbound;
+        match self.before.map(|slot| &slot.stale) {
+            Some(Stale::Services(touched)) => !touched.contains(super::sni::service(&outbound.tags)) && is_same(),
+            Some(Stale::Nothing) => is_same(),
+            Some(Stale::Everything) | None => false,
+        }
+    }
+
+    fn entry(&self, upstreams: &mut Upstreams<'_>, outbound: &Arc<NamedOutbound>, held: Option<&Entry>) -> Entry {
+        let outbound = outbound.clone();
+        let Some(row) = upstreams.common(&outbound.tags) else {
+            return Entry { outbound, service: None, listeners: [None, None] };
+        };
+        let to = Reached { name: row.name.clone(), protocol: row.protocol, named: false };
+        let handler = handler_for(&to, limits::REQUEST_TIMEOUT_MS);
+        let listener = |ip: Option<IpAddr>, held: Option<&Arc<ListenerRow>>| {
+            let address = SocketAddr::new(ip?, outbound.port);
+            let role = Role::Outbound { vip: true, handler: handler.clone() };
+            let row = ListenerRow { address, role, origin: outbound.origin.clone() };
+            Some(held.filter(|held| ***held == row).cloned().unwrap_or_else(|| Arc::new(row)))
+        };
+        let [held4, held6] = held.map_or([None, None], |e| e.listeners.each_ref().map(Option::as_ref));
+        let v6 = outbound.v6.filter(|_| self.place.has_ipv6);
+        let listeners = [listener(outbound.v4.map(IpAddr::V4), held4), listener(v6.map(IpAddr::V6), held6)];
+        Entry { service: Some(self.held(row)), outbound, listeners }
+    }
+
+    /// The equal row of before, so that there is one of each name.
+    fn held(&self, row: Arc<ServiceRow>) -> Arc<ServiceRow> {
+        let services = self.before.map_or(&[][..], |slot| &slot.shared.snapshot.tables().services);
+        let at = services.binary_search_by(|held| held.name.cmp(&row.name));
+        at.ok().and_then(|at| services.get(at)).filter(|held| **held == row).cloned().unwrap_or(row)
+    }
+
+    /// Rows of freed addresses that nobody else has; a host that is written as an address may have one.
+    fn freed(&self, before: &Tables, entries: &[Entry]) -> Vec<Arc<ListenerRow>> {
+        if self.mesh.names.freed.is_empty() {
+            return Vec::new();
+        }
+        let taken: HashSet<SocketAddr> =
+            entries.iter().flat_map(|e| &e.listeners).flatten().map(|l| l.address).collect();
+        let rows = sidecar::freed(&self.mesh.names, self.place.has_ipv6).filter(|row| !taken.contains(&row.address));
+        let held = |row: &ListenerRow| {
+            let at = before.listeners.binary_search_by(|held| held.address.cmp(&row.address)).ok()?;
+            before.listeners.get(at).filter(|held| ***held == *row).cloned()
+        };
+        rows.map(|row| held(&row).unwrap_or_else(|| Arc::new(row))).collect()
+    }
+
+    /// The names that lead to an outbound.
+    fn names(&self, before: &Tables, entries: &[Entry]) -> Vec<Arc<NameRow>> {
+        let served4: Vec<Ipv4Addr> = entries.iter().filter_map(|e| e.outbound.v4).collect();
+        let all6 = || entries.iter().filter_map(|e| e.outbound.v6).filter(|_| self.place.has_ipv6);
+        let served6 = LazyCell::new(|| all6().collect::<HashSet<_>>());
+        let mut held = before.names.iter().peekable();
+        let mut rows = Vec::with_capacity(self.mesh.names.names.len());
+        for row in &self.mesh.names.names {
+            // Outbounds are sorted by their IPv4 address.
+            let remains = row.v4.is_some_and(|ip| served4.binary_search(&ip).is_ok())
+                || row.v6.is_some_and(|ip| served6.contains(&ip));
+            if !remains {
+                continue;
+            }
+            let v6 = row.v6.filter(|_| self.place.has_ipv6);
+            while held.next_if(|h| h.name < row.name).is_some() {}
+            let is_same = |h: &Arc<NameRow>| (&h.name, h.v4, h.v6, &h.origin) == (&row.name, row.v4, v6, &row.origin);
+            rows.push(match held.peek() {
+                Some(held) if Arc::ptr_eq(held, row) && v6 == row.v6 || is_same(held) => Arc::clone(held),
+                _ if v6 == row.v6 => row.clone(),
+                _ => Arc::new(NameRow { v6, ..NameRow::clone(row) }),
+            });
+        }
+        rows
+    }
+}
+
+/// What outbounds are sorted by.
+fn place_of(outbound: &NamedOutbound) -> (Option<Ipv4Addr>, Option<std::net::Ipv6Addr>, u16) {
+    (outbound.v4, outbound.v6, outbound.port)
+}
+
+/// Sorted rows without some and with others.
+fn patch<'a, T: 'a>(
+    held: &'a [Arc<T>],
+    gone: impl Iterator<Item = &'a Arc<T>>,
+    new: impl Iterator<Item = &'a Arc<T>>,
+    order: impl Fn(&T, &T) -> Ordering,
+) -> Vec<Arc<T>> {
+    let gone: HashSet<*const T> = gone.map(Arc::as_ptr).collect();
+    let is_kept = |row: &&Arc<T>| gone.is_empty() || !gone.contains(&Arc::as_ptr(row));
+    let mut rows: Vec<Arc<T>> = held.iter().filter(is_kept).chain(new).cloned().collect();
+    rows.sort_by(|a, b| order(a, b));
+    rows.dedup_by(|a, b| order(a, b).is_eq());
+    rows
+}

@@ -1,0 +1,253 @@
+//! The virtual IPs of a mesh between publications: allocated as [`vip::allocate`] does, at the cost of the names that come
+//! and go, and stored as a table with what changed in it since. It must not know what a name is for.
+
+use super::names::Given;
+use crate::names::{MeshNames, remember_ports};
+use crate::vip::{self, Freed, Key, Problem, Ranges, Vip, VipTable};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// So many changes are stored beside the table; with more it is stored anew.
+const JOURNAL_MAX: usize = 256;
+
+#[derive(Default)]
+pub(super) struct Addresses {
+    table: VipTable,
+    problems: Vec<Problem>,
+    used: Option<Used>,
+    journal: Journal,
+    is_table_unsaved: bool,
+    is_journal_unsaved: bool,
+}
+
+/// Addresses that have an owner or rest.
+#[derive(Default)]
+struct Used(HashSet<Ipv4Addr>, HashSet<Ipv6Addr>);
+
+/// What became of some keys of a stored table; null = nothing of it is left.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Journal {
+    entries: BTreeMap<Key, Option<Vip>>,
+    quarantine: BTreeMap<Key, Option<Freed>>,
+}
+
+/// What is to be stored: a table and no journal, or a journal to the table that is stored.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Unsaved {
+    Table(Vec<u8>),
+    Journal(Vec<u8>),
+}
+
+impl Journal {
+    pub(super) fn apply(self, table: &mut VipTable) {
+        for (key, vip) in self.entries {
+            match vip {
+                Some(vip) => table.entries.insert(key, vip),
+                None => table.entries.remove(&key),
+            };
+        }
+        for (key, freed) in self.quarantine {
+            match freed {
+                Some(freed) => table.quarantine.insert(key, freed),
+                None => table.quarantine.remove(&key),
+            };
+        }
+    }
+}
+
+impl Addresses {
+    /// As they were stored, table and journal together.
+    pub(super) fn stored(table: VipTable) -> Self {
+        Self { table, ..Self::default() }
+    }
+
+    pub(super) fn table(&self) -> &VipTable {
+        &self.table
+    }
+
+    pub(super) fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+
+    /// Serves exactly `wanted`. `served` is where the addresses of before were served.
+    pub(super) fn allocate(&mut self, wanted: &BTreeSet<Key>, served: &MeshNames, given: &Given<'_>) {
+        let (mut table, problems) = vip::allocate(&self.table, wanted, given.ranges, given.now_ms);
+        remember_ports(&self.table, served, &mut table);
+        self.is_table_unsaved |= table != self.table;
+        (self.table, self.problems, self.used) = (table, problems, None);
+    }
+
+    /// Whether a freed address may be given out again.
+    pub(super) fn is_rested(&self, now_ms: u64) -> bool {
+        self.table.next_release_ms().is_some_and(|at| at <= now_ms)
+    }
+
+    /// Serves `added` too, and not `removed`, with the ports where they were, any more. None when all have to be looked at; then nothing was done.
+    pub(super) fn change(
+        &mut self,
+        added: &BTreeSet<Key>,
+        removed: BTreeMap<Key, BTreeSet<u16>>,
+        given: &Given<'_>,
+    ) -> Option<()> {
+        let (ranges, now_ms) = (given.ranges, given.now_ms);
+        // A clock that was set back mustn't prolong the rest.
+        if !self.problems.is_empty() || self.table.quarantine.values().any(|f| f.freed_at_ms > now_ms) {
+            return None;
+        }
+        let mut used = self.used.take().unwrap_or_else(|| Used::of(&self.table));
+        let rested: Vec<Key> =
+            self.table.quarantine.iter().filter(|(_, f)| f.is_over(now_ms)).map(|(k, _)| k.clone()).collect();
+        let mut journal = Journal::default();
+        for key in rested {
+            if let Some(freed) = self.table.quarantine.get(&key) {
+                used.remove(freed.vip);
+            }
+            journal.quarantine.insert(key, None);
+        }
+        for (key, ports) in removed {
+            let vip = self.table.entries.get(&key).copied()?;
+            if key.literal().is_none() && !vip.is_empty() {
+                let freed = Freed { vip, freed_at_ms: now_ms, ports: ports.into_iter().collect() };
+                journal.quarantine.insert(key.clone(), Some(freed));
+            }
+            journal.entries.insert(key, None);
+        }
+        for key in added {
+            let resting = match journal.quarantine.get(key) {
+                Some(_) => None,
+                None => self.table.quarantine.get(key),
+            };
+            if resting.is_some() {
+                journal.quarantine.insert(key.clone(), None);
+            }
+            let vip = match key.literal() {
+                Some(IpAddr::V4(ip)) => Vip { v4: Some(ip), v6: None },
+                Some(IpAddr::V6(ip)) => Vip { v4: None, v6: Some(ip) },
+                None => used.take(resting.map(|freed| freed.vip).unwrap_or_default(), ranges)?,
+            };
+            journal.entries.insert(key.clone(), Some(vip));
+        }
+        if journal == Journal::default() {
+            self.used = Some(used);
+            return Some(());
+        }
+        journal.clone().apply(&mut self.table);
+        self.journal.entries.extend(journal.entries);
+        self.journal.quarantine.extend(journal.quarantine);
+        self.is_journal_unsaved = true;
+        self.used = Some(used);
+        Some(())
+    }
+
+    /// What has to be durable before the addresses are used.
+    pub(super) fn unsaved(&mut self) -> Option<Unsaved> {
+        let is_long = self.journal.entries.len() + self.journal.quarantine.len() > JOURNAL_MAX;
+        if self.is_table_unsaved || (self.is_journal_unsaved && is_long) {
+            (self.is_table_unsaved, self.is_journal_unsaved) = (false, false);
+            self.journal = Journal::default();
+            return serde_json::to_vec(&self.table).ok().map(Unsaved::Table);
+        }
+        std::mem::take(&mut self.is_journal_unsaved)
+            .then(|| serde_json::to_vec(&self.journal).ok().map(Unsaved::Journal))
+            .flatten()
+    }
+}
+
+impl Used {
+    fn of(table: &VipTable) -> Self {
+        let mut used = Self::default();
+        let owned = table.entries.iter().filter(|(key, _)| key.literal().is_none()).map(|(_, vip)| *vip);
+        for vip in owned.chain(table.quarantine.values().map(|freed| freed.vip)) {
+            used.0.extend(vip.v4);
+            used.1.extend(vip.v6);
+        }
+        used
+    }
+
+    fn remove(&mut self, vip: Vip) {
+        vip.v4.map(|ip| self.0.remove(&ip));
+        vip.v6.map(|ip| self.1.remove(&ip));
+    }
+
+    /// The addresses that `had` has, else the lowest free ones. None when a range is exhausted, or isn't what it was.
+    fn take(&mut self, had: Vip, ranges: &Ranges) -> Option<Vip> {
+        let mut vip = Vip::default();
+        if let Some(range) = ranges.v4 {
+            let free = || range.addresses().find(|ip| !self.0.contains(ip));
+            vip.v4 = Some(had.v4.map_or_else(free, |ip| range.contains(ip).then_some(ip))?);
+        }
+        if let Some(range) = ranges.v6 {
+            let free = || range.addresses().find(|ip| !self.1.contains(ip));
+            vip.v6 = Some(had.v6.map_or_else(free, |ip| range.contains(ip).then_some(ip))?);
+        }
+        self.0.extend(vip.v4);
+        self.1.extend(vip.v6);
+        Some(vip)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vip::{Cidr, EntryKind, QUARANTINE_MS};
+
+    fn key(number: u64) -> Key {
+        if number == 0 {
+            return Key::new(EntryKind::Host, "240.0.0.3");
+        }
+        Key::new(if number.is_multiple_of(2) { EntryKind::Service } else { EntryKind::Fqdn }, format!("k{number}"))
+    }
+
+    #[test]
+    fn step_by_step_gives_what_allocating_everything_gives() {
+        let mut state = 7_u64;
+        let mut dice = |end: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % end
+        };
+        let v4 = Cidr::new(Ipv4Addr::new(240, 0, 0, 0), 27);
+        let v6 = Cidr::new("fd00::".parse().unwrap(), 64);
+        for ranges in [Ranges { v4, v6: None }, Ranges { v4, v6 }] {
+            let (mut now, mut wanted, mut patched) = (0, BTreeSet::new(), 0);
+            let mut stepwise = Addresses::default();
+            let mut whole = VipTable::default();
+            let mut stored = VipTable::default();
+            let mut saved = stored.clone();
+            for _ in 0..2_000 {
+                now += dice(QUARANTINE_MS / 20);
+                let before: BTreeSet<Key> = wanted.clone();
+                for _ in 0..=dice(3) {
+                    let key = key(dice(24));
+                    if !wanted.remove(&key) {
+                        wanted.insert(key);
+                    }
+                }
+                let (added, removed) = (&wanted - &before, &before - &wanted);
+                let settings = crate::names::NameSettings::default();
+                let given = Given { settings: &settings, ranges: &ranges, now_ms: now };
+                let removed = removed.into_iter().map(|key| (key, BTreeSet::new())).collect();
+                match stepwise.change(&added, removed, &given) {
+                    Some(()) => patched += 1,
+                    None => stepwise.allocate(&wanted, &MeshNames::default(), &given),
+                }
+                whole = vip::allocate(&whole, &wanted, &ranges, now).0;
+                assert_eq!(*stepwise.table(), whole);
+                match stepwise.unsaved() {
+                    Some(Unsaved::Table(bytes)) => {
+                        stored = serde_json::from_slice(&bytes).unwrap();
+                        saved = stored.clone();
+                    }
+                    Some(Unsaved::Journal(bytes)) => {
+                        saved = stored.clone();
+                        serde_json::from_slice::<Journal>(&bytes).unwrap().apply(&mut saved);
+                    }
+                    None => {}
+                }
+                assert_eq!(saved, whole);
+            }
+            assert!(patched > 500, "{patched}");
+        }
+    }
+}
