@@ -234,3 +234,19 @@ async fn a_service_gets_its_address_when_one_of_an_exhausted_range_has_rested() 
     assert_eq!(served(), ["second"]);
     assert_eq!(subscription.borrow().problems, Vec::<String>::new());
 }
+
+#[tokio::test]
+async fn a_certificate_names_the_zone_that_the_dataplane_leaves_out() {
+    use base64::Engine;
+    let mtls = "type: Mesh\nname: default\nmtls: {enabledBackend: ca, backends: [{name: ca, type: builtin}]}\n---\n";
+    let (_core, subscription) = started(&(mtls.to_owned() + &dataplane(0))).await;
+    let published = subscription.borrow().clone();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
+    let proxy = ProxyKey::dataplane("default", "dp-0");
+    let issued = crate::session::issue(&published, &proxy, "default", csr.as_bytes(), 1_700_000_000_000).unwrap();
+    let leaf: String = issued.chain_pem.lines().skip(1).take_while(|line| !line.starts_with('-')).collect();
+    let leaf = base64::engine::general_purpose::STANDARD.decode(leaf).unwrap();
+    let names = |uri: &str| leaf.windows(uri.len()).any(|bytes| bytes == uri.as_bytes());
+    assert!(names("kuma://kuma.io/zone/default") && names("kuma://kuma.io/protocol/http"));
+}
