@@ -311,6 +311,11 @@ impl World {
         Cow::Owned(tags)
     }
 
+    /// Of what doesn't say its own.
+    pub(crate) fn zone(&self) -> &str {
+        &self.settings.zone
+    }
+
     /// Tag sets of a proxy, as others see them.
     pub(crate) fn tag_sets(&self, dataplane: &Dataplane) -> Vec<Tags> {
         dataplane.tag_sets().map(|tags| self.with_zone(tags).into_owned()).collect()
