@@ -148,7 +148,9 @@ fn authorize(
         (Claims::Dataplane(claims), Spec::Dataplane(dataplane)) => {
             let mut tags: Vec<Tags> = dataplane.tag_sets().cloned().collect();
             if !own_zone.is_empty() {
-                tags.iter_mut().for_each(|set| drop(set.entry(ZONE_TAG.to_owned()).or_insert(own_zone.to_owned())));
+                for set in &mut tags {
+                    set.entry(ZONE_TAG.to_owned()).or_insert_with(|| own_zone.to_owned());
+                }
             }
             let tags: Vec<&Tags> = tags.iter().collect();
             let checked = check_dataplane(&claims, &resource.meta.name, &resource.meta.mesh, &tags);
