@@ -69,6 +69,10 @@ pub(super) async fn register(
     let _registering = presence.registering().await;
     let is_new = core.get(&stored_as(&key)).is_none();
     let withheld = is_new && !matches!(key, ProxyKey::Dataplane { .. });
+    if withheld {
+        // Before its resource is there: nobody may be sent to it and then away again.
+        core.withdraw(&stored_as(&key), true);
+    }
     if brought {
         for written in core.apply(vec![resource]).await {
             written.outcome.map_err(|error| Status::invalid_argument(format!("{}: {error}", key.origin())))?;
