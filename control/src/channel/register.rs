@@ -75,7 +75,12 @@ pub(super) async fn register(
     }
     if brought {
         for written in core.apply(vec![resource]).await {
-            written.outcome.map_err(|error| Status::invalid_argument(format!("{}: {error}", key.origin())))?;
+            if let Err(error) = written.outcome {
+                if withheld {
+                    core.withdraw(&stored_as(&key), false);
+                }
+                return Err(Status::invalid_argument(format!("{}: {error}", key.origin())));
+            }
         }
         revision = core.revision();
     }
