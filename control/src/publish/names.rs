@@ -10,8 +10,11 @@ use crate::names::{
 use crate::resource::{Dataplane, Resource, Spec, Tags};
 use crate::vip::{Key, Ranges, VipTable};
 use snapshot::NameRow;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+
+/// More changes at once than these are found faster from nothing.
+const SINGLE_CHANGES_MAX: usize = 256;
 
 /// Names of all meshes.
 #[derive(Default)]
@@ -90,7 +93,8 @@ impl Names {
         if !(is_new || has_trouble || has_rested) && concerned.is_empty() {
             return;
         }
-        if is_new || has_trouble || !self.patch(&concerned, resources, given) {
+        let are_many = concerned.len() > SINGLE_CHANGES_MAX;
+        if is_new || has_trouble || are_many || !self.patch(&concerned, resources, given) {
             self.find(resources, given, load);
         }
         self.show();
@@ -263,11 +267,20 @@ impl Kept {
         let rows = self.rows(index, &names, &new, given);
         let table = Arc::make_mut(&mut self.names);
         table.freed = freed(&self.view.mesh, self.addresses.table(), given.settings.vip_port);
-        table.names.retain(|row| !names.contains(row.name.as_str()));
-        table.names.extend(rows);
-        table.names.sort_by(|a, b| a.name.cmp(&b.name));
-        let old: HashSet<_> = before.iter().flat_map(|(_, c)| &c.outbounds).map(place).collect();
-        table.outbounds.retain(|outbound| !old.contains(&place(outbound)));
+        for name in &names {
+            if let Ok(at) = table.names.binary_search_by(|row| row.name.as_str().cmp(name)) {
+                table.names.remove(at);
+            }
+        }
+        for row in rows {
+            let at = table.names.binary_search_by(|held| held.name.cmp(&row.name)).err()?;
+            table.names.insert(at, row);
+        }
+        for outbound in before.iter().flat_map(|(_, c)| &c.outbounds) {
+            if let Ok(at) = table.outbounds.binary_search_by(|held| place(held).cmp(&place(outbound))) {
+                table.outbounds.remove(at);
+            }
+        }
         for outbound in after.into_iter().flat_map(|(_, c)| c.outbounds) {
             let at = table.outbounds.binary_search_by(|held| place(held).cmp(&place(&outbound))).err()?;
             table.outbounds.insert(at, outbound);
@@ -343,7 +356,10 @@ fn sub_view(
     resources: &[Arc<Resource>],
     settings: &NameSettings,
 ) -> View {
-    let others = resources.iter().filter(|r| !matches!(r.spec, Spec::Dataplane(_)) && concerns(r));
+    let begin = resources.partition_point(|r| r.kind() < "Dataplane");
+    let end = begin + super::of_kind(resources, "Dataplane").len();
+    let (first, last) = (resources.get(..begin).unwrap_or_default(), resources.get(end..).unwrap_or_default());
+    let others = first.iter().chain(last).filter(|r| concerns(r));
     let own: BTreeMap<&String, &Arc<Resource>> =
         services.iter().filter_map(|s| index.dataplanes.get(*s)).flatten().collect();
     let list: Vec<&Resource> = others.chain(own.into_values()).map(AsRef::as_ref).collect();

@@ -121,7 +121,7 @@ async fn one_apply_among_a_hundred_services_is_compiled_soon() {
     let before = Instant::now();
     apply(&core, &dataplane(100)).await;
     let revision = core.revision();
-    let published = subscription.wait_for(|p| p.revision >= revision).await.unwrap().clone();
+    let published = subscription.wait_for(|p| p.revision() >= revision).await.unwrap().clone();
     let waited = before.elapsed();
     let compiled = compile(&published.world, &ProxyKey::dataplane("default", "dp-0"));
     let took = before.elapsed();
