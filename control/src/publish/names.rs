@@ -4,8 +4,8 @@
 use super::addresses::Addresses;
 use crate::changed::{self, Change};
 use crate::names::{
-    MeshNames, MeshNaming, NameSettings, NameWarning, NamedOutbound, NamesInput, SERVICE_TAG, View, Wish, freed,
-    names_and_outbounds, view,
+    MeshNames, MeshNaming, NameSettings, NameWarning, NamedOutbound, NamesInput, SERVICE_TAG, View, Wish, claims,
+    freed, names_and_outbounds, view,
 };
 use crate::resource::{Dataplane, Resource, Spec, Tags};
 use crate::vip::{Key, Ranges, VipTable};
@@ -260,7 +260,7 @@ impl Kept {
             claimed.names.iter().for_each(|name| index.unclaim(name, key));
         }
         for (key, claimed) in &after {
-            index.learn(key, new.get(key).map_or(&[][..], Vec::as_slice), claimed);
+            index.learn(key, new.get(key).map_or(&[][..], Vec::as_slice), &claimed.names);
         }
         let names: BTreeSet<&str> =
             before.iter().chain(&after).flat_map(|(_, c)| &c.names).map(String::as_str).collect();
@@ -370,9 +370,8 @@ impl Index {
     fn new(mesh: &str, resources: &[Arc<Resource>], kept: &Kept, settings: &NameSettings) -> Self {
         let mut index = Self::default();
         resources.iter().filter(|r| r.meta.mesh == mesh).for_each(|r| index.add(r));
-        let given = Given { settings, ranges: &Ranges::default(), now_ms: 0 };
         for (key, wishes) in &kept.view.entries {
-            index.learn(key, wishes, &kept.claimed(key, wishes, &given));
+            index.learn(key, wishes, &claims(key, &settings.domain));
         }
         index
     }
@@ -395,11 +394,11 @@ impl Index {
         }
     }
 
-    fn learn(&mut self, key: &Key, wishes: &[Wish], claimed: &Claimed) {
+    fn learn(&mut self, key: &Key, wishes: &[Wish], names: &[String]) {
         for service in wishes.iter().filter_map(|wish| service(&wish.tags)) {
             self.keys.entry(service.to_owned()).or_default().insert(key.clone());
         }
-        for name in &claimed.names {
+        for name in names {
             self.claims.entry(name.clone()).or_default().insert(key.clone());
         }
     }

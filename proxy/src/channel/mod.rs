@@ -15,6 +15,7 @@ use snapshot::{Delta, Generation, RowId, RowUpsert, Tables};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::StreamExt;
