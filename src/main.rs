@@ -22,6 +22,9 @@ use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
+#[global_allocator]
+static HEAP: proxy::Heap = proxy::Heap;
+
 fn main() -> ExitCode {
     let (arguments, warning) = cli::arguments(std::env::args_os().collect());
     if let Some(warning) = warning {

@@ -12,6 +12,7 @@ use crate::stream::Stream;
 use crate::tcp;
 use crate::worker::Worker;
 use crate::{inbound, outbound, zone};
+use bytes::Bytes;
 use snapshot::{Handler, InboundTls, Role};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -115,7 +116,8 @@ async fn dispatch(serving: Serving, stream: TcpStream, purpose: Purpose) {
     }
 }
 
-/// Moves bytes until an end, or until the peer isn't admitted any more: then both sides are reset.
+/// Moves bytes until an end, or until the peer isn't admitted any more: then both sides are reset. What `ended` says is received
+/// is on its way up already.
 pub(crate) async fn copy(
     worker: &Worker,
     (downstream, upstream): (&mut Stream, &mut Stream),
@@ -123,7 +125,7 @@ pub(crate) async fn copy(
     admission: Option<&Admission>,
     ended: &mut Ended,
 ) -> Option<ConnError> {
-    let progress = tcp::Progress::default();
+    let progress = tcp::Progress::after(ended.received);
     let copied = match admission {
         None => Ok(tcp::copy_watched(downstream, upstream, idle, &progress).await),
         Some(admission) => tokio::select! {
@@ -141,6 +143,12 @@ pub(crate) async fn copy(
     }
     (ended.received, ended.sent) = (progress.up_bytes(), progress.down_bytes());
     outcome
+}
+
+/// What the client has said while nobody listened: it travels with the connection to the upstream.
+pub(crate) fn first_words(stream: &mut Stream) -> Result<Bytes, ConnError> {
+    let left = |error| ConnError::new(Reason::DownstreamReset, format!("the client's connection broke: {error}"));
+    tcp::take_waiting(stream).map_err(left)
 }
 
 /// [`finish`] of a connection to a service: text is made only for a line that is written.

@@ -11,6 +11,7 @@ use crate::stream::Stream;
 use crate::tls::TlsStream;
 use crate::traffic::HttpTraffic;
 use crate::{mux, socket, tls};
+use bytes::Buf;
 use snapshot::{InboundTls, ListenerRow, Protocol, Role, lookup};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -222,13 +223,20 @@ async fn copy(
 ) -> Option<ConnError> {
     let source = source(inbound.captured, inbound.app);
     let options = socket::ConnectOptions { source, unsettled: true, ..socket::ConnectOptions::default() };
-    match socket::connect(inbound.app, &options, CONNECT_TIMEOUT).await {
+    let opened = async {
+        let mut first = connection::first_words(&mut stream)?;
+        let (app, sent) = socket::connect_saying(inbound.app, &options, &first, CONNECT_TIMEOUT).await?;
+        first.advance(sent);
+        Ok((app, first, sent))
+    };
+    match opened.await {
         Err(failure) => {
             stream.reset_on_drop();
             Some(failure)
         }
-        Ok(app) => {
-            end.upstream = Some(inbound.app);
+        Ok((app, rest, sent)) => {
+            (end.upstream, end.received) = (Some(inbound.app), sent as u64);
+            let mut stream = stream.preceded_by(rest);
             let idle = Duration::from_millis(snapshot::limits::IDLE_TIMEOUT_MS * 2);
             let admission = Admission { place: Place::Inbound(serving.destination), peers };
             let pair = (&mut stream, &mut Stream::Plain(app));

@@ -5,6 +5,7 @@ mod accesslog;
 mod admin;
 mod admission;
 mod app;
+mod bare;
 pub mod channel;
 mod connection;
 pub mod error;
@@ -38,3 +39,4 @@ mod worker;
 mod zone;
 
 pub use app::{Config, Proxy, has_ipv6};
+pub use memory::Heap;

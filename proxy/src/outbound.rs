@@ -10,9 +10,11 @@ use crate::passthrough::{self, Admitted};
 use crate::socket;
 use crate::stream::Stream;
 use crate::traffic::HttpTraffic;
+use crate::upstream::Connected;
 use crate::worker::Worker;
 use crate::{http, routing, tls};
-use snapshot::{Backend, GatewayTls, Handler, Snapshot};
+use bytes::{Buf, Bytes};
+use snapshot::{Backend, GatewayTls, Handler, ServiceRow, Snapshot};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -140,13 +142,14 @@ async fn balance(
     let mut ended = Ended::default();
     let mut reached = None;
     let counted = worker.shared.metrics.handle(Direction::Outbound, &service.name, "").connection();
-    let failure = match worker.upstreams.connect(&service, &worker.shared.identities).await {
+    let failure = match connected(worker, &service, &mut stream).await {
         Err(failure) => {
             stream.reset_on_drop();
             Some(failure)
         }
-        Ok(mut upstream) => {
-            ended.upstream = Some(upstream.address);
+        Ok((mut upstream, rest)) => {
+            (ended.upstream, ended.received) = (Some(upstream.address), upstream.sent as u64);
+            let mut stream = stream.preceded_by(rest);
             let idle = if idle.is_zero() { Duration::from_millis(service.idle_timeout_ms) } else { idle };
             let pair = (&mut stream, &mut upstream.stream);
             let failure = connection::copy(worker, pair, idle, admission, &mut ended).await;
@@ -158,6 +161,18 @@ async fn balance(
     let origin = || endpoint.map_or(&service.origin, |endpoint| &endpoint.origin).to_string();
     let way = (Direction::Outbound, &counted);
     connection::finish_counted(serving, way, &service.name, (origin, ended), failure.as_ref());
+}
+
+/// A way to the service, which takes the client's first words along, and those that it couldn't take.
+pub(crate) async fn connected(
+    worker: &Worker,
+    service: &ServiceRow,
+    stream: &mut Stream,
+) -> Result<(Connected, Bytes), ConnError> {
+    let mut first = connection::first_words(stream)?;
+    let upstream = worker.upstreams.connect(service, &worker.shared.identities, &first).await?;
+    first.advance(upstream.sent);
+    Ok((upstream, first))
 }
 
 fn no_backend(snapshot: &Snapshot, destination: SocketAddr) -> String {
@@ -208,16 +223,23 @@ pub(crate) async fn plain(
     ended: &mut Ended,
 ) -> Option<ConnError> {
     let options = socket::ConnectOptions { source, unsettled: true, ..socket::ConnectOptions::default() };
-    match socket::connect(to, &options, CONNECT_TIMEOUT).await {
+    let mut stream = Stream::Plain(stream);
+    let opened = async {
+        let mut first = connection::first_words(&mut stream)?;
+        let (upstream, sent) = socket::connect_saying(to, &options, &first, CONNECT_TIMEOUT).await?;
+        first.advance(sent);
+        Ok((upstream, first, sent))
+    };
+    match opened.await {
         Err(failure) => {
-            socket::reset_on_drop(&stream);
+            stream.reset_on_drop();
             Some(failure)
         }
-        Ok(upstream) => {
-            ended.upstream = Some(to);
+        Ok((upstream, rest, sent)) => {
+            (ended.upstream, ended.received) = (Some(to), sent as u64);
             let idle = Duration::from_millis(snapshot::limits::IDLE_TIMEOUT_MS);
             let _counted = serving.worker.shared.metrics.handle(Direction::Outbound, &ended.service, "").connection();
-            let pair = (&mut Stream::Plain(stream), &mut Stream::Plain(upstream));
+            let pair = (&mut stream.preceded_by(rest), &mut Stream::Plain(upstream));
             connection::copy(&serving.worker, pair, idle, None, ended).await
         }
     }

@@ -4,9 +4,11 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::libc;
 use nix::sys::socket::sockopt;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
@@ -216,20 +218,43 @@ pub fn original_destination(stream: &TcpStream, mode: Mode) -> Result<SocketAddr
 
 /// A connection to `address`, `TCP_NODELAY` and keepalive set, or the reason why there is none after `timeout`.
 pub async fn connect(address: SocketAddr, options: &ConnectOptions, timeout: Duration) -> Result<TcpStream, ConnError> {
+    Ok(connect_saying(address, options, &[], timeout).await?.0)
+}
+
+/// The same for who has something to say at once, and how much of it is on its way: none if the connection took its time.
+/// Bytes that wait already save a packet and the question whether the connection is there.
+pub(crate) async fn connect_saying(
+    address: SocketAddr,
+    options: &ConnectOptions,
+    first: &[u8],
+    timeout: Duration,
+) -> Result<(TcpStream, usize), ConnError> {
     let socket =
         outgoing(address, options).map_err(|error| ConnError::new(Reason::ConnectFailed, error.to_string()))?;
     let refused = |error| {
         let detail = SocketError::new("connect to", address, error).to_string();
         ConnError::new(Reason::ConnectFailed, detail)
     };
-    let stream = begin_connect(socket, address).map_err(refused)?;
+    if !first.is_empty() {
+        acknowledge_with_data(&socket);
+    }
+    begin_connect(&socket, address).map_err(refused)?;
     // On this machine the handshake is over before connect(2) returns, though it says EINPROGRESS: no waiting, no timer.
-    if stream.peer_addr().is_ok() {
-        return Ok(stream);
+    let (is_there, sent) = match first {
+        [] => (socket.peer_addr().is_ok(), 0),
+        first => match socket.send(first) {
+            Ok(sent) => (true, sent),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => (false, 0),
+            Err(error) => return Err(refused(error)),
+        },
+    };
+    let stream = TcpStream::from_std(socket.into()).map_err(refused)?;
+    if is_there {
+        return Ok((stream, sent));
     }
     match tokio::time::timeout(timeout, stream.writable()).await {
         Ok(Ok(())) => match stream.take_error() {
-            Ok(None) => Ok(stream),
+            Ok(None) => Ok((stream, 0)),
             Ok(Some(error)) | Err(error) => Err(refused(error)),
         },
         Ok(Err(error)) => Err(refused(error)),
@@ -240,11 +265,29 @@ pub async fn connect(address: SocketAddr, options: &ConnectOptions, timeout: Dur
     }
 }
 
-/// Sends the SYN and lets the runtime watch the socket.
-fn begin_connect(socket: Socket, address: SocketAddr) -> io::Result<TcpStream> {
+/// Lets the first bytes carry the acknowledgement that ends the handshake: a packet less, and the peer is woken once. (On a
+/// connecting socket that is what this option does, and nothing else. Without bytes the kernel would wait 200 ms for them.)
+#[expect(unsafe_code, reason = "no library has this option")]
+fn acknowledge_with_data(socket: &Socket) {
+    let on: libc::c_int = 1;
+    // SAFETY: the descriptor is open as long as `socket` is borrowed, and the kernel reads an int, of the size given, from a
+    // live variable. A kernel that refuses sends the packet.
+    unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_DEFER_ACCEPT,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        );
+    }
+}
+
+/// Sends the SYN.
+fn begin_connect(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     match socket.connect(&address.into()) {
         Err(error) if error.raw_os_error() != Some(Errno::EINPROGRESS as i32) => Err(error),
-        _ => TcpStream::from_std(socket.into()),
+        _ => Ok(()),
     }
 }
 

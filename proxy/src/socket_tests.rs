@@ -55,6 +55,29 @@ async fn a_refused_connection_says_where() {
     assert!(error.detail.contains(&closed.to_string()), "{error}");
 }
 
+#[tokio::test]
+async fn first_words_travel_with_the_connection() {
+    let listener = listen_tcp(any(), BindOptions::default()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut acceptor = Acceptor::new(listener).unwrap();
+    let made = connect_saying(address, &ConnectOptions::default(), b"hello", Duration::from_secs(5)).await;
+    let (_client, sent) = made.unwrap();
+    assert_eq!(sent, 5, "a handshake on this machine is over at once");
+    let (mut server, _) = acceptor.accept().await;
+    let mut words = [0; 5];
+    tokio::io::AsyncReadExt::read_exact(&mut server, &mut words).await.unwrap();
+    assert_eq!(&words, b"hello");
+}
+
+#[tokio::test]
+async fn a_refused_connection_with_first_words_says_where() {
+    let closed = listen_tcp(any(), BindOptions::default()).unwrap().local_addr().unwrap();
+    let made = connect_saying(closed, &ConnectOptions::default(), b"hello", Duration::from_secs(5)).await;
+    let error = made.unwrap_err();
+    assert_eq!(error.reason, Reason::ConnectFailed);
+    assert!(error.detail.contains(&closed.to_string()), "{error}");
+}
+
 #[test]
 fn bind_errors_say_what_to_do_next() {
     let taken = std::net::TcpListener::bind(any()).unwrap();

@@ -35,6 +35,22 @@ impl Stream {
         if prefix.is_empty() { Self::Plain(tcp) } else { Self::Replayed(Box::new(Replayed { prefix, tcp })) }
     }
 
+    /// The same stream, whose reader sees `first` before anything else; it was read from this stream before.
+    pub(crate) fn preceded_by(self, first: Bytes) -> Self {
+        match self {
+            Self::Plain(tcp) => Self::with_prefix(tcp, first),
+            Self::Replayed(mut replayed) => {
+                debug_assert!(replayed.prefix.is_empty(), "its own prefix comes first and is taken first");
+                replayed.prefix = first;
+                Self::Replayed(replayed)
+            }
+            other => {
+                debug_assert!(first.is_empty(), "nothing is read ahead from TLS and tunnels");
+                other
+            }
+        }
+    }
+
     /// Makes the peer see a reset instead of an orderly end when this is dropped.
     pub fn reset_on_drop(&self) {
         match self {

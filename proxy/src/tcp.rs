@@ -19,6 +19,7 @@ use crate::mux::Failed;
 use crate::splice::Pipe;
 use crate::stream::Stream;
 use leg::Leg;
+pub(crate) use leg::take_waiting;
 
 /// A read that fills this much is the sign of bulk: from there on plain bytes are spliced.
 const BUFFER_BYTES: usize = 16 << 10;
@@ -75,6 +76,11 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// Of a copy whose first bytes are on their way up already.
+    pub(crate) fn after(sent: u64) -> Self {
+        Self { up: AtomicU64::new(sent), down: AtomicU64::new(0) }
+    }
+
     pub fn up_bytes(&self) -> u64 {
         self.up.load(Ordering::Relaxed)
     }
@@ -93,8 +99,8 @@ pub async fn copy_both(downstream: &mut Stream, upstream: &mut Stream, idle: Dur
 /// Drop both streams afterwards.
 pub async fn copy_watched(a: &mut Stream, b: &mut Stream, idle: Duration, progress: &Progress) -> Copied {
     let ended = {
-        let (mut a, head_a) = Leg::of(a, false);
-        let (mut b, head_b) = Leg::of(b, true);
+        let (mut a, head_a) = Leg::of(a, true, false);
+        let (mut b, head_b) = Leg::of(b, progress.up_bytes() == 0, true);
         let mut up = Direction::new(head_a, &progress.up);
         let mut down = Direction::new(head_b, &progress.down);
         // A side that finished sending isn't read any more, so its reset would go unnoticed while the other is silent.

@@ -127,11 +127,13 @@ impl Worker {
     /// Runs a connection on this worker and counts it until it ends.
     pub(crate) fn spawn(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
         let live = Live::new(self);
-        // Boxed: the runtime moves what it is given some seven times, 2 KiB each.
-        tokio::task::spawn_local(Box::pin(async move {
+        // Boxed: the runtime moves what it is given some seven times, 2 KiB each. Before the block, which would have room
+        // for it twice: as what it captures and as what it awaits.
+        let task = Box::pin(task);
+        tokio::task::spawn_local(async move {
             let _live = live;
             task.await;
-        }));
+        });
     }
 
     /// Places in the process and at the listener, or which of the two is full.

@@ -55,13 +55,14 @@ async fn passthrough(serving: &Serving, mut stream: Stream, sni: &str, service: 
     let worker = &serving.worker;
     let mut ended = Ended::default();
     let counted = worker.shared.metrics.handle(Direction::Zone, &service.name, "").connection();
-    let failure = match worker.upstreams.connect(service, &worker.shared.identities).await {
+    let failure = match outbound::connected(worker, service, &mut stream).await {
         Err(failure) => {
             stream.reset_on_drop();
             Some(failure)
         }
-        Ok(mut upstream) => {
-            ended.upstream = Some(upstream.address);
+        Ok((mut upstream, rest)) => {
+            (ended.upstream, ended.received) = (Some(upstream.address), upstream.sent as u64);
+            let mut stream = stream.preceded_by(rest);
             let idle = Duration::from_millis(service.idle_timeout_ms);
             let pair = (&mut stream, &mut upstream.stream);
             connection::copy(worker, pair, idle, None, &mut ended).await

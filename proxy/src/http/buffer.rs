@@ -1,12 +1,14 @@
 //! Read buffers that a connection holds only while bytes are in them: a thread keeps a few for all of its connections,
 //! so an idle connection costs none. Knows no protocol.
 
+use crate::bare;
 use crate::stream::Wired;
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, ReadBuf};
+use tokio::net::TcpStream;
 
 const SMALL_BYTES: usize = 16 * 1024;
 /// Holds the largest head (60 KiB), and is what large bodies are moved by.
@@ -96,10 +98,34 @@ impl Buffer {
         cx: &mut Context<'_>,
         most: usize,
     ) -> Poll<io::Result<usize>> {
+        if let Some(socket) = io.socket() {
+            ready!(socket.poll_read_ready(cx))?;
+            return self.poll_socket(socket, cx, most);
+        }
         if self.bytes.is_empty() {
             ready!(io.poll_readable(cx));
         }
         self.poll_read(io, cx, most)
+    }
+
+    /// Reads once from a socket that is said to be readable.
+    fn poll_socket(&mut self, socket: &TcpStream, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
+        self.make_room()?;
+        let to = self.end.saturating_add(most).min(self.bytes.len());
+        let room = self.bytes.get_mut(self.end..to).unwrap_or_default();
+        let size = room.len();
+        let read = bare::poll_recv(cx, socket, room);
+        match read {
+            Poll::Ready(Ok(count)) => self.filled(count, count == size),
+            _ if self.is_empty() => give(std::mem::take(&mut self.bytes)),
+            _ => {}
+        }
+        read
+    }
+
+    fn filled(&mut self, count: usize, full: bool) {
+        self.end += count;
+        self.eager = full || (self.eager && count >= SMALL_BYTES);
     }
 
     /// Reads once. 0 is the end of the stream. Holds no memory while an empty buffer waits.
@@ -124,8 +150,7 @@ impl Buffer {
         let (count, full) = (target.filled().len(), target.remaining() == 0);
         match read {
             Poll::Ready(Ok(())) => {
-                self.end += count;
-                self.eager = full || (self.eager && count >= SMALL_BYTES);
+                self.filled(count, full);
                 Poll::Ready(Ok(count))
             }
             other => {

@@ -356,6 +356,11 @@ where
     fn deadline(&self) -> Option<(Instant, Reason)> {
         let state = &self.state;
         let after = |at: Instant, ms: u64| (ms > 0).then(|| at.checked_add(Duration::from_millis(ms))).flatten();
+        if state.phase == Phase::Head && state.request == Request::Sent && self.terms.timeouts.stream_idle_ms == 0 {
+            // The usual wait: for the answer.
+            return after(state.request_over_at, self.terms.timeouts.request_ms)
+                .map(|at| (at, Reason::ResponseTimeout));
+        }
         let sending = state.request == Request::Moving;
         let idle_reason = if sending { Reason::RequestTimeout } else { Reason::ResponseTimeout };
         let idle = after(state.progress_at, self.terms.timeouts.stream_idle_ms).map(|at| (at, idle_reason));

@@ -104,15 +104,29 @@ pub struct Step {
     pub done: bool,
 }
 
+impl State {
+    fn first(framing: Framing) -> Self {
+        match framing {
+            Framing::Empty | Framing::Length(0) => Self::Done,
+            Framing::Length(length) => Self::Length(length),
+            Framing::Chunked => Self::Size,
+            Framing::UntilClose => Self::UntilClose,
+        }
+    }
+}
+
 impl Decoder {
     pub fn new(framing: Framing) -> Self {
-        let state = match framing {
-            Framing::Empty | Framing::Length(0) => State::Done,
-            Framing::Length(length) => State::Length(length),
-            Framing::Chunked => State::Size,
-            Framing::UntilClose => State::UntilClose,
-        };
-        Self { state, partial: Vec::new(), trailers: Fields::default() }
+        Self { state: State::first(framing), partial: Vec::new(), trailers: Fields::default() }
+    }
+
+    /// Begins another body.
+    pub(super) fn restart(&mut self, framing: Framing) {
+        self.state = State::first(framing);
+        if self.partial.capacity() > 0 {
+            self.partial = Vec::new();
+            self.trailers = Fields::default();
+        }
     }
 
     pub fn is_done(&self) -> bool {

@@ -3,7 +3,7 @@
 //! recognising those that framing and forwarding treat apart.
 
 use super::fault::Fault;
-use memchr::memchr;
+pub use super::known::Known;
 use std::ops::Deref;
 
 /// A request's or response's head, line ends included.
@@ -50,83 +50,9 @@ impl Span {
     pub fn is_empty(&self) -> bool {
         self.start >= self.end
     }
-}
 
-/// Header names that framing, routing or forwarding treat apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Known {
-    Other,
-    Host,
-    ContentLength,
-    TransferEncoding,
-    Connection,
-    KeepAlive,
-    ProxyConnection,
-    ProxyAuthenticate,
-    Te,
-    Trailer,
-    Upgrade,
-    Http2Settings,
-    Expect,
-    XForwardedFor,
-    XForwardedProto,
-    XForwardedClientCert,
-    XRequestId,
-    XKumaTags,
-    /// `x-envoy-*`: steers proxies, so an edge doesn't take it from strangers.
-    XEnvoy,
-    Server,
-}
-
-impl Known {
-    pub fn of(name: &[u8]) -> Self {
-        let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
-        match name.len() {
-            2 if is("te") => Self::Te,
-            4 if is("host") => Self::Host,
-            6 if is("expect") => Self::Expect,
-            6 if is("server") => Self::Server,
-            7 if is("trailer") => Self::Trailer,
-            7 if is("upgrade") => Self::Upgrade,
-            10 if is("connection") => Self::Connection,
-            10 if is("keep-alive") => Self::KeepAlive,
-            11 if is("x-kuma-tags") => Self::XKumaTags,
-            12 if is("x-request-id") => Self::XRequestId,
-            14 if is("content-length") => Self::ContentLength,
-            14 if is("http2-settings") => Self::Http2Settings,
-            15 if is("x-forwarded-for") => Self::XForwardedFor,
-            16 if is("proxy-connection") => Self::ProxyConnection,
-            17 if is("transfer-encoding") => Self::TransferEncoding,
-            17 if is("x-forwarded-proto") => Self::XForwardedProto,
-            18 if is("proxy-authenticate") => Self::ProxyAuthenticate,
-            23 if is("x-forwarded-client-cert") => Self::XForwardedClientCert,
-            8.. if name.get(..8).is_some_and(|p| p.eq_ignore_ascii_case(b"x-envoy-")) => Self::XEnvoy,
-            _ => Self::Other,
-        }
-    }
-
-    fn bit(self) -> u32 {
-        1 << self as u32
-    }
-
-    /// Meant for one connection only (RFC 9110 §7.6.1), so never forwarded as it came.
-    pub fn is_hop_by_hop(self) -> bool {
-        matches!(
-            self,
-            Self::Connection
-                | Self::KeepAlive
-                | Self::ProxyConnection
-                | Self::Te
-                | Self::Trailer
-                | Self::TransferEncoding
-                | Self::Upgrade
-                | Self::Http2Settings
-        )
-    }
-
-    /// Never valid in a trailer section: framing, routing, hop-by-hop (RFC 9110 §6.5.1).
-    pub fn is_forbidden_in_trailers(self) -> bool {
-        self.is_hop_by_hop() || matches!(self, Self::Host | Self::ContentLength | Self::Expect | Self::XKumaTags)
+    pub(super) fn len(&self) -> usize {
+        self.end.saturating_sub(self.start) as usize
     }
 }
 
@@ -135,6 +61,17 @@ pub struct Field {
     pub name: Span,
     pub value: Span,
     pub known: Known,
+}
+
+impl Field {
+    /// Its whole line, if that is spaced as we would write it.
+    pub(super) fn line<'a>(&self, buffer: &'a [u8]) -> Option<&'a [u8]> {
+        let (name, value) = (self.name, self.value);
+        let line = buffer.get(name.start as usize..value.end as usize + 2)?;
+        let sent =
+            line.get(name.len()..name.len() + 2)? == b": " && value.start == name.end + 2 && line.ends_with(b"\r\n");
+        sent.then_some(line)
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -218,13 +155,27 @@ impl Head {
         if kind == Kind::Request && self.start == 0 && buffer.starts_with(b"\r\n") {
             (self.start, self.scanned) = (2, 2);
         }
+        // Mostly all of it is here and sound: then its end is where its lines end. Whatever else it is, the search for the
+        // end comes first, so that cuts don't change what is said of it.
+        if self.scanned == self.start
+            && let Some(whole) = buffer.get(..buffer.len().min(HEAD_BYTES_MAX))
+            && let Ok(end) = self.lines(whole, kind)
+        {
+            self.len = end;
+            return Ok(true);
+        }
         match self.find_end(buffer) {
             Ok(Some(end)) => self.len = end,
             Ok(None) => return Ok(false),
             Err(Fault::HeadTooLarge) => return Err(oversize(buffer.get(self.start..).unwrap_or_default(), kind)),
             Err(fault) => return Err(fault),
         }
-        let head = buffer.get(..self.len).unwrap_or_default();
+        let end = self.len;
+        self.lines(buffer.get(..end).unwrap_or_default(), kind).map(|_| true)
+    }
+
+    /// Parses the start line and the fields up to the empty line, and says where that ends.
+    fn lines(&mut self, head: &[u8], kind: Kind) -> Result<usize, Fault> {
         let mut cursor = Cursor { head, at: self.start };
         match kind {
             Kind::Request => self.request_line(&mut cursor)?,
@@ -232,7 +183,7 @@ impl Head {
         }
         self.fields.clear();
         parse_fields(&mut cursor, &mut self.fields)?;
-        Ok(true)
+        Ok(cursor.at)
     }
 
     /// Searches line ends up to the empty line.
@@ -339,16 +290,29 @@ pub(super) fn parse_fields(cursor: &mut Cursor<'_>, fields: &mut Fields) -> Resu
 const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGH: u64 = 0x8080_8080_8080_8080;
 
-/// Whether none of a word's bytes is a control character, tab among them. It may say no to one that is plain.
-fn is_plain(word: u64) -> bool {
+/// The high bits of a word's control characters, tab among them. The lowest one is exact; above it others may be marked too.
+fn controls(word: u64) -> u64 {
     let delete = word ^ (ONES * 0x7f);
     let low = word.wrapping_sub(ONES * 0x20) & !word;
-    (low | (delete.wrapping_sub(ONES) & !delete)) & HIGH == 0
+    (low | (delete.wrapping_sub(ONES) & !delete)) & HIGH
 }
 
 /// Position of the next line feed at or after `from`.
 pub(super) fn find_line_feed(buffer: &[u8], from: usize) -> Option<usize> {
-    memchr(b'\n', buffer.get(from..)?).map(|at| from + at)
+    let (words, rest) = buffer.get(from..)?.as_chunks::<8>();
+    for (index, word) in words.iter().enumerate() {
+        let other = u64::from_le_bytes(*word) ^ (ONES * u64::from(b'\n'));
+        let found = other.wrapping_sub(ONES) & !other & HIGH;
+        if found != 0 {
+            return Some(from + 8 * index + lowest(found));
+        }
+    }
+    rest.iter().position(|byte| *byte == b'\n').map(|at| from + 8 * words.len() + at)
+}
+
+/// Which byte the lowest mark is of.
+fn lowest(marks: u64) -> usize {
+    marks.trailing_zeros() as usize / 8
 }
 
 const TOKEN: u8 = 1;
@@ -402,9 +366,9 @@ pub fn is_field_value(value: &[u8]) -> bool {
     value.iter().all(|byte| in_class(*byte, VALUE))
 }
 
-/// Whether `name` consists of what a host's name may.
-pub(super) fn is_host(name: &[u8]) -> bool {
-    name.iter().all(|byte| in_class(*byte, HOST))
+/// How many bytes at its start may be a host's name.
+pub(super) fn host_len(authority: &[u8]) -> usize {
+    authority.iter().position(|byte| !in_class(*byte, HOST)).unwrap_or(authority.len())
 }
 
 #[inline]
@@ -430,22 +394,35 @@ impl Cursor<'_> {
         span
     }
 
-    /// Field content, eight bytes at a step as long as all of them are ordinary.
+    /// Field content, eight bytes at a step.
     fn value(&mut self) -> Span {
         let start = self.at;
-        let rest = self.head.get(start..).unwrap_or_default();
-        let (words, _) = rest.as_chunks::<8>();
-        self.at += 8 * words.iter().take_while(|word| is_plain(u64::from_le_bytes(**word))).count();
-        self.while_class(VALUE);
+        loop {
+            let rest = self.head.get(self.at..).unwrap_or_default();
+            let Some(word) = rest.first_chunk::<8>() else {
+                self.while_class(VALUE);
+                break;
+            };
+            let marks = controls(u64::from_le_bytes(*word));
+            if marks == 0 {
+                self.at += 8;
+                continue;
+            }
+            self.at += lowest(marks);
+            if self.peek() != Some(b'\t') {
+                break;
+            }
+            self.at += 1;
+        }
         Span::new(start, self.at)
     }
 
-    fn expect(&mut self, bytes: &[u8], fault: Fault) -> Result<(), Fault> {
-        let rest = self.head.get(self.at..).unwrap_or_default();
-        if !rest.starts_with(bytes) {
+    #[inline]
+    fn expect<const N: usize>(&mut self, bytes: &[u8; N], fault: Fault) -> Result<(), Fault> {
+        if self.head.get(self.at..).and_then(|rest| rest.first_chunk::<N>()) != Some(bytes) {
             return Err(fault);
         }
-        self.at += bytes.len();
+        self.at += N;
         Ok(())
     }
 

@@ -84,12 +84,11 @@ impl RequestHead<'_> {
             out.push(b'?');
             push_visible(out, query);
         }
-        out.extend_from_slice(b" HTTP/1.1\r\n");
-        push_field(out, b"host", self.authority);
+        push_line(out, b" HTTP/1.1\r\nhost: ", self.authority);
         let ops = self.filters.map(|filters| &filters.request);
         for field in self.head.fields.iter() {
             if self.passes(field) && !is_replaced(ops, field.name.of(self.buffer)) {
-                push_field(out, field.name.of(self.buffer), field.value.of(self.buffer));
+                push_received(out, field, self.buffer);
             }
         }
         if self.settings.edge {
@@ -138,12 +137,10 @@ impl RequestHead<'_> {
             out.extend_from_slice(b"\r\n");
         }
         if !is_replaced(ops, b"x-forwarded-proto") {
-            push_field(out, b"x-forwarded-proto", scheme(self.settings).as_bytes());
+            push_line(out, b"x-forwarded-proto: ", scheme(self.settings).as_bytes());
         }
         if !is_replaced(ops, b"x-request-id") {
-            out.extend_from_slice(b"x-request-id: ");
-            out.extend_from_slice(&request_id());
-            out.extend_from_slice(b"\r\n");
+            push_line(out, b"x-request-id: ", &request_id());
         }
     }
 }
@@ -171,9 +168,7 @@ impl ResponseHead<'_> {
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"HTTP/1.1 ");
         push_decimal(out, self.head.status.into());
-        out.push(b' ');
-        out.extend_from_slice(self.head.phrase.of(self.buffer));
-        out.extend_from_slice(b"\r\n");
+        push_line(out, b" ", self.head.phrase.of(self.buffer));
         let ops = self.filters.map(|filters| &filters.response);
         for field in self.head.fields.iter() {
             let name = field.name.of(self.buffer);
@@ -185,7 +180,7 @@ impl ResponseHead<'_> {
                 known => !known.is_hop_by_hop(),
             };
             if passes && !self.options.ends(name) && !is_replaced(ops, name) {
-                push_field(out, name, field.value.of(self.buffer));
+                push_received(out, field, self.buffer);
             }
         }
         push_common(out, ops, self.settings);
@@ -194,7 +189,7 @@ impl ResponseHead<'_> {
             (framing, _) => push_framing(out, framing),
         }
         if let Some(option) = self.connection {
-            push_field(out, b"connection", option.as_bytes());
+            push_line(out, b"connection: ", option.as_bytes());
         }
         if self.upgrade {
             out.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\n");
@@ -208,7 +203,7 @@ pub(super) fn push_common(out: &mut Vec<u8>, ops: Option<&HeaderOps>, settings: 
     if let Some(server) = settings.server
         && !is_replaced(ops, b"server")
     {
-        push_field(out, b"server", server.as_bytes());
+        push_line(out, b"server: ", server.as_bytes());
     }
     push_ops(out, ops);
 }
@@ -225,16 +220,56 @@ pub(super) fn push_framing(out: &mut Vec<u8>, framing: Framing) {
     }
 }
 
+/// `start` is a name in lower case, with its colon.
+fn push_line(out: &mut Vec<u8>, start: &[u8], value: &[u8]) {
+    out.extend_from_slice(start);
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
 /// Names go out in lower case.
 pub(super) fn push_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     let start = out.len();
     out.extend_from_slice(name);
-    if let Some(name) = out.get_mut(start..) {
-        name.make_ascii_lowercase();
+    lower(out, start, name.len());
+    push_line(out, b": ", value);
+}
+
+/// A field of a head as it goes on: mostly its line is copied whole, and only its name changes.
+fn push_received(out: &mut Vec<u8>, field: &Field, buffer: &[u8]) {
+    match field.line(buffer) {
+        Some(line) => {
+            let start = out.len();
+            out.extend_from_slice(line);
+            lower(out, start, field.name.len());
+        }
+        None => push_field(out, field.name.of(buffer), field.value.of(buffer)),
     }
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
+}
+
+/// Makes letters small, eight bytes at a step; the last step may see some of them twice.
+fn lower(out: &mut [u8], start: usize, len: usize) {
+    let Some(name) = out.get_mut(start..).and_then(|name| name.get_mut(..len)) else { return };
+    let (words, _) = name.as_chunks_mut::<8>();
+    if words.is_empty() {
+        name.iter_mut().for_each(|byte| byte.make_ascii_lowercase());
+        return;
+    }
+    for word in words {
+        *word = lower_word(*word);
+    }
+    if let Some(last) = name.last_chunk_mut::<8>() {
+        *last = lower_word(*last);
+    }
+}
+
+fn lower_word(bytes: [u8; 8]) -> [u8; 8] {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let word = u64::from_le_bytes(bytes);
+    let low = word & (ONES * 0x7f);
+    // The high bit of each byte from `A`, without those beyond `Z`.
+    let upper = (low + ONES * 0x3f) & !(low + ONES * 0x25) & !word & (ONES * 0x80);
+    (word | (upper >> 2)).to_le_bytes()
 }
 
 /// A configured header; left out if it could break the head (control planes refuse such ones with a reason).
@@ -310,12 +345,21 @@ fn push_address(out: &mut Vec<u8>, address: IpAddr) {
         let _ = write!(out, "{address}");
         return;
     };
-    let [first, rest @ ..] = address.octets();
-    push_decimal(out, first.into());
-    for octet in rest {
-        out.push(b'.');
-        push_decimal(out, octet.into());
+    let mut digits = [0; 16];
+    let mut places = digits.iter_mut();
+    let mut put = |byte| places.next().into_iter().for_each(|place| *place = byte);
+    for octet in address.octets() {
+        if octet >= 100 {
+            put(b'0' + octet / 100);
+        }
+        if octet >= 10 {
+            put(b'0' + octet / 10 % 10);
+        }
+        put(b'0' + octet % 10);
+        put(b'.');
     }
+    let unused = places.len();
+    out.extend_from_slice(digits.get(..digits.len() - unused - 1).unwrap_or_default());
 }
 
 /// A random-looking UUID (version 4): unguessable keys over a count, without a system call a request.
@@ -331,20 +375,38 @@ pub(super) fn request_id() -> [u8; 36] {
 }
 
 fn uuid(high: u64, low: u64) -> [u8; 36] {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    /// Where each byte's two digits stand, between the hyphens.
-    const PLACES: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
-    let version_and_variant = (0x4000_u128 << 64) | (0x8000_u128 << 48);
-    let kept = !((0xf000_u128 << 64) | (0xc000_u128 << 48));
-    let bits = (((u128::from(high) << 64) | u128::from(low)) & kept) | version_and_variant;
-    let digit = |nibble: u8| DIGITS.get(usize::from(nibble)).copied().unwrap_or(b'-');
+    let high = (high & !0xf000) | 0x4000;
+    let low = (low & (u64::MAX >> 2)) | (1 << 63);
     let mut text = [b'-'; 36];
-    for (byte, place) in bits.to_be_bytes().into_iter().zip(PLACES) {
-        if let Some(pair) = text.get_mut(place..place + 2) {
-            pair.copy_from_slice(&[digit(byte >> 4), digit(byte & 0xf)]);
+    let mut put = |at: usize, digits: &[u8]| {
+        if let Some(place) = text.get_mut(at..at + digits.len()) {
+            place.copy_from_slice(digits);
         }
-    }
+    };
+    let ([second, third], [fourth, fifth]) = (halves(high as u32), halves((low >> 32) as u32));
+    put(0, &hex((high >> 32) as u32));
+    put(9, &second);
+    put(14, &third);
+    put(19, &fourth);
+    put(24, &fifth);
+    put(28, &hex(low as u32));
     text
+}
+
+fn halves(number: u32) -> [[u8; 4]; 2] {
+    let [a, b, c, d, e, f, g, h] = hex(number);
+    [[a, b, c, d], [e, f, g, h]]
+}
+
+/// Eight digits at once: each half byte in a byte of its own, then to its character.
+fn hex(number: u32) -> [u8; 8] {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let mut spread = u64::from(number);
+    spread = (spread | (spread << 16)) & 0x0000_ffff_0000_ffff;
+    spread = (spread | (spread << 8)) & 0x00ff_00ff_00ff_00ff;
+    spread = (spread | (spread << 4)) & (ONES * 0x0f);
+    let letters = ((spread + ONES * 6) >> 4) & ONES;
+    (spread + ONES * u64::from(b'0') + letters * 0x27).to_be_bytes()
 }
 
 #[cfg(test)]
@@ -366,10 +428,34 @@ mod tests {
             push_decimal(&mut out, number);
             assert_eq!(out, number.to_string().into_bytes());
         }
-        for address in ["127.0.0.1", "255.10.0.9", "2001:db8::1"] {
+        for address in ["127.0.0.1", "255.10.0.9", "255.255.255.255", "2001:db8::1"] {
             let mut out = Vec::new();
             push_address(&mut out, address.parse().unwrap());
             assert_eq!(out, address.as_bytes());
+        }
+    }
+
+    #[test]
+    fn names_are_written_in_lower_case_whatever_their_length_and_letters() {
+        let letters = "AZaz09-_~!`^|'*+.#$%&@[{/:";
+        for len in 0..letters.len() {
+            for name in [&letters[..len], &letters[letters.len() - len..]] {
+                let mut out = b"X-".to_vec();
+                push_field(&mut out, name.as_bytes(), b"Value");
+                assert_eq!(String::from_utf8(out).unwrap(), format!("X-{}: Value\r\n", name.to_ascii_lowercase()));
+            }
+        }
+    }
+
+    #[test]
+    fn a_field_goes_on_the_same_however_its_line_was_spaced() {
+        for line in ["Accept: A b", "ACCEPT:A b", "accept:\tA b", "Accept: \t A b \t", "accept:  A b"] {
+            let head_bytes = format!("GET / HTTP/1.1\r\nHost: a\r\n{line}\r\nEmpty:\r\nVoid: \r\n\r\n").into_bytes();
+            let mut head = Head::default();
+            assert!(head.parse(&head_bytes, super::super::head::Kind::Request).unwrap());
+            let mut out = Vec::new();
+            head.fields.iter().for_each(|field| push_received(&mut out, field, &head_bytes));
+            assert_eq!(String::from_utf8(out).unwrap(), "host: a\r\naccept: A b\r\nempty: \r\nvoid: \r\n", "{line:?}");
         }
     }
 

@@ -9,6 +9,7 @@ pub mod framing;
 mod h2;
 pub mod head;
 mod headers;
+mod known;
 mod mirror;
 pub mod path;
 mod pool;

@@ -4,6 +4,7 @@
 use super::buffer::Buffer;
 use super::fault::Fault;
 use super::framing::{Decoder, Framing};
+use crate::bare;
 use crate::splice;
 use crate::stream::Wired;
 use std::io::{self, IoSlice, Write};
@@ -93,8 +94,13 @@ impl Pipe {
             // Others may go first: as many streams as wait for their turn would hold as many buffers.
             input.release();
         }
-        let out = std::mem::take(&mut self.out);
-        *self = Self { input, out, ..Self::default() };
+        self.input = input;
+        self.rewind();
+        (self.payload, self.tail, self.moved) = (0, b"", 0);
+        self.spliced = None;
+        self.decoder.restart(Framing::Empty);
+        (self.chunked, self.close_sink, self.unflushed, self.progress) = (false, false, false, false);
+        self.waits = Waits::Source;
     }
 
     /// Forgets all but some memory.
@@ -106,7 +112,7 @@ impl Pipe {
 
     /// Says how the body comes and how it goes.
     pub(super) fn frame(&mut self, framing: Framing, chunked: bool) {
-        self.decoder = Decoder::new(framing);
+        self.decoder.restart(framing);
         self.chunked = chunked;
     }
 
@@ -147,7 +153,11 @@ impl Pipe {
                 Stage::Finished => return Poll::Ready(Ok(())),
                 Stage::Ended => {
                     ready!(self.poll_flush(cx, to)).map_err(Broken::Sink)?;
-                    self.stage = if self.close_sink { Stage::Closing } else { Stage::Finished };
+                    if !self.close_sink {
+                        self.stage = Stage::Finished;
+                        return Poll::Ready(Ok(()));
+                    }
+                    self.stage = Stage::Closing;
                     continue;
                 }
                 Stage::Closing => {
@@ -229,11 +239,15 @@ impl Pipe {
     }
 
     /// Writes all that waits.
-    pub(super) fn poll_write<W: AsyncWrite + Unpin>(
-        &mut self,
-        cx: &mut Context<'_>,
-        to: &mut W,
-    ) -> Poll<io::Result<()>> {
+    #[inline]
+    pub(super) fn poll_write<W: Wired>(&mut self, cx: &mut Context<'_>, to: &mut W) -> Poll<io::Result<()>> {
+        match self.written == self.out.len() && self.payload == 0 && self.tail.is_empty() {
+            true => Poll::Ready(Ok(())),
+            false => self.poll_write_some(cx, to),
+        }
+    }
+
+    fn poll_write_some<W: Wired>(&mut self, cx: &mut Context<'_>, to: &mut W) -> Poll<io::Result<()>> {
         loop {
             let out = self.out.get(self.written..).unwrap_or_default();
             let payload = self.input.data().get(..self.payload).unwrap_or_default();
@@ -242,9 +256,9 @@ impl Pipe {
             }
             self.waits = Waits::Sink;
             let count = if payload.is_empty() && self.tail.is_empty() {
-                ready!(Pin::new(&mut *to).poll_write(cx, out))?
+                ready!(poll_write_one(cx, to, out))?
             } else if out.is_empty() && self.tail.is_empty() {
-                ready!(Pin::new(&mut *to).poll_write(cx, payload))?
+                ready!(poll_write_one(cx, to, payload))?
             } else {
                 let parts = [IoSlice::new(out), IoSlice::new(payload), IoSlice::new(self.tail)];
                 ready!(Pin::new(&mut *to).poll_write_vectored(cx, &parts))?
@@ -346,5 +360,12 @@ impl Pipe {
             self.out.clear();
             self.written = 0;
         }
+    }
+}
+
+fn poll_write_one<W: Wired>(cx: &mut Context<'_>, to: &mut W, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    match to.socket() {
+        Some(socket) => bare::poll_send(cx, socket, bytes),
+        None => Pin::new(to).poll_write(cx, bytes),
     }
 }

@@ -2,7 +2,7 @@
 //! for matching. Must not know routes.
 
 use super::fault::Fault;
-use super::head::{Head, Known, Version, is_host};
+use super::head::{Head, Known, Version, host_len};
 
 /// What the request target and Host say together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,9 +73,8 @@ pub fn split_host(authority: &[u8]) -> Option<(&[u8], Option<u16>)> {
         inner.parse::<std::net::Ipv6Addr>().ok()?;
         (literal, rest)
     } else {
-        let end = authority.iter().position(|byte| *byte == b':').unwrap_or(authority.len());
-        let (name, rest) = authority.split_at_checked(end)?;
-        if name.is_empty() || name.len() > 255 || !is_host(name) || name.first() == Some(&b'.') {
+        let (name, rest) = authority.split_at_checked(host_len(authority))?;
+        if name.is_empty() || name.len() > 255 || name.first() == Some(&b'.') {
             return None;
         }
         (name, rest)

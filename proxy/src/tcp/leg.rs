@@ -67,6 +67,27 @@ impl Plain<'_> {
     }
 }
 
+/// What the peer has said already, for [`Stream::preceded_by`]; nothing is waited for. Only of streams without TLS.
+pub(crate) fn take_waiting(stream: &mut Stream) -> io::Result<Bytes> {
+    let tcp = match stream {
+        Stream::Replayed(replayed) if !replayed.prefix.is_empty() => return Ok(std::mem::take(&mut replayed.prefix)),
+        Stream::Replayed(replayed) => &replayed.tcp,
+        Stream::Plain(tcp) => tcp,
+        Stream::Tls(_) | Stream::Mux(_) => return Ok(Bytes::new()),
+    };
+    let mut buffer = Buffer::take();
+    let mut count = 0;
+    let taken = tcp.try_io(Interest::READABLE, || {
+        count = io::Read::read(&mut &*SockRef::from(tcp), buffer.range_mut(0, BUFFER_BYTES))?;
+        // That's all for now, see `poll_plain`.
+        if 0 < count && count < BUFFER_BYTES { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+    });
+    match taken {
+        Err(error) if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Err(error),
+        _ => Ok(Bytes::copy_from_slice(buffer.range(0, count))),
+    }
+}
+
 /// `None`: ask the poller first, as usual.
 fn tried(done: io::Result<usize>) -> Option<io::Result<usize>> {
     match done {
@@ -76,8 +97,8 @@ fn tried(done: io::Result<usize>) -> Option<io::Result<usize>> {
 }
 
 impl<'a> Leg<'a> {
-    pub(super) fn of(stream: &'a mut Stream, unsettled: bool) -> (Self, Bytes) {
-        let plain = |tcp| Self::Plain(Plain { tcp, unwritten: true, unsettled });
+    pub(super) fn of(stream: &'a mut Stream, unwritten: bool, unsettled: bool) -> (Self, Bytes) {
+        let plain = |tcp| Self::Plain(Plain { tcp, unwritten, unsettled });
         match stream {
             Stream::Plain(tcp) => (plain(tcp), Bytes::new()),
             Stream::Replayed(replayed) => (plain(&replayed.tcp), std::mem::take(&mut replayed.prefix)),

@@ -58,6 +58,18 @@ pub(crate) struct Connected {
     pub address: SocketAddr,
     /// Counts as one use of the endpoint while it is held.
     pub picked: Picked,
+    /// Of the first bytes, those that are on their way already.
+    pub sent: usize,
+}
+
+/// What an attempt needs to know beside the endpoint.
+#[derive(Clone, Copy)]
+struct Wish<'a> {
+    ids: &'a Identities,
+    /// Leave the socket unsettled, see [`ConnectOptions`].
+    unsettled: bool,
+    /// What is to be sent first; a bare connection takes it along.
+    first: &'a [u8],
 }
 
 impl Upstreams {
@@ -85,14 +97,21 @@ impl Upstreams {
         Some(Picked { endpoints: Arc::clone(&service.endpoints), index, _lease: lease, health })
     }
 
-    /// Opens a stream to some endpoint of the service, for a copy: it isn't settled.
-    pub(crate) async fn connect(&self, service: &ServiceRow, ids: &Identities) -> Result<Connected, ConnError> {
+    /// Opens a stream to some endpoint of the service, for a copy: it isn't settled. `first` waits to be sent; what isn't sent by
+    /// then is the caller's.
+    pub(crate) async fn connect(
+        &self,
+        service: &ServiceRow,
+        ids: &Identities,
+        first: &[u8],
+    ) -> Result<Connected, ConnError> {
+        let wish = Wish { ids, unsettled: true, first };
         let mut tried = Vec::new();
         let mut failures: Vec<ConnError> = Vec::new();
         while tried.len() < ATTEMPTS_MAX {
             let Some(picked) = self.pick(service, &tried) else { break };
-            match self.attempt(service, &picked, ids, true).await {
-                Ok((stream, address)) => return Ok(Connected { stream, address, picked }),
+            match self.attempt(service, &picked, wish).await {
+                Ok((stream, sent, address)) => return Ok(Connected { stream, address, picked, sent }),
                 Err(failure) => {
                     let retryable = failure.reason.consequence().retryable;
                     failures.push(failure);
@@ -113,18 +132,18 @@ impl Upstreams {
         picked: &Picked,
         ids: &Identities,
     ) -> Result<(Stream, SocketAddr), ConnError> {
-        self.attempt(service, picked, ids, false).await
+        let (stream, _, address) = self.attempt(service, picked, Wish { ids, unsettled: false, first: &[] }).await?;
+        Ok((stream, address))
     }
 
     async fn attempt(
         &self,
         service: &ServiceRow,
         picked: &Picked,
-        ids: &Identities,
-        unsettled: bool,
-    ) -> Result<(Stream, SocketAddr), ConnError> {
+        wish: Wish<'_>,
+    ) -> Result<(Stream, usize, SocketAddr), ConnError> {
         let Some(endpoint) = picked.endpoint() else { return Err(no_endpoint(service)) };
-        let outcome = self.reach(service, endpoint, ids, unsettled).await;
+        let outcome = self.reach(service, endpoint, wish).await;
         match outcome {
             Ok(stream) => {
                 picked.report(true);
@@ -146,33 +165,37 @@ impl Upstreams {
         &self,
         service: &ServiceRow,
         endpoint: &Endpoint,
-        ids: &Identities,
-        unsettled: bool,
-    ) -> Result<(Stream, SocketAddr), (ConnError, bool)> {
+        wish: Wish<'_>,
+    ) -> Result<(Stream, usize, SocketAddr), (ConnError, bool)> {
         let theirs = |failure| (failure, false);
-        let plan = Plan::new(service, ids).map_err(|problem| (ConnError::new(Reason::UpstreamTls, problem), true))?;
+        let plan =
+            Plan::new(service, wish.ids).map_err(|problem| (ConnError::new(Reason::UpstreamTls, problem), true))?;
         let addresses = self.addresses(endpoint).await.map_err(theirs)?;
         let timeout = Duration::from_millis(match service.connect_timeout_ms {
             0 => limits::CONNECT_TIMEOUT_MS,
             ms => ms,
         });
         // TLS writes twice before a copy could see to it.
-        let unsettled = unsettled && matches!(plan, Plan::Plain);
+        let unsettled = wish.unsettled && matches!(plan, Plan::Plain);
         let options = ConnectOptions { unsettled, ..self.options.clone() };
         let mut failure = ConnError::new(Reason::ConnectFailed, "it has no address");
         for ip in addresses.into_iter().take(ATTEMPTS_MAX) {
             let address = SocketAddr::new(ip, endpoint.port);
             let opened = match &plan {
                 Plan::Mesh { client, sni } if tunnel::leads_to_one_proxy(endpoint) => {
-                    Box::pin(self.tunnelled(client, sni, address, timeout)).await
+                    Box::pin(self.tunnelled(client, sni, address, timeout)).await.map(|stream| (stream, 0))
+                }
+                Plan::Plain => {
+                    let connected = socket::connect_saying(address, &options, wish.first, timeout).await;
+                    connected.map(|(tcp, sent)| (tcp.into(), sent))
                 }
                 _ => match socket::connect(address, &options, timeout).await {
-                    Ok(tcp) => plan.secure(endpoint, tcp, ip).await.map_err(tls_failed),
+                    Ok(tcp) => plan.secure(endpoint, tcp, ip).await.map(|stream| (stream, 0)).map_err(tls_failed),
                     Err(failure) => Err(failure),
                 },
             };
             match opened {
-                Ok(stream) => return Ok((stream, address)),
+                Ok((stream, sent)) => return Ok((stream, sent, address)),
                 Err(e) => failure = e,
             }
         }

@@ -5,7 +5,6 @@ use super::frame::HEAD_BYTES;
 use super::hpack;
 use crate::http::framing::{self, Framing};
 use crate::http::head::{Known, find_line_feed};
-use memchr::memchr;
 use std::io;
 
 /// What the head said.
@@ -57,7 +56,7 @@ fn try_push(bytes: &[u8], to_head: bool, out: &mut Vec<u8>) -> io::Result<Option
         if line.is_empty() {
             break;
         }
-        let colon = memchr(b':', line).ok_or_else(|| unsound("a line without a colon"))?;
+        let colon = line.iter().position(|byte| *byte == b':').ok_or_else(|| unsound("a line without a colon"))?;
         let (name, value) = line.split_at(colon);
         let value = value.get(2..).unwrap_or_default();
         match Known::of(name) {
