@@ -282,20 +282,17 @@ impl Coordinator {
         let Some(last_good) = self.last_good.clone() else { return Default::default() };
         match last_good.load(&self.identities) {
             Ok(None) => Default::default(),
-            Ok(Some((generation, tables))) => {
-                let tables = Arc::new(tables);
-                match self.put_in_force(tables.clone(), generation).await {
-                    Ok(()) => {
-                        tracing::info!(proxy = %self.config.name, %generation, "serving the last good snapshot until the control plane speaks");
-                        self.note_readiness();
-                        (generation, tables)
-                    }
-                    Err(reasons) => {
-                        tracing::warn!(proxy = %self.config.name, ?reasons, "the saved snapshot is of no use");
-                        Default::default()
-                    }
+            Ok(Some((generation, tables))) => match self.put_in_force(tables.clone(), generation).await {
+                Ok(()) => {
+                    tracing::info!(proxy = %self.config.name, %generation, "serving the last good snapshot until the control plane speaks");
+                    self.note_readiness();
+                    (generation, tables)
                 }
-            }
+                Err(reasons) => {
+                    tracing::warn!(proxy = %self.config.name, ?reasons, "the saved snapshot is of no use");
+                    Default::default()
+                }
+            },
             Err(problem) => {
                 tracing::warn!(proxy = %self.config.name, "saved snapshot: {problem}");
                 Default::default()
