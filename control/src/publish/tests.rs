@@ -137,7 +137,7 @@ async fn generations_grow_over_a_restart_even_when_the_clock_was_set_back() {
     let core = Core::start(Store::memory(clock.clone()), clock, defaults).await.unwrap();
     let mut last = Generation::default();
     for set_back_ms in [0, 3_600_000, 0] {
-        now.fetch_sub(set_back_ms, std::sync::atomic::Ordering::Relaxed);
+        now.fetch_sub(set_back_ms, Ordering::Relaxed);
         let (_publishing, subscription) = Loop::start(core.clone(), Settings::new("/nowhere".into())).await.unwrap();
         let generation = subscription.borrow().generation;
         assert!(generation > last, "{generation} after {last}");
