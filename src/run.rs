@@ -125,7 +125,8 @@ fn dns_config(args: &DpRun, captured: Option<&ProxySide>) -> dns::Config {
     // Where install's rules send questions to resolvers of either family.
     let loopbacks = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
     let here = crate::control_plane::machine_addresses();
-    let port = captured.map_or(args.dns_port, |side| side.dns_port);
+    let own = args.dns_proxy_port.filter(|port| *port != 0).unwrap_or(args.dns_port);
+    let port = captured.map_or(own, |side| side.dns_port);
     let usable = loopbacks.into_iter().filter(|ip| ip.is_ipv4() || here.contains(ip));
     let listen = usable.map(|ip| SocketAddr::new(ip, port)).collect();
     dns::Config {
@@ -134,6 +135,8 @@ fn dns_config(args: &DpRun, captured: Option<&ProxySide>) -> dns::Config {
         resolv_conf: args.resolv_conf.clone(),
         upstreams: args.dns_upstreams.clone(),
         no_aaaa: args.dns_no_aaaa,
+        hosts: args.dns_hosts.clone(),
+        query_log: args.dns_enable_logging,
         ..dns::Config::default()
     }
 }

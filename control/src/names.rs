@@ -42,6 +42,8 @@ pub struct MeshNames {
     pub outbounds: Vec<Arc<NamedOutbound>>,
     /// Addresses in quarantine, by last owner: who dials one is reset, and the log says whose it was.
     pub freed: Vec<FreedOutbound>,
+    /// Names of services for which no address was left, by service: proxies refuse them with the reason.
+    pub unplaced: Vec<(String, Arc<NameRow>)>,
 }
 
 /// A virtual address that lost its name, and is kept from others for a while.

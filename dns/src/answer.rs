@@ -26,6 +26,8 @@ pub(crate) enum Rcode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Why {
     NotReady,
+    /// A name of the mesh without a virtual IP.
+    Unplaced,
     /// Nobody can be asked: no usable `nameserver` line.
     NoResolver,
     /// None of those that were asked answered.
@@ -40,6 +42,7 @@ impl Why {
     pub(crate) fn info(self) -> (u16, &'static str) {
         match self {
             Self::NotReady => (14, "this proxy has nothing from its control plane yet"),
+            Self::Unplaced => (0, "no virtual IP: the range is exhausted, or IPv6 on a machine without"),
             Self::NoResolver => (22, "resolv.conf names no usable resolver"),
             Self::Unanswered => (22, "no resolver answered in time"),
             Self::Busy => (0, "too many queries wait for resolvers"),

@@ -5,8 +5,11 @@
 mod answer;
 mod forward;
 mod guests;
+mod hosts;
 mod lookup;
 mod metrics;
+mod querylog;
+mod replies;
 mod resolv;
 mod server;
 mod tcp;
@@ -16,6 +19,7 @@ mod wire;
 #[cfg(test)]
 mod fuzz_tests;
 
+pub use hosts::Host;
 pub use lookup::{Answer, Question, is_below, lookup};
 pub use metrics::Metrics;
 pub use wire::{class, qtype};
@@ -53,6 +57,10 @@ pub struct Config {
     pub upstreams: Vec<DnsUpstream>,
     /// Every AAAA question is answered NODATA, for machines without IPv6 whose programs don't notice.
     pub no_aaaa: bool,
+    /// Answered here before anybody is asked, the mesh included.
+    pub hosts: Vec<Host>,
+    /// A line for each answer, up to so many a second.
+    pub query_log: bool,
     /// Queries that wait for resolvers at the same time; the next is refused at once.
     pub relays_max: usize,
     /// Names below it are SERVFAIL until the first snapshot is in force; after that the snapshot decides.
@@ -71,6 +79,8 @@ impl Default for Config {
             resolvers_port: 53,
             upstreams: Vec::new(),
             no_aaaa: false,
+            hosts: Vec::new(),
+            query_log: false,
             relays_max: RELAYS_MAX,
             domain: String::from("mesh"),
             mark: None,
@@ -124,7 +134,7 @@ pub struct Bound {
 /// Binds every address of `config`.
 ///
 /// # Errors
-/// The first address that can't be bound, by name.
+/// The first address that can't be bound, by name; hosts that contradict each other.
 pub async fn bind(config: Config, reader: Reader) -> io::Result<Bound> {
     let mut sockets = Vec::with_capacity(config.listen.len());
     let mut addresses = Vec::with_capacity(config.listen.len());
@@ -141,8 +151,10 @@ pub async fn bind(config: Config, reader: Reader) -> io::Result<Bound> {
     let resolvers = resolv::Resolvers::new(rules, file, addresses.clone(), &config.times);
     let forwarder = forward::Forwarder::new(resolvers, &config, metrics.clone(), reader.clone());
     let domain = config.domain.trim_matches('.').to_ascii_lowercase();
-    let rules = server::Rules { domain, no_aaaa: config.no_aaaa };
-    let core = Arc::new(server::Core { reader, rules, forwarder, metrics, tcp_idle: config.times.tcp_idle });
+    let hosts = hosts::Hosts::new(&config.hosts).map_err(|why| io::Error::new(io::ErrorKind::InvalidInput, why))?;
+    let rules = server::Rules { domain, no_aaaa: config.no_aaaa, hosts };
+    let (query_log, tcp_idle) = (config.query_log.then(querylog::QueryLog::new), config.times.tcp_idle);
+    let core = Arc::new(server::Core { reader, rules, forwarder, metrics, query_log, tcp_idle });
     let served = sockets.into_iter().map(|(udp, tcp)| Ok((udp::Udp::new(core.clone(), udp)?, tcp)));
     let sockets = served.collect::<io::Result<_>>()?;
     Ok(Bound { sockets, addresses, guests, core })

@@ -2,7 +2,7 @@
 //! `explain`. It must not know bytes on the wire, sockets or resolvers.
 
 use crate::wire::{class, qtype};
-use snapshot::{NameRow, Snapshot};
+use snapshot::Snapshot;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A question in presentation form.
@@ -25,6 +25,8 @@ pub enum Answer<'a> {
     },
     /// The name exists, the record doesn't. Never NXDOMAIN: clients would give up the other family too.
     NoData,
+    /// The name is the mesh's and has no address at all: its range was exhausted, or is IPv6 and this machine isn't.
+    Unplaced,
     /// The name of a virtual IP.
     Ptr(&'a str),
     /// The name exists, but the question is about a transaction (AXFR and the like), not about a record.
@@ -40,7 +42,10 @@ pub fn lookup<'a>(snapshot: &'a Snapshot, question: &Question<'_>) -> Answer<'a>
         return Answer::NotOurs;
     }
     if let Some(row) = snapshot.name(question.name) {
-        return of_row(row, question.qtype);
+        return match (row.v4, row.v6) {
+            (None, None) => Answer::Unplaced,
+            addresses => of_addresses(addresses, question.qtype),
+        };
     }
     let reverse = matches!(question.qtype, qtype::PTR | qtype::ANY).then(|| reverse_address(question.name)).flatten();
     match reverse.and_then(|address| snapshot.vip_name(address)) {
@@ -49,11 +54,11 @@ pub fn lookup<'a>(snapshot: &'a Snapshot, question: &Question<'_>) -> Answer<'a>
     }
 }
 
-fn of_row(row: &NameRow, kind: u16) -> Answer<'static> {
-    match (kind, row.v4, row.v6) {
+/// Of a name that has these.
+pub(crate) fn of_addresses((v4, v6): (Option<Ipv4Addr>, Option<Ipv6Addr>), kind: u16) -> Answer<'static> {
+    match (kind, v4, v6) {
         (qtype::A, Some(v4), _) => Answer::A(v4),
         (qtype::AAAA, _, Some(v6)) => Answer::Aaaa(v6),
-        (qtype::ANY, None, None) => Answer::NoData,
         (qtype::ANY, v4, v6) => Answer::All { v4, v6 },
         (kind, ..) if qtype::is_meta(kind) => Answer::NotImplemented,
         _ => Answer::NoData,

@@ -78,6 +78,15 @@ pub(crate) enum Source {
     Upstream,
 }
 
+impl Source {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Upstream => "upstream",
+        }
+    }
+}
+
 /// Counters of one DNS server.
 #[derive(Debug)]
 pub struct Metrics {

@@ -3,13 +3,15 @@
 
 use crate::answer::{self, ANSWER_BYTES_MAX, Body, Rcode, Why};
 use crate::forward::{Forwarder, Transport};
-use crate::lookup::{Answer, Question, is_below, lookup};
-use crate::metrics::Metrics;
-use crate::wire::{self, Query, Shape, qtype};
+use crate::hosts::Hosts;
+use crate::lookup::{Answer, Question, is_below, lookup, of_addresses};
+use crate::metrics::{Metrics, Source};
+use crate::querylog::QueryLog;
+use crate::wire::{self, Query, Shape, class, qtype};
 use snapshot::{Reader, Snapshot};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What the loops share.
 #[derive(Debug)]
@@ -18,7 +20,22 @@ pub(crate) struct Core {
     pub(crate) rules: Rules,
     pub(crate) forwarder: Forwarder,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) query_log: Option<QueryLog>,
     pub(crate) tcp_idle: Duration,
+}
+
+impl Core {
+    /// Counts a reply that was sent, and logs it if that is wanted.
+    pub(crate) fn replied(&self, client: SocketAddr, reply: &[u8], source: Source, start: Instant) {
+        self.metrics.replied(reply, source, start.elapsed());
+        self.log(client, reply, source, start);
+    }
+
+    pub(crate) fn log(&self, client: SocketAddr, reply: &[u8], source: Source, start: Instant) {
+        if let Some(log) = &self.query_log {
+            log.answered(client, reply, source, start.elapsed());
+        }
+    }
 }
 
 /// What this proxy's own configuration says about answers.
@@ -27,6 +44,8 @@ pub(crate) struct Rules {
     /// Names below it are SERVFAIL before the first snapshot.
     pub(crate) domain: String,
     pub(crate) no_aaaa: bool,
+    /// Answered before anybody is asked, whatever the mesh says.
+    pub(crate) hosts: Hosts,
 }
 
 /// What is to be done with a message.
@@ -56,19 +75,23 @@ pub(crate) fn respond(snapshot: &Snapshot, rules: &Rules, message: &[u8], out: &
 fn decide<'a>(snapshot: &'a Snapshot, rules: &Rules, query: &Query) -> Option<Body<'a>> {
     let no_aaaa = query.qtype == qtype::AAAA && (rules.no_aaaa || snapshot.dns().no_aaaa);
     let Some(name) = query.name.text() else { return no_aaaa.then_some(Body::Empty) };
-    if snapshot.is_empty() {
+    let host = rules.hosts.find(name).filter(|_| matches!(query.qclass, class::IN | class::ANY));
+    if snapshot.is_empty() && host.is_none() {
         // NXDOMAIN from outside would be remembered by clients for longer than we need to start.
         let unready = is_below(name, &rules.domain).then_some(Body::ServFail(Why::NotReady));
         return unready.or(no_aaaa.then_some(Body::Empty));
     }
     let no_data = || Body::Soa { zone_at: zone_at(name, &snapshot.dns().domain) };
-    let body = match lookup(snapshot, &Question { name, qtype: query.qtype, qclass: query.qclass }) {
+    let question = Question { name, qtype: query.qtype, qclass: query.qclass };
+    let found = host.map_or_else(|| lookup(snapshot, &question), |host| of_addresses(host, query.qtype));
+    let body = match found {
         Answer::A(v4) => Body::Addresses { v4: Some(v4), v6: None },
         Answer::Aaaa(_) if no_aaaa => no_data(),
         Answer::Aaaa(v6) => Body::Addresses { v4: None, v6: Some(v6) },
         Answer::All { v4, v6 } => Body::Addresses { v4, v6 },
         Answer::Ptr(name) => Body::Ptr(name),
         Answer::NoData => no_data(),
+        Answer::Unplaced => Body::ServFail(Why::Unplaced),
         Answer::NotImplemented => Body::Error(Rcode::NotImp),
         Answer::NotOurs if no_aaaa => Body::Empty,
         Answer::NotOurs => return None,

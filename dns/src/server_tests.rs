@@ -19,7 +19,7 @@ fn mesh() -> Snapshot {
 }
 
 fn rules() -> Rules {
-    Rules { domain: "mesh".into(), no_aaaa: false }
+    Rules { domain: "mesh".into(), no_aaaa: false, hosts: Hosts::default() }
 }
 
 fn query(name: &str, kind: RecordType) -> Message {
@@ -99,6 +99,14 @@ fn before_the_first_snapshot_mesh_names_fail_and_others_are_relayed() {
     let (code, text) = Why::NotReady.info();
     let option = [&[0, 15, 0, 2 + text.len() as u8, 0, code as u8], text.as_bytes()].concat();
     assert!(out[..length].ends_with(&option), "an Extended DNS Error says why (RFC 8914)");
+    let row = NameRow { name: "late.mesh".into(), v4: None, v6: None, origin: Origin::default() };
+    let tables = Tables { names: vec![Arc::new(row)], ..Tables::default() };
+    let without = Snapshot::build(tables, Generation { epoch: 1, sequence: 1 }).unwrap();
+    let mut out = [0; ANSWER_BYTES_MAX];
+    let asked = with_edns(query("late.mesh.", RecordType::A), 0).to_vec().unwrap();
+    let Outcome::Reply(length) = respond(&without, &rules(), &asked, &mut out) else { panic!() };
+    assert_eq!(out[3] & 15, 2);
+    assert!(String::from_utf8_lossy(&out[..length]).contains("no virtual IP"), "so does a name without an address");
     let other = query("example.com.", RecordType::A).to_vec().unwrap();
     assert_eq!(answered(&empty, &other).unwrap_err(), Outcome::Relay);
 }
@@ -117,6 +125,31 @@ fn without_aaaa_every_question_for_one_is_answered_empty_and_no_resolver_is_aske
     }
     let bytes = query("www.example.com.", RecordType::A).to_vec().unwrap();
     assert_eq!(respond(&mesh(), &rules, &bytes, &mut [0; ANSWER_BYTES_MAX]), Outcome::Relay);
+}
+
+#[test]
+fn a_host_of_the_operators_is_answered_before_the_mesh_and_before_there_is_one() {
+    let given = ["both.mesh=10.0.0.5".parse().unwrap(), "db.example=fd00::5".parse().unwrap()];
+    let rules = Rules { hosts: Hosts::new(&given).unwrap(), ..rules() };
+    for snapshot in [mesh(), Snapshot::default()] {
+        let ask = |name: &str, kind| {
+            let mut out = [0; ANSWER_BYTES_MAX];
+            match respond(&snapshot, &rules, &query(name, kind).to_vec().unwrap(), &mut out) {
+                Outcome::Reply(length) => Message::from_vec(&out[..length]).unwrap(),
+                outcome => panic!("{name}: {outcome:?}"),
+            }
+        };
+        assert_eq!(ask("Both.mesh.", RecordType::A).answers[0].data, RData::A(A::new(10, 0, 0, 5)));
+        assert_eq!(ask("db.example.", RecordType::AAAA).answers[0].data, RData::AAAA(AAAA("fd00::5".parse().unwrap())));
+        for (name, kind) in [("both.mesh.", RecordType::AAAA), ("db.example.", RecordType::TXT)] {
+            let reply = ask(name, kind);
+            assert_eq!(
+                (reply.metadata.response_code, reply.answers.len()),
+                (ResponseCode::NoError, 0),
+                "{name} {kind}"
+            );
+        }
+    }
 }
 
 #[test]
@@ -171,6 +204,7 @@ fn by_hickory(snapshot: &Snapshot, message: &[u8]) -> Option<Message> {
         Answer::NotImplemented => {
             (reply.metadata.authoritative, reply.metadata.response_code) = (false, ResponseCode::NotImp);
         }
+        Answer::Unplaced => panic!("every name here has an address"),
         Answer::NoData => {
             let zone = Name::from_ascii(if is_below(name, "mesh") { "mesh." } else { &text }).unwrap();
             let (mname, rname) = (zone.prepend_label("ns").unwrap(), zone.prepend_label("hostmaster").unwrap());

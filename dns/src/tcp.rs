@@ -69,7 +69,7 @@ async fn connection(core: &Arc<Core>, stream: TcpStream, client: SocketAddr) -> 
                 Outcome::Reply(length) => {
                     let bytes = out.get(..length).unwrap_or_default();
                     write(&mut output, bytes).await?;
-                    core.metrics.replied(bytes, Source::Local, start.elapsed());
+                    core.replied(client, bytes, Source::Local, start);
                 }
                 Outcome::Silent => return Ok(()),
                 Outcome::Relay => match core.forwarder.place() {
@@ -83,7 +83,7 @@ async fn connection(core: &Arc<Core>, stream: TcpStream, client: SocketAddr) -> 
                     None => {
                         let bytes = server::refusal(&message, Why::Busy);
                         write(&mut output, &bytes).await?;
-                        core.metrics.replied(&bytes, Source::Local, start.elapsed());
+                        core.replied(client, &bytes, Source::Local, start);
                     }
                 },
             }
@@ -92,7 +92,7 @@ async fn connection(core: &Arc<Core>, stream: TcpStream, client: SocketAddr) -> 
             Some(answered) = pending.join_next() => {
                 let (bytes, start) = answered.map_err(io::Error::other)?;
                 write(&mut output, &bytes).await?;
-                core.metrics.replied(&bytes, Source::Upstream, start.elapsed());
+                core.replied(client, &bytes, Source::Upstream, start);
             }
             read = timeout_at(idle_at.into(), input.read_buf(&mut buffer)), if open && pending.len() < PIPELINE_MAX => {
                 match read {

@@ -1,17 +1,16 @@
 //! UDP sockets: a thread each that blocks in `recvmmsg` and answers with few `sendmmsg`, without allocating;
 //! what takes longer goes to a task on the runtime. What to answer is `server`'s matter.
 
-use crate::answer::{self, ANSWER_BYTES_MAX, Why};
+use crate::answer::{self, Why};
 use crate::forward::Transport;
 use crate::metrics::{Source, Tally};
+use crate::replies::Replies;
 use crate::server::{self, Core, Outcome, respond};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, SockaddrIn6, SockaddrLike, recvmmsg};
-use rustix::net::addr::SocketAddrArg;
-use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrAny, sendmmsg, sendto};
 use snapshot::Snapshot;
 use socket2::SockRef;
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSliceMut};
 use std::net::{Shutdown, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -24,9 +23,7 @@ use tracing::warn;
 /// A query over UDP; more isn't read and makes the message malformed.
 const QUERY_BYTES_MAX: usize = 2048;
 /// Datagrams taken from the kernel at once.
-const BATCH: usize = 32;
-/// Replies given to the kernel at once: more would save little and cost memory.
-const REPLIES: usize = 8;
+pub(crate) const BATCH: usize = 32;
 /// Queries on their way from the thread to the runtime; a place among those that wait for resolvers is theirs already.
 const JOBS_MAX: usize = 1024;
 /// Pause after an error of the socket that isn't a client's doing, so that a lasting one doesn't spin.
@@ -116,7 +113,7 @@ async fn relay(core: Arc<Core>, socket: Arc<UdpSocket>, job: Job) {
     // A full send buffer loses the reply, as a full queue on the way would: clients ask again.
     let sent = SockRef::from(&*socket).send_to_with_flags(&bytes, &client.into(), nix::libc::MSG_DONTWAIT);
     match sent {
-        Ok(_) if !bytes.is_empty() => core.metrics.replied(&bytes, Source::Upstream, start.elapsed()),
+        Ok(_) if !bytes.is_empty() => core.replied(client, &bytes, Source::Upstream, start),
         _ => core.metrics.dropped(1),
     }
 }
@@ -160,68 +157,9 @@ impl<S: SockaddrLike + Copy> Batch<S> {
     }
 }
 
-/// Replies that wait to be sent together.
-struct Replies {
-    bytes: [[u8; ANSWER_BYTES_MAX]; REPLIES],
-    lengths: [usize; REPLIES],
-    clients: [SocketAddrAny; REPLIES],
-    count: usize,
-}
-
-impl Replies {
-    fn new() -> Self {
-        let nobody = SocketAddr::from(([0, 0, 0, 0], 0)).as_any();
-        let clients = std::array::from_fn(|_| nobody.clone());
-        Self { bytes: [[0; ANSWER_BYTES_MAX]; REPLIES], lengths: [0; REPLIES], clients, count: 0 }
-    }
-
-    /// Where the next reply is written; there is room after every [`Replies::add`].
-    fn room(&mut self) -> &mut [u8] {
-        self.bytes.get_mut(self.count).map_or(&mut [], |bytes| bytes.as_mut_slice())
-    }
-
-    /// Takes the reply that stands in the room, and sends when there is no more: how many couldn't be sent.
-    fn add(&mut self, length: usize, client: SocketAddr, socket: &UdpSocket) -> usize {
-        if let (Some(to), Some(room)) = (self.clients.get_mut(self.count), self.lengths.get_mut(self.count)) {
-            (*to, *room) = (client.as_any(), length);
-            self.count += 1;
-        }
-        if self.count == REPLIES { self.flush(socket) } else { 0 }
-    }
-
-    /// Sends what waits: how many replies couldn't be. A full send buffer loses them, as a full queue on the way would:
-    /// clients ask again.
-    fn flush(&mut self, socket: &UdpSocket) -> usize {
-        let count = std::mem::take(&mut self.count);
-        let mut parts = self.bytes.iter().zip(&self.lengths).map(|(b, length)| b.get(..*length).unwrap_or_default());
-        if count <= 1 {
-            let sent = parts.next().zip(self.clients.first()).filter(|_| count == 1);
-            return usize::from(
-                sent.is_some_and(|(reply, to)| sendto(socket, reply, SendFlags::DONTWAIT, to).is_err()),
-            );
-        }
-        let slices: [[IoSlice<'_>; 1]; REPLIES] =
-            std::array::from_fn(|_| [IoSlice::new(parts.next().unwrap_or_default())]);
-        let mut controls: [SendAncillaryBuffer<'_, '_, '_>; REPLIES] = Default::default();
-        let mut places = self.clients.iter().zip(&slices);
-        let mut messages = controls.each_mut().map(|control| match places.next() {
-            Some((to, slice)) => MMsgHdr::new_with_addr(to, slice, control),
-            None => MMsgHdr::new(&[], control),
-        });
-        let (mut at, mut lost) = (0, 0);
-        while let Some(rest) = messages.get_mut(at..count).filter(|rest| !rest.is_empty()) {
-            match sendmmsg(socket, rest, SendFlags::DONTWAIT) {
-                Ok(sent) => at += sent.max(1),
-                Err(_) => (at, lost) = (at + 1, lost + 1),
-            }
-        }
-        lost
-    }
-}
-
 impl Answerer {
     fn run<S: SockaddrLike + Copy>(mut self, to_std: fn(S) -> SocketAddr) {
-        let (mut batch, mut replies) = (Batch::<S>::new(), Replies::new());
+        let (mut batch, mut replies) = (Batch::<S>::new(), Replies::new(&self.socket));
         let mut reader = self.core.reader.cached();
         loop {
             let received = batch.receive(&self.socket);
@@ -268,7 +206,9 @@ impl Answerer {
                 lost += 1;
                 continue;
             }
-            self.tally.replied(room.get(..length).unwrap_or_default());
+            let reply = room.get(..length).unwrap_or_default();
+            self.tally.replied(reply);
+            self.core.log(client, reply, Source::Local, start);
             lost += replies.add(length, client, &self.socket);
         }
         lost += replies.flush(&self.socket);

@@ -369,6 +369,7 @@ impl Coordinator {
         }
         self.prepare_interception(tables);
         let wanted = listener::plan(tables, self.config.mode);
+        self.sockets.warn_of(listener::uncaptured(tables, self.config.mode));
         let bound = self.sockets.bind(&wanted).await;
         self.publish(snapshot)?;
         self.sockets.accept(bound).await;

@@ -190,7 +190,8 @@ async fn to_app(serving: &Serving, stream: Stream, inbound: &Inbound<'_>, peers:
         let traffic =
             HttpTraffic::inbound(serving, inbound.service, (inbound.app, source), inbound.protocol).for_peer(peers);
         let settings = serving.worker.http.inbound.clone();
-        return Box::pin(outbound::http_connection(&serving.worker, serving.peer, stream, (traffic, settings))).await;
+        return Box::pin(outbound::http_connection(&serving.worker, serving.peer, stream, (traffic, settings), ()))
+            .await;
     }
     if !allowed {
         return deny(serving, stream, inbound, &peers.unwrap_or_default()).await;

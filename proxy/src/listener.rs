@@ -47,6 +47,20 @@ pub(crate) fn plan(tables: &Tables, mode: Option<Mode>) -> BTreeMap<SocketAddr, 
     sockets
 }
 
+/// How many addresses of `directAccessServices` are dialled past this proxy: they are somebody's own, and only install's rules
+/// capture such.
+pub(crate) fn uncaptured(tables: &Tables, mode: Option<Mode>) -> usize {
+    if mode.is_none_or(|mode| mode == Mode::Redirect) {
+        return 0;
+    }
+    let ranges: Vec<Range> = tables.proxy.dns.vip_ranges.iter().filter_map(|range| range.parse().ok()).collect();
+    let is_past = |row: &&Arc<ListenerRow>| {
+        let is_vip = matches!(row.role, Role::Outbound { vip: true, .. });
+        is_vip && !ranges.is_empty() && !ranges.iter().any(|range| range.contains(row.address.ip()))
+    };
+    tables.listeners.iter().filter(is_past).count()
+}
+
 fn vip(address: IpAddr) -> Wanted {
     // Loopback addresses are this machine's already: no privilege is needed.
     let transparent = !address.is_loopback();
@@ -106,7 +120,7 @@ pub(crate) fn meshes_needed(tables: &Tables) -> Vec<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Purpose, plan};
+    use super::{Purpose, plan, uncaptured};
     use crate::socket::Mode;
     use snapshot::{Handler, InboundTls, Interception, ListenerRow, Origin, Protocol, ProxyRow, Role, Tables};
     use std::sync::Arc;
@@ -171,6 +185,8 @@ mod tests {
         tables.listeners.push(Arc::new(ListenerRow { address, role: direct, origin: Origin::default() }));
         let plan = plan(&tables, Some(Mode::Bind));
         assert!(plan.contains_key(&"240.0.0.1:80".parse().unwrap()) && !plan.contains_key(&address));
+        let past = [Mode::Bind, Mode::Tproxy, Mode::Redirect].map(|mode| uncaptured(&tables, Some(mode)));
+        assert_eq!(past, [1, 1, 0], "and says so");
     }
 
     #[test]

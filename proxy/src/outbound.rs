@@ -43,7 +43,7 @@ pub(crate) async fn serve(
         Handler::Http { .. } => {
             let settings = serving.worker.http.sidecar.clone();
             let traffic = HttpTraffic::routed(serving, site, "http");
-            Box::pin(http_connection(&serving.worker, serving.peer, stream, (traffic, settings))).await;
+            Box::pin(http_connection(&serving.worker, serving.peer, stream, (traffic, settings), ())).await;
         }
     }
 }
@@ -91,19 +91,17 @@ pub(crate) async fn gateway(serving: Serving, stream: TcpStream, handler: &Handl
 /// In a task of its own, which is as small as HTTP alone allows: the connection's first one has room for every protocol.
 fn spawn_http(serving: Serving, stream: Stream, traffic: HttpTraffic, settings: Arc<Settings>) {
     let Serving { worker, peer, places, .. } = serving;
-    worker.clone().spawn(async move {
-        let _places = places;
-        http_connection(&worker, peer, stream, (traffic, settings)).await;
-    });
+    worker.spawn(http_connection(&worker, peer, stream, (traffic, settings), places));
 }
 
-/// Requests of one connection, each decided for itself.
-pub(crate) async fn http_connection(
+/// Requests of one connection, each decided for itself; `held` until it ends.
+pub(crate) fn http_connection<H: 'static>(
     worker: &Worker,
     peer: SocketAddr,
     stream: Stream,
     (traffic, settings): (HttpTraffic, Arc<Settings>),
-) {
+    held: H,
+) -> impl Future<Output = ()> + use<H> {
     let context = http::traffic::Context {
         traffic: Rc::new(traffic),
         pools: worker.pools.clone(),
@@ -116,10 +114,12 @@ pub(crate) async fn http_connection(
         Some(b"http/1.1") => http::Wire::One,
         _ => http::Wire::Sniff,
     };
-    let draining = worker.shared.draining.clone();
-    if let (http::traffic::End::Broken, Some(stream)) = http::serve(stream, context, draining, wire).await {
-        stream.reset_on_drop();
-    }
+    http::serve(stream, context, worker.shared.draining.clone(), wire, move |end, stream| {
+        if let (http::traffic::End::Broken, Some(stream)) = (end, stream) {
+            stream.reset_on_drop();
+        }
+        drop(held);
+    })
 }
 
 /// A whole connection to one backend.
@@ -252,7 +252,8 @@ pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 mod tests {
     use super::*;
 
-    type Serve<'a, F> = fn(&'a Worker, SocketAddr, Stream, (HttpTraffic, Arc<Settings>)) -> F;
+    type Places = [Option<crate::quota::Counted>; 2];
+    type Serve<'a, F> = fn(&'a Worker, SocketAddr, Stream, (HttpTraffic, Arc<Settings>), Places) -> F;
 
     fn bytes_of<F>(_: Serve<'_, F>) -> usize {
         size_of::<F>()
@@ -260,6 +261,6 @@ mod tests {
 
     #[test]
     fn an_http_connection_takes_no_more_memory_than_a_usual_request_needs() {
-        assert!(bytes_of(http_connection) <= 2816, "{} bytes", bytes_of(http_connection));
+        assert!(bytes_of(http_connection) <= 2048, "{} bytes", bytes_of(http_connection));
     }
 }

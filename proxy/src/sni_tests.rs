@@ -305,3 +305,50 @@ async fn a_silent_client_is_timed_out() {
     let error = read_hello(&server, Duration::from_millis(20), HELLO_BYTES_MAX).await.unwrap_err();
     assert_eq!(error.reason, Reason::RequestTimeout);
 }
+
+/// What rustls reads in the same bytes: a name, none, or that it needs more or refuses them.
+fn by_rustls(bytes: &[u8]) -> Option<Option<String>> {
+    let mut acceptor = rustls::server::Acceptor::default();
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        acceptor.read_tls(&mut rest).ok()?;
+        if let Some(accepted) = acceptor.accept().ok()? {
+            return Some(accepted.client_hello().server_name().map(str::to_ascii_lowercase));
+        }
+    }
+    None
+}
+
+#[test]
+fn fuzzed_hellos_are_read_as_rustls_reads_them_however_they_arrive() {
+    let corpus = [env!("CARGO_MANIFEST_DIR"), "corpus", "hellos.hex"].iter().collect();
+    let telling = [0, 1, 2, 3, 4, 16, 22, 23, 32, 33, 45, 46, 64, 127, 128, 255];
+    harness::Fuzz { corpus, telling: &telling, inputs: 10_000, input_bytes_max: 3000 }.run(|bytes| {
+        let whole = check(bytes);
+        if let Hello::Sni { name, .. } = &whole {
+            assert!(!name.is_empty() && name.len() <= SERVER_NAME_BYTES_MAX);
+            assert!(name.bytes().all(|b| b.is_ascii_graphic() && !b.is_ascii_uppercase()));
+        }
+        // A limit below the hello refuses it instead of waiting for ever.
+        assert_ne!(parse(bytes, bytes.len()), Hello::NeedMore);
+        // What was decided about a beginning isn't taken back.
+        let half = check(&bytes[..bytes.len() / 2]);
+        assert!(half == Hello::NeedMore || half == whole, "{half:?}, then {whole:?}");
+        // Who routes by a name and who terminates must not differ about it.
+        let theirs = by_rustls(bytes);
+        match (&whole, &theirs) {
+            (Hello::Sni { name, .. }, Some(Some(theirs))) => assert_eq!(name, theirs.trim_end_matches('.')),
+            (Hello::NoSni { .. }, Some(Some(theirs))) => panic!("no name, but rustls reads {theirs}"),
+            _ => {}
+        }
+        let kind = match &whole {
+            Hello::Malformed(why) => why,
+            Hello::NeedMore => "more",
+            Hello::NotTls => "not TLS",
+            Hello::NoSni { .. } => "no name",
+            Hello::Sni { .. } => "name",
+            Hello::TooLarge => "large",
+        };
+        (kind, theirs.map(|name| name.is_some()), whole.alpn().map(|alpn| alpn.iter().count().min(3)))
+    });
+}

@@ -20,6 +20,8 @@ pub(crate) struct Sockets {
     /// What couldn't be bound, and what the log says of it.
     missing: BTreeMap<SocketAddr, (Wanted, String)>,
     tried: Instant,
+    /// Addresses without a socket that was last warned of.
+    uncaptured: usize,
 }
 
 /// Bound, and not yet accepted from: a list for each worker.
@@ -28,7 +30,17 @@ pub(crate) struct Bound(Vec<Vec<Opened>>);
 impl Sockets {
     pub(crate) fn new(proxy: &str, workers: Vec<mpsc::Sender<Command>>) -> Self {
         let (open, missing) = (BTreeMap::new(), BTreeMap::new());
-        Self { proxy: proxy.to_owned(), workers, open, missing, tried: Instant::now() }
+        Self { proxy: proxy.to_owned(), workers, open, missing, tried: Instant::now(), uncaptured: 0 }
+    }
+
+    /// So many addresses of `directAccessServices` can't be served in this mode.
+    pub(crate) fn warn_of(&mut self, uncaptured: usize) {
+        if std::mem::replace(&mut self.uncaptured, uncaptured) != uncaptured && uncaptured > 0 {
+            tracing::warn!(
+                proxy = %self.proxy, addresses = uncaptured,
+                "directAccessServices: these are dialled past the proxy, without mTLS; only --interception redirect captures them"
+            );
+        }
     }
 
     /// Binds what is new in `wanted`. A socket that can't be bound stops only itself.

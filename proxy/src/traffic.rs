@@ -17,7 +17,7 @@ use snapshot::lookup::{self, Facts, Routed};
 use snapshot::{Access, Address, Filters, Protocol, Role, ServiceRow, Snapshot, SniTarget, Timeouts, UpstreamTls};
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::hash::{Hash as _, Hasher as _};
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
@@ -45,7 +45,7 @@ impl Default for HttpSettings {
 }
 
 /// Where connections of equal keys lead: interchangeable while the service's row has this endpoint and the same TLS.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct EndpointKey {
     /// The service's row; none for the own application.
     service: Option<Rc<str>>,
@@ -53,6 +53,16 @@ pub(crate) struct EndpointKey {
     port: u16,
     source: Option<IpAddr>,
     tls: u64,
+}
+
+/// Of the address alone, in one step: what shares it is told apart by comparing.
+impl Hash for EndpointKey {
+    fn hash<S: Hasher>(&self, state: &mut S) {
+        match &self.address {
+            Address::Ip(IpAddr::V4(ip)) => state.write_u64(u64::from(ip.to_bits()) << 16 | u64::from(self.port)),
+            address => (address, self.port).hash(state),
+        }
+    }
 }
 
 impl EndpointKey {

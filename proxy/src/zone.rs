@@ -97,7 +97,8 @@ async fn terminate(
     let mut stream = Stream::from(stream);
     if let Handler::Http { .. } = handler {
         let traffic = HttpTraffic::routed(serving, site, "http").for_peer(Some(peers));
-        return outbound::http_connection(worker, serving.peer, stream, (traffic, worker.http.sidecar.clone())).await;
+        return outbound::http_connection(worker, serving.peer, stream, (traffic, worker.http.sidecar.clone()), ())
+            .await;
     }
     if lookup::authorize(worker.snapshot().access(permission), &peers) {
         let admission = Admission { place: Place::Sni(sni.to_owned()), peers: Some(peers) };

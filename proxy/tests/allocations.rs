@@ -121,7 +121,7 @@ fn proxy(settings: Settings) -> SocketAddr {
             let (io, peer) = listener.accept().await.unwrap();
             let traffic = Rc::new(ToEndpoint(to));
             let context = Context { traffic, pools, settings: Arc::new(settings), peer: Some(peer.ip()) };
-            serve(Stream::from(io), context, drained, Wire::Sniff).await;
+            serve(Stream::from(io), context, drained, Wire::Sniff, |_, _| ()).await;
         });
     });
     hear.recv().unwrap()

@@ -83,13 +83,11 @@ pub(crate) struct DpRun {
           default_missing_value = "true", action = ArgAction::Set)]
     pub(crate) dns_enabled: bool,
     /// Port of the DNS server on loopback
-    #[arg(
-        long = "dns-coredns-port",
-        alias = "dns-proxy-port",
-        env = "KUMA_DNS_CORE_DNS_PORT",
-        default_value_t = 15053
-    )]
+    #[arg(long = "dns-coredns-port", env = "KUMA_DNS_CORE_DNS_PORT", default_value_t = 15053)]
     pub(crate) dns_port: u16,
+    /// The same, as newer kuma-dp call it; 0 is as if it weren't given
+    #[arg(long, env = "KUMA_DNS_PROXY_PORT", hide = true)]
+    pub(crate) dns_proxy_port: Option<u16>,
     /// Where names that aren't the mesh's are looked up
     #[arg(long, env = "WEIR_RESOLV_CONF", default_value = "/etc/resolv.conf")]
     pub(crate) resolv_conf: PathBuf,
@@ -99,6 +97,13 @@ pub(crate) struct DpRun {
     /// Answer every AAAA question empty, for machines without IPv6
     #[arg(long = "dns-disable-aaaa", env = "WEIR_DNS_DISABLE_AAAA")]
     pub(crate) dns_no_aaaa: bool,
+    /// Answer for a name here, as NAME=ADDRESS, whoever else knows it; repeatable
+    #[arg(long = "dns-host", env = "WEIR_DNS_HOSTS", value_delimiter = ',', value_name = "NAME=ADDRESS")]
+    pub(crate) dns_hosts: Vec<dns::Host>,
+    /// Log every DNS answer, up to 500 a second
+    #[arg(long, env = "KUMA_DNS_ENABLE_LOGGING", default_value = "false", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", action = ArgAction::Set)]
+    pub(crate) dns_enable_logging: bool,
     #[arg(long, env = "KUMA_DATAPLANE_RUNTIME_CONCURRENCY")]
     pub(crate) concurrency: Option<usize>,
     /// Folder of the last good snapshot
@@ -129,6 +134,8 @@ pub(crate) struct Accepted {
     pub(crate) envoy_component_log_level: Option<String>,
     #[arg(long, hide = true, env = "KUMA_DNS_ENVOY_DNS_PORT")]
     pub(crate) dns_envoy_port: Option<String>,
+    #[arg(long, hide = true, env = "KUMA_DNS_CORE_DNS_EMPTY_PORT")]
+    pub(crate) dns_coredns_empty_port: Option<String>,
     #[arg(long, hide = true, env = "KUMA_DNS_CORE_DNS_BINARY_PATH")]
     pub(crate) dns_coredns_path: Option<String>,
     #[arg(long, hide = true, env = "KUMA_DNS_CORE_DNS_CONFIG_TEMPLATE_PATH")]
@@ -137,8 +144,6 @@ pub(crate) struct Accepted {
     pub(crate) dns_server_config_dir: Option<String>,
     #[arg(long, hide = true, env = "KUMA_DNS_PROMETHEUS_PORT")]
     pub(crate) dns_prometheus_port: Option<String>,
-    #[arg(long, hide = true, env = "KUMA_DNS_ENABLE_LOGGING", num_args = 0..=1, default_missing_value = "true")]
-    pub(crate) dns_enable_logging: Option<String>,
     #[arg(long, hide = true, env = "KUMA_DATAPLANE_RUNTIME_METRICS_CERT_PATH")]
     pub(crate) metrics_cert_path: Option<String>,
     #[arg(long, hide = true, env = "KUMA_DATAPLANE_RUNTIME_METRICS_KEY_PATH")]
@@ -160,11 +165,11 @@ impl Accepted {
             ("--envoy-log-level", &self.envoy_log_level, logs),
             ("--envoy-component-log-level", &self.envoy_component_log_level, logs),
             ("--dns-envoy-port", &self.dns_envoy_port, none),
+            ("--dns-coredns-empty-port", &self.dns_coredns_empty_port, none),
             ("--dns-coredns-path", &self.dns_coredns_path, none),
             ("--dns-coredns-config-template-path", &self.dns_coredns_config_template_path, corefile),
             ("--dns-server-config-dir", &self.dns_server_config_dir, none),
             ("--dns-prometheus-port", &self.dns_prometheus_port, metrics),
-            ("--dns-enable-logging", &self.dns_enable_logging, logs),
             ("--metrics-cert-path", &self.metrics_cert_path, metrics),
             ("--metrics-key-path", &self.metrics_key_path, metrics),
         ];

@@ -40,10 +40,18 @@ fn a_gateway_is_run_as_documented() {
 
 #[test]
 fn flags_without_meaning_are_taken_and_named() {
-    let line = "kuma-dp run --dns-coredns-config-template-path=/t --dns-enable-logging --log-output-path /var/log/x";
+    let line = "kuma-dp run --dns-coredns-config-template-path=/t --dns-prometheus-port=1 --dns-coredns-empty-port=1 --log-output-path /var/log/x";
     let Command::Dp(Dp::Run(args)) = parse(line) else { panic!() };
     let flags: Vec<&str> = args.without_meaning.given().into_iter().map(|(flag, _)| flag).collect();
-    assert_eq!(flags, ["--dns-coredns-config-template-path", "--dns-enable-logging", "--log-output-path"]);
+    assert_eq!(
+        flags,
+        [
+            "--dns-coredns-empty-port",
+            "--dns-coredns-config-template-path",
+            "--dns-prometheus-port",
+            "--log-output-path"
+        ]
+    );
 }
 
 #[test]

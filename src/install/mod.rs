@@ -4,6 +4,7 @@
 
 mod confirm;
 mod kuma;
+mod listing;
 mod model;
 mod plan;
 mod ports;
@@ -57,6 +58,9 @@ pub(crate) struct InstallArgs {
     /// Say what the rules do with packets of a port, change nothing
     #[arg(long, value_name = "[ADDRESS:]PORT")]
     explain_port: Option<Question>,
+    /// Of --explain-port: by the rules that are installed, not by these settings
+    #[arg(long, requires = "explain_port")]
+    installed: bool,
     /// Undo the installation after this long unless it is confirmed
     #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "60s", conflicts_with = "keep")]
     confirm: Option<Wait>,
@@ -113,12 +117,29 @@ pub(crate) fn run_install(args: &InstallArgs) -> Result<(), InstallError> {
     if let Some(wait) = args.roll_back_after {
         return confirm::guard(wait);
     }
+    if let (Some(question), true) = (args.explain_port, args.installed) {
+        let Some(program) = installed_program()? else {
+            return Err(InstallError::machine(
+                "no rules are installed; without --installed, these settings are judged",
+            ));
+        };
+        explain(&program, "the rules that are installed", question);
+        return Ok(());
+    }
     let settings = load(&args.config_file, &args.config, &args.flags)?;
     let (dry_run, verbose) = (settings.dry_run, settings.verbose);
     let machine = Machine::look(&settings);
     let (plan, warnings) = plan(settings, &machine)?;
     if let Some(question) = args.explain_port {
-        say(&mut io::stdout(), &walk::explain(&plan, question, &crate::control_plane::machine_addresses()));
+        let program = plan.program();
+        let whose = match installed_program() {
+            Ok(Some(installed)) if installed.is_like(&program) => "the rules of these settings, which are installed",
+            Ok(Some(_)) => "the rules of these settings; installed are others, which --installed explains",
+            Ok(None) => "the rules of these settings, which aren't installed",
+            // Only root may look.
+            Err(_) => "the rules of these settings",
+        };
+        explain(&program, whose, question);
         return Ok(());
     }
     for warning in warnings {
@@ -203,10 +224,28 @@ impl Source {
     }
 }
 
+fn explain(program: &Program, whose: &str, question: Question) {
+    say(&mut io::stdout(), &walk::explain(program, whose, question, &crate::control_plane::machine_addresses()));
+}
+
+/// What the kernel has of ours. Rules that somebody changed into what ours never are can't be explained.
+fn installed_program() -> Result<Option<Program>, InstallError> {
+    if installed()?.is_none() {
+        return Ok(None);
+    }
+    let listing = tool("nft", &["-nn", "list", "table", "inet", TABLE], "")?;
+    let program = listing::read(&listing).map_err(|line| {
+        InstallError::machine(format!(
+            "a rule in table inet {TABLE} isn't one of ours: {line}; install again to replace it"
+        ))
+    })?;
+    Ok(Some(program))
+}
+
 fn rules_text(plan: &Plan, source: &Source) -> String {
     let mut program: Program = plan.program();
     if source.added {
-        program.chains.push(model::Chain { name: ADDED_SOURCE, hook: None, rules: vec![] });
+        program.chains.push(model::Chain { name: ADDED_SOURCE.into(), hook: None, rules: vec![] });
     }
     program.to_string()
 }

@@ -1,13 +1,18 @@
 //! Chains, rules and matches as values: what nftables reads, what `--explain-port` walks through, and the words for both come from
 //! these. Must not know which rules there are.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 use std::net::IpAddr;
 
-use super::ports::{Block, PortRange, Protocol};
+use super::ports::{Block, PortRange, Protocol, merged};
 
 /// Everything is in this table, family inet.
 pub(super) const TABLE: &str = "weir";
+
+/// Ours, or read from a listing.
+pub(super) type Text = Cow<'static, str>;
 
 #[derive(Debug, Default)]
 pub(super) struct Program {
@@ -18,13 +23,13 @@ pub(super) struct Program {
 
 #[derive(Debug)]
 pub(super) struct Chain {
-    pub(super) name: &'static str,
+    pub(super) name: Text,
     pub(super) hook: Option<Hook>,
     pub(super) rules: Vec<Rule>,
 }
 
 /// Where the kernel enters a chain.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Hook {
     /// Else `filter`.
     pub(super) nat: bool,
@@ -43,10 +48,10 @@ pub(super) enum Point {
 pub(super) struct Rule {
     pub(super) when: Vec<Match>,
     pub(super) then: Verdict,
-    pub(super) why: &'static str,
+    pub(super) why: Text,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Match {
     Protocol(Vec<Protocol>),
     Port {
@@ -76,7 +81,7 @@ pub(super) enum Match {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Return,
-    Jump(&'static str),
+    Jump(Text),
     /// To this port of this machine.
     Redirect(u16),
     /// Tracked in this zone, and no further rule of the chain asked.
@@ -84,9 +89,34 @@ pub(super) enum Verdict {
     Drop,
     /// Then on to the next rule.
     Log {
-        prefix: &'static str,
-        level: &'static str,
+        prefix: Text,
+        level: Text,
     },
+}
+
+/// Of a chain: its hook, and each rule's conditions and verdict.
+type Content<'a> = (Option<Hook>, Vec<(Vec<Match>, &'a Verdict)>);
+
+impl Program {
+    /// Whether both do the same with every packet, whatever their comments.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        self.contents() == other.contents()
+    }
+
+    /// Without comments and empty chains, in an order of its own.
+    fn contents(&self) -> BTreeMap<&str, Content<'_>> {
+        let listed = |condition: &Match| match condition.clone() {
+            Match::Port { protocols, ports, not } => Match::Port { protocols, ports: merged(&ports), not },
+            other => other,
+        };
+        let rule = |rule: &'_ Rule| rule.when.iter().map(listed).collect::<Vec<_>>();
+        let full = self.chains.iter().filter(|chain| !chain.rules.is_empty());
+        full.map(|chain| {
+            let rules = chain.rules.iter().map(|r| (rule(r), &r.then)).collect();
+            (&*chain.name, (chain.hook, rules))
+        })
+        .collect()
+    }
 }
 
 /// What decides about the first packet of a connection, or about a datagram.

@@ -20,6 +20,20 @@ impl PortRange {
     }
 }
 
+/// The same ports as the kernel lists them: sorted, neighbours joined.
+pub(super) fn merged(ranges: &[PortRange]) -> Vec<PortRange> {
+    let mut sorted = ranges.to_vec();
+    sorted.sort_by_key(|range| (range.first, range.last));
+    let mut merged: Vec<PortRange> = Vec::new();
+    for range in sorted {
+        match merged.last_mut().filter(|last| range.first <= last.last.saturating_add(1)) {
+            Some(last) => last.last = last.last.max(range.last),
+            None => merged.push(range),
+        }
+    }
+    merged
+}
+
 impl FromStr for PortRange {
     type Err = String;
 
@@ -43,6 +57,19 @@ impl fmt::Display for PortRange {
 pub(super) enum Protocol {
     Tcp,
     Udp,
+}
+
+impl FromStr for Protocol {
+    type Err = String;
+
+    /// By name, or by number as listings have it.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "tcp" | "6" => Ok(Self::Tcp),
+            "udp" | "17" => Ok(Self::Udp),
+            other => Err(format!("protocol {other:?} is neither tcp nor udp")),
+        }
+    }
 }
 
 impl fmt::Display for Protocol {
@@ -162,6 +189,12 @@ impl FromStr for Block {
         if prefix_bits > most {
             return Err(wrong());
         }
+        // As nftables keeps it: without the bits behind the prefix.
+        let kept = |bits: u32| bits.saturating_sub(u32::from(prefix_bits));
+        let address = match address {
+            IpAddr::V4(v4) => IpAddr::V4((u32::from(v4) & u32::MAX.checked_shl(kept(32)).unwrap_or(0)).into()),
+            IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) & u128::MAX.checked_shl(kept(128)).unwrap_or(0)).into()),
+        };
         Ok(Self { address, prefix_bits })
     }
 }
@@ -182,7 +215,7 @@ pub(super) fn port(text: &str) -> Result<u16, String> {
     number.ok_or_else(|| format!("{text:?} is no port; choose from 1 to 65535"))
 }
 
-fn range<N: FromStr + PartialOrd + Copy>(text: &str, what: &str) -> Result<(N, N), String> {
+pub(super) fn range<N: FromStr + PartialOrd + Copy>(text: &str, what: &str) -> Result<(N, N), String> {
     let number = |part: &str| part.trim().parse::<N>().map_err(|_| format!("{what} {part:?} is no valid number"));
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let (first, last) = (number(first)?, number(last)?);

@@ -14,9 +14,9 @@ const MANGLE: i32 = -150;
 
 const DNS_PORT: u16 = 53;
 const INBOUND: &str = "KUMA_MESH_INBOUND";
-const OUTBOUND: &str = "KUMA_MESH_OUTBOUND";
-const INBOUND_REDIRECT: &str = "KUMA_MESH_INBOUND_REDIRECT";
-const OUTBOUND_REDIRECT: &str = "KUMA_MESH_OUTBOUND_REDIRECT";
+pub(super) const OUTBOUND: &str = "KUMA_MESH_OUTBOUND";
+pub(super) const INBOUND_REDIRECT: &str = "KUMA_MESH_INBOUND_REDIRECT";
+pub(super) const OUTBOUND_REDIRECT: &str = "KUMA_MESH_OUTBOUND_REDIRECT";
 
 /// What is to be captured.
 #[derive(Debug)]
@@ -119,7 +119,7 @@ impl Plan {
 
     fn prerouting_rules(&self) -> Vec<Rule> {
         let mut rules = self.gates();
-        rules.push(when([tcp()], Verdict::Jump(INBOUND), "connections that come in"));
+        rules.push(when([tcp()], Verdict::Jump(INBOUND.into()), "connections that come in"));
         rules
     }
 
@@ -133,9 +133,10 @@ impl Plan {
         rules.extend(sources.map(|block| returns([Match::Source(*block)], "excluded source")));
         if inbound.include.is_empty() {
             rules.extend(inbound.exclude.iter().map(|port| returns([dport(*port)], "excluded port")));
-            rules.push(when([tcp()], Verdict::Jump(INBOUND_REDIRECT), "everything else"));
+            rules.push(when([tcp()], Verdict::Jump(INBOUND_REDIRECT.into()), "everything else"));
         } else {
-            let included = |port: &PortRange| when([dport(*port)], Verdict::Jump(INBOUND_REDIRECT), "included port");
+            let included =
+                |port: &PortRange| when([dport(*port)], Verdict::Jump(INBOUND_REDIRECT.into()), "included port");
             rules.extend(inbound.include.iter().map(included));
         }
         rules
@@ -160,7 +161,7 @@ impl Plan {
             let why = "the application to its own service by the proxy: in again by the inbound side";
             let elsewhere = Match::Destination { block: here.into(), not: true };
             let conditions = [lo(), captured(), elsewhere, self.proxy(false)];
-            rules.push(when(conditions, Verdict::Jump(INBOUND_REDIRECT), why));
+            rules.push(when(conditions, Verdict::Jump(INBOUND_REDIRECT.into()), why));
         }
         rules.push(returns([lo(), captured(), self.proxy(true)], "this machine to itself"));
         rules.push(returns([self.proxy(false)], "the proxy's own connections"));
@@ -168,9 +169,10 @@ impl Plan {
             rules.push(returns([Match::Destination { block: here.into(), not: false }], "this machine to itself"));
         }
         if outbound.include.is_empty() {
-            rules.push(when([tcp()], Verdict::Jump(OUTBOUND_REDIRECT), "everything else"));
+            rules.push(when([tcp()], Verdict::Jump(OUTBOUND_REDIRECT.into()), "everything else"));
         } else {
-            let included = |port: &PortRange| when([dport(*port)], Verdict::Jump(OUTBOUND_REDIRECT), "included port");
+            let included =
+                |port: &PortRange| when([dport(*port)], Verdict::Jump(OUTBOUND_REDIRECT.into()), "included port");
             rules.extend(outbound.include.iter().map(included));
         }
         rules
@@ -229,13 +231,13 @@ impl Plan {
     fn output_rules(&self) -> Vec<Rule> {
         let mut rules = self.exclusions();
         if let Some(level) = self.log {
-            rules.insert(1, when([tcp()], Verdict::Log { prefix: "OUTBOUND:", level }, ""));
+            rules.insert(1, when([tcp()], Verdict::Log { prefix: "OUTBOUND:".into(), level: level.into() }, ""));
         }
         if self.dns != Dns::Off {
             let conditions = [question(Protocol::Tcp), self.proxy(true)];
             rules.push(returns(conditions, "questions to resolvers that aren't captured"));
         }
-        rules.push(when([tcp()], Verdict::Jump(OUTBOUND), "connections that leave"));
+        rules.push(when([tcp()], Verdict::Jump(OUTBOUND.into()), "connections that leave"));
         rules
     }
 
@@ -289,11 +291,11 @@ impl Plan {
 const LOOPBACKS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 fn chain(name: &'static str, hook: Option<Hook>, rules: Vec<Rule>) -> Chain {
-    Chain { name, hook, rules }
+    Chain { name: name.into(), hook, rules }
 }
 
 fn when(conditions: impl IntoIterator<Item = Match>, then: Verdict, why: &'static str) -> Rule {
-    Rule { when: conditions.into_iter().collect(), then, why }
+    Rule { when: conditions.into_iter().collect(), then, why: why.into() }
 }
 
 fn returns(conditions: impl IntoIterator<Item = Match>, why: &'static str) -> Rule {

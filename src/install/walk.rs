@@ -4,9 +4,10 @@
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::model::{Chain, Packet, Point, Program, Rule, Verdict};
+use super::model::{Chain, Match, Packet, Point, Program, Rule, Verdict};
+use super::plan::PROXY_UID;
 use super::ports::Protocol;
-use super::rules::{Dns, Plan};
+use super::rules::{INBOUND_REDIRECT, OUTBOUND, OUTBOUND_REDIRECT};
 
 /// Jumps are from chains of hooks to ours, and from those to the redirecting ones.
 const DEPTH_MAX: u8 = 4;
@@ -17,7 +18,7 @@ const APPLICATION_UID: u32 = 1000;
 /// A rule that held.
 #[derive(Debug)]
 pub(super) struct Step<'a> {
-    chain: &'static str,
+    chain: &'a str,
     /// From 1.
     number: usize,
     rule: &'a Rule,
@@ -62,7 +63,7 @@ fn through<'a>(
         if !rule.when.iter().all(|condition| condition.holds(packet)) {
             continue;
         }
-        steps.push(Step { chain: chain.name, number: index + 1, rule });
+        steps.push(Step { chain: &chain.name, number: index + 1, rule });
         match &rule.then {
             Verdict::Return | Verdict::Zone(_) => return Walked::Returned,
             Verdict::Redirect(port) => return Walked::Ended(Outcome::Redirected(*port)),
@@ -124,45 +125,87 @@ impl Addresses {
     }
 }
 
-/// The whole answer, for people.
-pub(super) fn explain(plan: &Plan, question: Question, own: &[IpAddr]) -> String {
-    let program = plan.program();
+/// What the rules say about the proxy and about users.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Facts {
+    pub(super) proxy_uid: u32,
+    /// The first of each range of users that are excluded.
+    excluded_uids: Vec<u32>,
+    inbound_port: Option<u16>,
+    outbound_port: Option<u16>,
+}
+
+impl Facts {
+    pub(super) fn of(program: &Program) -> Self {
+        let rules = |name: &str| {
+            let chain = program.chains.iter().find(|chain| chain.name == name);
+            chain.map_or(&[] as &[Rule], |chain| chain.rules.as_slice()).iter()
+        };
+        let users = |rule: &Rule| {
+            let range = |condition: &Match| match condition {
+                Match::User { first, last, not: false } => Some((*first, *last)),
+                _ => None,
+            };
+            rule.when.iter().find_map(range)
+        };
+        let alone = |rule: &&Rule| rule.when.len() == 1 && rule.then == Verdict::Return;
+        // Where no connection is captured, the one whose questions leave is the proxy.
+        let asks =
+            |rule: &&Rule| matches!(rule.when.first(), Some(Match::Port { protocols, .. }) if protocols.len() > 1);
+        let own = rules(OUTBOUND).filter(alone).find_map(users);
+        let own = own.or_else(|| rules("output_dns").filter(asks).find_map(users));
+        let proxy_uid = own.map_or(PROXY_UID, |(first, _)| first);
+        let mut excluded_uids: Vec<u32> = rules("output").filter_map(users).map(|(first, _)| first).collect();
+        excluded_uids.dedup();
+        let port = |name| {
+            rules(name).find_map(|rule| match rule.then {
+                Verdict::Redirect(port) => Some(port),
+                _ => None,
+            })
+        };
+        Self { proxy_uid, excluded_uids, inbound_port: port(INBOUND_REDIRECT), outbound_port: port(OUTBOUND_REDIRECT) }
+    }
+}
+
+/// The whole answer, for people. `whose` are the rules.
+pub(super) fn explain(program: &Program, whose: &str, question: Question, own: &[IpAddr]) -> String {
     let addresses = Addresses::new(own, question);
+    let facts = Facts::of(program);
     let mut text = format!(
-        "Port {}, by the rules of these settings (this machine is {}, the other {}; the proxy is uid {}).\n\
+        "Port {}, by {whose} (this machine is {}, the other {}; the proxy is uid {}).\n\
          Connections that are open when the rules come stay as they are.\n",
-        question.port, addresses.own, addresses.other, plan.proxy_uid
+        question.port, addresses.own, addresses.other, facts.proxy_uid
     );
-    for (title, packet) in scenarios(plan, question.port, addresses) {
-        let (steps, outcome) = walk(&program, &packet);
+    for (title, packet) in scenarios(&facts, question.port, addresses) {
+        let (steps, outcome) = walk(program, &packet);
         let _ = writeln!(text, "\n{title}");
         for Step { chain, number, rule } in steps {
             let why = if rule.why.is_empty() { String::new() } else { format!("   # {}", rule.why) };
             let _ = writeln!(text, "  {chain} rule {number}: {rule}{why}");
         }
-        let _ = writeln!(text, "  => {}", sentence(plan, &packet, outcome));
+        let _ = writeln!(text, "  => {}", sentence(&facts, &packet, outcome));
     }
     text
 }
 
-fn sentence(plan: &Plan, packet: &Packet<'_>, outcome: Outcome) -> String {
+fn sentence(facts: &Facts, packet: &Packet<'_>, outcome: Outcome) -> String {
     match outcome {
         Outcome::Dropped => "dropped".to_owned(),
-        Outcome::Redirected(port) if port == plan.dns_port && plan.dns != Dns::Off => {
-            format!("captured: the proxy's DNS answers on port {port}")
-        }
-        Outcome::Redirected(port) if port == plan.inbound.port => {
+        Outcome::Redirected(port) if Some(port) == facts.inbound_port => {
             format!("captured: to the inbound side of the proxy, port {port}")
         }
-        Outcome::Redirected(port) => format!("captured: to the outbound side of the proxy, port {port}"),
+        Outcome::Redirected(port) if Some(port) == facts.outbound_port => {
+            format!("captured: to the outbound side of the proxy, port {port}")
+        }
+        Outcome::Redirected(port) => format!("captured: the proxy's DNS answers on port {port}"),
         Outcome::Untouched => format!("not captured: goes to {} itself", packet.destination),
     }
 }
 
 /// The packets that answer a question about a port.
-pub(super) fn scenarios(plan: &Plan, port: u16, addresses: Addresses) -> Vec<(String, Packet<'static>)> {
+pub(super) fn scenarios(facts: &Facts, port: u16, addresses: Addresses) -> Vec<(String, Packet<'static>)> {
     let Addresses { own, other } = addresses;
-    let proxy = plan.proxy_uid;
+    let proxy = facts.proxy_uid;
     let application = if proxy == APPLICATION_UID { APPLICATION_UID + 1 } else { APPLICATION_UID };
     let loopback: IpAddr = if own.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
     let source: IpAddr = if own.is_ipv4() { [127, 0, 0, 6].into() } else { Ipv6Addr::from(6).into() };
@@ -190,8 +233,8 @@ pub(super) fn scenarios(plan: &Plan, port: u16, addresses: Addresses) -> Vec<(St
     if proxy != ROOT {
         scenarios.push((format!("Out: root connects to {other}:{port}"), tcp((ROOT, own), other)));
     }
-    for (first, _) in plan.exclude_uids.iter().map(|exclusion| exclusion.uids) {
-        scenarios.push((format!("Out: uid {first} connects to {other}:{port}"), tcp((first, own), other)));
+    for first in &facts.excluded_uids {
+        scenarios.push((format!("Out: uid {first} connects to {other}:{port}"), tcp((*first, own), other)));
     }
     scenarios.extend([
         (format!("Out: the proxy (uid {proxy}) connects to {other}:{port}"), tcp((proxy, own), other)),

@@ -6,9 +6,9 @@ use harness::{HttpServer, Node};
 
 use super::model::{Packet, Point};
 use super::ports::Protocol;
-use super::run_install;
 use super::tests::{args, machine, planned};
-use super::walk::{Addresses, Outcome, Question, explain, scenarios, walk};
+use super::walk::{Addresses, Facts, Outcome, Question, explain, scenarios, walk};
+use super::{installed_program, run_install};
 
 const OWN: &str = "10.0.0.1";
 const APP: u32 = 1000;
@@ -140,7 +140,12 @@ fn a_container_network_is_captured_beyond_itself() {
 #[test]
 fn explaining_a_port_names_chains_rules_and_outcomes_for_each_kind_of_packet() {
     let plan = planned("--exclude-outbound-ports 5432 --exclude-outbound-ports-for-uids 7", &machine()).0;
-    let text = explain(&plan, "5432".parse().unwrap(), &["10.0.0.1".parse().unwrap()]);
+    let text = explain(
+        &plan.program(),
+        "the rules of these settings",
+        "5432".parse().unwrap(),
+        &["10.0.0.1".parse().unwrap()],
+    );
     let expected = "
 Out: the application (uid 1000) connects to 203.0.113.9:5432
   output rule 4: meta l4proto tcp jump KUMA_MESH_OUTBOUND   # connections that leave
@@ -199,7 +204,7 @@ harness::isolated_tests! {
             "--redirect-all-dns-traffic",
             "--exclude-outbound-ports 5432 --exclude-inbound-ports 5000-6000",
             "--include-inbound-ports 5432 --include-outbound-ports 80",
-            "--exclude-outbound-ports-for-uids tcp:5000-5500:1000 --exclude-inbound-ips 10.10.0.0/24",
+            "--exclude-outbound-ports-for-uids tcp:5100,5000-5500,5501:1000 --exclude-inbound-ips 10.10.0.0/24",
             "--exclude-outbound-ips 10.10.0.0/24,fd10::/64 --redirect-outbound-insert-instead-of-append",
             "--redirect-inbound=false --ip-family-mode ipv4",
             "--redirect-outbound=false --redirect-inbound-insert-instead-of-append --iptables-logs",
@@ -207,10 +212,14 @@ harness::isolated_tests! {
         let mut outcomes = Vec::new();
         for line in lines {
             let plan = planned(line, &machine()).0;
-            server.enter(|| run_install(&args(&format!("--kuma-dp-user {} {line}", plan.proxy_uid))).unwrap());
+            let (program, line) = (plan.program(), format!("--kuma-dp-user {} {line}", plan.proxy_uid));
+            server.enter(|| run_install(&args(&line)).unwrap());
+            let installed = server.enter(|| installed_program().unwrap().unwrap());
+            assert!(installed.is_like(&program), "{installed} is not {program}");
+            assert_eq!(Facts::of(&installed), Facts::of(&program));
             for (own, to) in server.addresses().into_iter().zip(other.addresses()) {
-                for (title, packet) in scenarios(&plan, PORT, Addresses { own, other: to }) {
-                    let expected = match walk(&plan.program(), &packet).1 {
+                for (title, packet) in scenarios(&Facts::of(&program), PORT, Addresses { own, other: to }) {
+                    let expected = match walk(&installed, &packet).1 {
                         Outcome::Redirected(port) => port,
                         Outcome::Untouched => PORT,
                         Outcome::Dropped => unreachable!("nothing here drops"),

@@ -78,6 +78,9 @@ harness::isolated_tests! {
             let answer = container.run("dig", &[transport, "+short", "@9.9.9.9", "backend.mesh", "A"]);
             assert_eq!(answer.trim().parse().ok(), vip, "{transport}");
         }
+        for node in [&container, &web] {
+            assert_eq!(burst(node), u64::MAX >> 32, "each of many questions at once has its answer, captured or not");
+        }
         // Nobody else is let in: the machine's other addresses have no DNS.
         let stranger = mesh.network.node("stranger");
         let asked = stranger.try_run("dig", &["+time=1", "+tries=1", "-p", "15053", &format!("@{}", web.v4), "backend.mesh"]);
@@ -92,6 +95,26 @@ harness::isolated_tests! {
         let mut proxy = Process::start("web-1", unprivileged(&mesh, &mesh.host, "web-1", &yaml, &[]));
         ready(&mut proxy);
     }
+}
+
+/// Asks a resolver far away about `backend.mesh`, A and AAAA in turns, 32 times at once: which were answered, as bits. Answers to one
+/// client may share a packet, which capture and container networks have to carry.
+fn burst(node: &Node) -> u64 {
+    let socket = node.enter(|| std::net::UdpSocket::bind("0.0.0.0:0").unwrap());
+    node.enter(|| socket.connect("9.9.9.9:53").unwrap());
+    socket.set_read_timeout(Some(FAST)).unwrap();
+    for id in 0..32u8 {
+        let head = [0, id, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        let kind = if id % 2 == 0 { 1 } else { 28 };
+        socket.send(&[&head[..], b"\x07backend\x04mesh\x00\x00", &[kind, 0, 1]].concat()).unwrap();
+    }
+    let (mut answered, mut reply) = (0, [0; 512]);
+    for _ in 0..32 {
+        let length = socket.recv(&mut reply).unwrap_or_else(|error| panic!("{answered:b}: {error}"));
+        assert!(length > 30 && reply[3] & 0x0f == 0 && reply[7] == 1, "{:?}", &reply[..length]);
+        answered |= 1 << reply[1];
+    }
+    answered
 }
 
 /// On `docker0` of its machine, as Docker sets one up: 172.17.0.2.

@@ -10,4 +10,5 @@ mod long_way;
 mod permission;
 mod rolling;
 mod support;
+mod together;
 mod trial;

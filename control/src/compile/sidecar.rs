@@ -188,6 +188,7 @@ impl Sidecar<'_> {
             && let Some(shared) = self.input.mesh.sidecars.at(self.input.world, self.input.mesh, place)
         {
             shared.left_out().for_each(|outbound| self.named_outbound(outbound));
+            self.unplaced_names(&|_, name| shared.snapshot.name(name).is_none());
             self.rows.shared = Some(shared);
             return;
         }
@@ -209,6 +210,14 @@ impl Sidecar<'_> {
                 let row = if v6 == row.v6 { row.clone() } else { Arc::new(NameRow { v6, ..NameRow::clone(row) }) };
                 self.rows.names.insert(row.name.clone(), row);
             }
+        }
+        self.unplaced_names(&|service, _| reachable.is_empty() || reachable.contains(service));
+    }
+
+    /// Names to refuse, those of (service, name) that `is_for` says yes to, unless somebody else has them.
+    fn unplaced_names(&mut self, is_for: &dyn Fn(&str, &str) -> bool) {
+        for (_, row) in self.input.mesh.names.unplaced.iter().filter(|(service, row)| is_for(service, &row.name)) {
+            self.rows.names.entry(row.name.clone()).or_insert_with(|| row.clone());
         }
     }
 

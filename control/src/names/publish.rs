@@ -73,12 +73,19 @@ pub(crate) fn freed(mesh: &str, vips: &VipTable, vip_port: u16) -> Vec<FreedOutb
     list
 }
 
-/// Entries without an address give nothing.
+/// Entries without an address give nothing but a name to refuse, if it is a service's.
 pub fn names_and_outbounds(view: &View, vips: &VipTable, settings: &NameSettings) -> (MeshNames, Vec<NameWarning>) {
     let mut out = Publisher { settings, names: BTreeMap::new(), outbounds: Outbounds::default(), warnings: Vec::new() };
+    let mut unplaced = Vec::new();
     for (key, wishes) in &view.entries {
-        let Some(vip) = vips.entries.get(key).filter(|vip| !vip.is_empty()) else { continue };
         let Some(first) = wishes.first() else { continue };
+        let Some(vip) = vips.entries.get(key).filter(|vip| !vip.is_empty()) else {
+            let name = servable(&format!("{}.{}", key.name, settings.domain));
+            if let (EntryKind::Service, Ok(name)) = (key.kind, name) {
+                unplaced.push((key.name.clone(), Arc::new(row(&name, Vip::default(), &first.origin))));
+            }
+            continue;
+        };
         match key.kind {
             EntryKind::Service => out.service(key, *vip, first),
             EntryKind::Host => out.host(key, *vip, wishes),
@@ -97,7 +104,7 @@ pub fn names_and_outbounds(view: &View, vips: &VipTable, settings: &NameSettings
     let names = names.into_values().map(|(_, _, row)| Arc::new(row)).collect();
     let outbounds = outbounds_sorted.into_iter().map(Arc::new).collect();
     let freed = freed(&view.mesh, vips, settings.vip_port);
-    (MeshNames { names, outbounds, freed }, warnings)
+    (MeshNames { names, outbounds, freed, unplaced }, warnings)
 }
 
 /// Names that an entry would have if it were the only one.

@@ -656,8 +656,12 @@ fn k44_an_entry_without_address_gives_nothing() {
     let view = entries(&[(EntryKind::Service, "a", &[0])]);
     let vips =
         VipTable { entries: [(Key::new(EntryKind::Service, "a"), Vip::default())].into(), ..VipTable::default() };
-    assert_eq!(names_and_outbounds(&view, &vips, &settings()).0, MeshNames::default());
-    assert_eq!(names_and_outbounds(&view, &VipTable::default(), &settings()).0, MeshNames::default());
+    for vips in [vips, VipTable::default()] {
+        let mut served = names_and_outbounds(&view, &vips, &settings()).0;
+        let refused = served.unplaced.pop().map(|(service, row)| (service, row.name.clone(), row.v4, row.v6));
+        assert_eq!(refused, Some(("a".into(), "a.mesh".into(), None, None)), "proxies say why they don't know it");
+        assert_eq!(served, MeshNames::default());
+    }
 }
 
 fn example(ports: &[u16]) -> (Vec<String>, Vec<String>) {

@@ -34,6 +34,13 @@ pub struct PassthroughTarget {
     pub tags: Tags,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub proxy_types: Vec<String>,
+    /// Read to be given back: none of them tells proxies apart here.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub namespace: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub section_name: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub mesh: String,
 }
 
 /// More specific ones are greater.
@@ -123,8 +130,10 @@ fn target(cursor: &Cursor<'_>) -> Option<PassthroughTarget> {
         labels: f.get("labels").map(|c| c.tags()).unwrap_or_default(),
         tags: f.get("tags").map(|c| c.tags()).unwrap_or_default(),
         proxy_types: f.texts("proxyTypes"),
+        namespace: f.text("namespace"),
+        section_name: f.text("sectionName"),
+        mesh: f.text("mesh"),
     };
-    f.also_known(&["namespace", "sectionName", "mesh"]);
     f.done();
     Some(target)
 }

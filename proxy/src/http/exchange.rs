@@ -7,6 +7,7 @@ use super::head::{Head, Kind, Version};
 use super::headers::{self, Options, ResponseHead};
 use super::pump::{Broken, Pipe, Waits};
 use super::respond::connection_option;
+use super::serve::is_draining;
 use super::timer::Timer;
 use super::traffic::Settings;
 use crate::error::{ConnError, Reason};
@@ -306,7 +307,7 @@ where
         self.state.keep = self.terms.keep
             && down != Framing::UntilClose
             && self.state.request == Request::Sent
-            && !*self.terms.drain.borrow();
+            && !is_draining(self.terms.drain);
         self.state.status = self.head.status;
         let option = connection_option(self.state.keep, self.terms.version);
         self.compose_with(options, (down, announced), option, false);

@@ -20,34 +20,72 @@ use tokio::time::Instant;
 const CONNECTS_MAX: usize = 3;
 
 /// A connection to an endpoint, for one request.
-pub(super) struct Lease<E, L, Io> {
-    pub(super) picked: Picked<E, L>,
-    pub(super) io: Io,
+pub(super) struct Lease<T: Traffic> {
+    pub(super) picked: PickedOf<T>,
+    pub(super) io: Upstream<T::Io>,
     /// It served requests before, so its peer may just have closed it.
     pub(super) reused: bool,
 }
 
-type LeaseOf<T> = Lease<<T as Traffic>::Endpoint, <T as Traffic>::Load, <T as Traffic>::Io>;
+type PickedOf<T> = Picked<<T as Traffic>::Endpoint, <T as Traffic>::Load>;
+
+impl<T: Traffic> Lease<T> {
+    /// For the next request.
+    pub(super) fn give_back(self, context: &Context<T>, now: Instant) {
+        if let Upstream::Own(io) = self.io {
+            context.pools.put(self.picked.endpoint, io, now.into_std());
+        }
+    }
+}
 
 /// An idle connection to the endpoint picked, or a new one; other endpoints while connecting fails.
 pub(super) async fn lease<T: Traffic>(
     context: &Context<T>,
     target: &T::Target,
     now: Instant,
-) -> Result<LeaseOf<T>, ConnError> {
-    let mut picked = context.traffic.pick(target, None)?;
+) -> Result<Lease<T>, ConnError> {
+    match pooled(context, target, now)? {
+        Ok(lease) => Ok(lease),
+        Err(picked) => dial(context, target, picked, now).await,
+    }
+}
+
+/// An idle connection to the endpoint picked, or else that endpoint.
+fn pooled<T: Traffic>(
+    context: &Context<T>,
+    target: &T::Target,
+    now: Instant,
+) -> Result<Result<Lease<T>, PickedOf<T>>, ConnError> {
+    let picked = context.traffic.pick(target, None)?;
+    Ok(reuse(context, picked, now))
+}
+
+fn reuse<T: Traffic>(context: &Context<T>, picked: PickedOf<T>, now: Instant) -> Result<Lease<T>, PickedOf<T>> {
+    match context.pools.take(&picked.endpoint, now.into_std()) {
+        Some(io) => Ok(Lease { picked, io: Upstream::Own(io), reused: true }),
+        None => Err(picked),
+    }
+}
+
+/// A new connection to the endpoint picked; while connecting fails, any connection to another one.
+async fn dial<T: Traffic>(
+    context: &Context<T>,
+    target: &T::Target,
+    mut picked: PickedOf<T>,
+    now: Instant,
+) -> Result<Lease<T>, ConnError> {
     for attempt in 1.. {
-        if let Some(io) = context.pools.take(&picked.endpoint, now.into_std()) {
-            return Ok(Lease { picked, io, reused: true });
-        }
-        // Boxed: a connection's future is large and rarely needed.
-        match Box::pin(context.traffic.connect(target, &picked.endpoint)).await {
-            Ok(io) => return Ok(Lease { picked, io, reused: false }),
+        match context.traffic.connect(target, &picked.endpoint).await {
+            Ok(io) => return Ok(Lease { picked, io: Upstream::Own(io), reused: false }),
             Err(error) if !error.reason.consequence().retryable || attempt == CONNECTS_MAX => return Err(error),
             Err(error) => match context.traffic.pick(target, Some(&picked.endpoint)) {
                 Ok(other) => picked = other,
                 Err(_) => return Err(error),
             },
+        }
+        match reuse(context, picked, now) {
+            Ok(lease) => return Ok(lease),
+            Err(other) => picked = other,
         }
     }
     Err(ConnError::new(Reason::ConnectFailed, "no endpoint could be connected to"))
@@ -71,16 +109,8 @@ async fn replacement<T: Traffic>(
     context.traffic.connect(target, &picked.endpoint).await
 }
 
-impl<E, L, Io> Lease<E, L, Io> {
-    fn own(self) -> Lease<E, L, Upstream<Io>> {
-        Lease { picked: self.picked, io: Upstream::Own(self.io), reused: self.reused }
-    }
-}
-
-type BridgeOf<T> = Lease<<T as Traffic>::Endpoint, <T as Traffic>::Load, Upstream<<T as Traffic>::Io>>;
-
 /// A way to an endpoint that speaks HTTP/2.
-async fn lease_bridge<T: Traffic>(context: &Context<T>, target: &T::Target) -> Result<BridgeOf<T>, ConnError> {
+async fn lease_bridge<T: Traffic>(context: &Context<T>, target: &T::Target) -> Result<Lease<T>, ConnError> {
     let mut picked = context.traffic.pick(target, None)?;
     for attempt in 1.. {
         match Box::pin(Upstream::bridge(context, target, &picked.endpoint)).await {
@@ -121,11 +151,16 @@ where
     S: Wired,
     T: Traffic,
 {
-    let leased = match plan.h2 {
+    // What isn't pooled is boxed: a connection's future is large and rarely needed.
+    let mut leased = match plan.h2 {
         true => Box::pin(lease_bridge(&session.context, &plan.target)).await,
-        false => lease(&session.context, &plan.target, facts.began).await.map(Lease::own),
+        false => match pooled(&session.context, &plan.target, facts.began) {
+            Ok(Ok(lease)) => Ok(lease),
+            Ok(Err(picked)) => Box::pin(dial(&session.context, &plan.target, picked, facts.began)).await,
+            Err(error) => Err(error),
+        },
     };
-    let mut lease = match leased {
+    let lease = match &mut leased {
         Ok(lease) => lease,
         Err(error) => {
             let answer = Answer::error(error, &session.context.settings);
@@ -167,24 +202,17 @@ where
             Err(error) => Err(Failure::Upstream(error)),
         };
     }
-    let ended = Ended {
-        status: exchange.status(),
-        keep: exchange.keeps_client(),
-        reuse: exchange.keeps_upstream(),
-        tunnel: exchange.is_tunnel(),
-        torn: exchange.response.is_torn(),
-        received: exchange.request.moved,
-        sent: exchange.response.moved,
-    };
+    let ended = Ended::of(&exchange);
     session.last = Instant::now();
     session.input = std::mem::take(&mut scratch.up.input);
-    if let Upstream::Own(io) = lease.io
-        && done.is_ok()
-        && ended.reuse
+    let reuse = done.is_ok() && ended.reuse;
+    let finished = finish(session, facts, plan, (done, ended, &lease.picked.endpoint), scratch);
+    if let Ok(lease) = leased
+        && reuse
     {
-        session.context.pools.put(lease.picked.endpoint.clone(), io, session.last.into_std());
+        lease.give_back(&session.context, session.last);
     }
-    match finish(session, facts, plan, (done, ended, &lease.picked.endpoint), scratch) {
+    match finished {
         Ok(next) => next,
         Err(answer) => Box::pin(session.late_answer(&answer, facts, filters)).await,
     }
@@ -199,6 +227,20 @@ struct Ended {
     torn: bool,
     received: u64,
     sent: u64,
+}
+
+impl Ended {
+    fn of<S: Wired, U: Wired>(exchange: &Exchange<'_, S, U>) -> Self {
+        Self {
+            status: exchange.status(),
+            keep: exchange.keeps_client(),
+            reuse: exchange.keeps_upstream(),
+            tunnel: exchange.is_tunnel(),
+            torn: exchange.response.is_torn(),
+            received: exchange.request.moved,
+            sent: exchange.response.moved,
+        }
+    }
 }
 
 fn is_stale(done: &Result<(), Failure>) -> bool {
@@ -292,7 +334,7 @@ where
             Some(Answer { reason: Some(Reason::DownstreamReset), detail, ..Answer::default() })
         }
         Err(Failure::Request(fault)) => Some(Answer::fault(fault)),
-        Err(Failure::Upstream(error)) => Some(Answer::error(error, &session.context.settings)),
+        Err(Failure::Upstream(error)) => Some(Answer::error(&error, &session.context.settings)),
     };
     let status = match &answer {
         Some(Answer { status: 0, reason: Some(reason), .. }) if ended.status == 0 => reason.consequence().status,

@@ -28,27 +28,26 @@ pub enum Known {
 
 impl Known {
     pub fn of(name: &[u8]) -> Self {
-        let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
         match name.len() {
-            2 if is("te") => Self::Te,
-            4 if is("host") => Self::Host,
-            6 if is("expect") => Self::Expect,
-            6 if is("server") => Self::Server,
-            7 if is("trailer") => Self::Trailer,
-            7 if is("upgrade") => Self::Upgrade,
-            10 if is("connection") => Self::Connection,
-            10 if is("keep-alive") => Self::KeepAlive,
-            11 if is("x-kuma-tags") => Self::XKumaTags,
-            12 if is("x-request-id") => Self::XRequestId,
-            14 if is("content-length") => Self::ContentLength,
-            14 if is("http2-settings") => Self::Http2Settings,
-            15 if is("x-forwarded-for") => Self::XForwardedFor,
-            16 if is("proxy-connection") => Self::ProxyConnection,
-            17 if is("transfer-encoding") => Self::TransferEncoding,
-            17 if is("x-forwarded-proto") => Self::XForwardedProto,
-            18 if is("proxy-authenticate") => Self::ProxyAuthenticate,
-            23 if is("x-forwarded-client-cert") => Self::XForwardedClientCert,
-            8.. if name.get(..8).is_some_and(|p| p.eq_ignore_ascii_case(b"x-envoy-")) => Self::XEnvoy,
+            2 if is(name, b"te") => Self::Te,
+            4 if is(name, b"host") => Self::Host,
+            6 if is(name, b"expect") => Self::Expect,
+            6 if is(name, b"server") => Self::Server,
+            7 if is(name, b"trailer") => Self::Trailer,
+            7 if is(name, b"upgrade") => Self::Upgrade,
+            10 if is(name, b"connection") => Self::Connection,
+            10 if is(name, b"keep-alive") => Self::KeepAlive,
+            11 if is(name, b"x-kuma-tags") => Self::XKumaTags,
+            12 if is(name, b"x-request-id") => Self::XRequestId,
+            14 if is(name, b"content-length") => Self::ContentLength,
+            14 if is(name, b"http2-settings") => Self::Http2Settings,
+            15 if is(name, b"x-forwarded-for") => Self::XForwardedFor,
+            16 if is(name, b"proxy-connection") => Self::ProxyConnection,
+            17 if is(name, b"transfer-encoding") => Self::TransferEncoding,
+            17 if is(name, b"x-forwarded-proto") => Self::XForwardedProto,
+            18 if is(name, b"proxy-authenticate") => Self::ProxyAuthenticate,
+            23 if is(name, b"x-forwarded-client-cert") => Self::XForwardedClientCert,
+            8.. if is(name, b"x-envoy-") => Self::XEnvoy,
             _ => Self::Other,
         }
     }
@@ -76,4 +75,10 @@ impl Known {
     pub fn is_forbidden_in_trailers(self) -> bool {
         self.is_hop_by_hop() || matches!(self, Self::Host | Self::ContentLength | Self::Expect | Self::XKumaTags)
     }
+}
+
+/// Whether `name` begins so, in any case; of a known length, which takes few steps.
+#[inline]
+fn is<const N: usize>(name: &[u8], known: &[u8; N]) -> bool {
+    name.first_chunk::<N>().is_some_and(|start| start.eq_ignore_ascii_case(known))
 }

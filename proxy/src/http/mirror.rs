@@ -1,7 +1,7 @@
 //! Copies of requests to a mirror: fire and forget, what it answers is dropped. Must not know why a request is mirrored.
 
 use super::exchange::{Exchange, Terms};
-use super::forward::{Lease, lease};
+use super::forward::lease;
 use super::head::{Head, Version};
 use super::pump::Pipe;
 use super::target::split_host;
@@ -45,7 +45,7 @@ pub(super) fn send<T: Traffic>(context: &Context<T>, target: T::Target, request:
     let context = context.clone();
     tokio::task::spawn_local(async move {
         let _slot = slot;
-        let Ok(Lease { picked, mut io, .. }) = lease(&context, &target, Instant::now()).await else { return };
+        let Ok(mut lease) = lease(&context, &target, Instant::now()).await else { return };
         let (_drain, drain) = watch::channel(false);
         let (mut nobody, mut head, timeouts) = (tokio::io::empty(), Head::default(), Timeouts::default());
         let terms = Terms {
@@ -61,10 +61,10 @@ pub(super) fn send<T: Traffic>(context: &Context<T>, target: T::Target, request:
         let (mut up, mut down) = (Pipe::default(), Pipe::default());
         up.out = request;
         let pipes = (&mut up, &mut down);
-        let mut exchange = Exchange::new((&mut nobody, &mut io), terms, &mut head, pipes, Instant::now());
+        let mut exchange = Exchange::new((&mut nobody, &mut lease.io), terms, &mut head, pipes, Instant::now());
         let done = exchange.run(&mut Timer::new()).await;
         if done.is_ok() && exchange.keeps_upstream() {
-            context.pools.put(picked.endpoint, io, Instant::now().into_std());
+            lease.give_back(&context, Instant::now());
         }
     });
 }

@@ -33,7 +33,7 @@ impl Answer {
     }
 
     /// What follows from a failure on the way to the endpoint. Strangers at the edge aren't told addresses.
-    pub(super) fn error(error: ConnError, settings: &Settings) -> Self {
+    pub(super) fn error(error: &ConnError, settings: &Settings) -> Self {
         let fixed = text(error.reason);
         let told = error.reason == Reason::NoEndpoint || !settings.edge;
         let body = match error.reason {
@@ -42,7 +42,7 @@ impl Answer {
             _ => Cow::Borrowed(fixed),
         };
         let status = error.reason.consequence().status;
-        Self { status, body, reason: Some(error.reason), detail: error.detail, location: None }
+        Self { status, body, reason: Some(error.reason), detail: error.detail.clone(), location: None }
     }
 }
 

@@ -130,39 +130,6 @@ pub(super) enum Next {
     Broken,
 }
 
-/// Serves one HTTP/1 connection; `input` may hold its first bytes.
-pub(super) async fn serve<S, T>(io: S, input: Buffer, context: Context<T>, drain: watch::Receiver<bool>) -> (End, S)
-where
-    S: Wired,
-    T: Traffic,
-{
-    let mut told = drain.clone();
-    let mut draining = pin!(async move {
-        if told.wait_for(|drain| *drain).await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    });
-    let mut session = Session { io, input, timer: Timer::new(), context, drain, last: Instant::now() };
-    let mut hears = None;
-    while session.wait(draining.as_mut(), &mut hears).await {
-        let mut scratch = Scratch::take();
-        let next = session.request(&mut scratch).await;
-        scratch.give();
-        match next {
-            Next::Keep if *session.drain.borrow() => break,
-            Next::Keep => {}
-            Next::Linger => {
-                Box::pin(session.linger()).await;
-                return (End::Closed, session.io);
-            }
-            Next::Close => return (End::Closed, session.io),
-            Next::Broken => return (End::Broken, session.io),
-        }
-    }
-    let _ = session.io.shutdown().await;
-    (End::Closed, session.io)
-}
-
 /// Why there is no complete head.
 enum NoHead {
     Fault(Fault),
@@ -175,6 +142,39 @@ where
     S: Wired,
     T: Traffic,
 {
+    /// Of a connection that was just accepted.
+    pub(super) fn new(io: S, context: Context<T>, drain: watch::Receiver<bool>) -> Self {
+        Self { io, input: Buffer::default(), timer: Timer::new(), context, drain, last: Instant::now() }
+    }
+
+    /// Serves requests until the connection's end; `input` may hold the first one's bytes.
+    pub(super) async fn serve(&mut self) -> End {
+        let mut told = self.drain.clone();
+        let mut draining = pin!(async move {
+            if told.wait_for(|drain| *drain).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        });
+        let mut hears = None;
+        while self.wait(draining.as_mut(), &mut hears).await {
+            let mut scratch = Scratch::take();
+            let next = self.request(&mut scratch).await;
+            scratch.give();
+            match next {
+                Next::Keep if is_draining(&self.drain) => break,
+                Next::Keep => {}
+                Next::Linger => {
+                    Box::pin(self.linger()).await;
+                    return End::Closed;
+                }
+                Next::Close => return End::Closed,
+                Next::Broken => return End::Broken,
+            }
+        }
+        let _ = self.io.shutdown().await;
+        End::Closed
+    }
+
     /// Waits for the next request's first byte: false when the connection is to end. `hears`: whom `draining` wakes.
     async fn wait<D: Future<Output = ()>>(&mut self, mut draining: Pin<&mut D>, hears: &mut Option<Waker>) -> bool {
         if !self.input.is_empty() {
@@ -230,17 +230,24 @@ where
             let answer = Answer { status: 307, location: Some(location), ..Answer::default() };
             return Box::pin(self.answer(answer, &facts, None, scratch)).await;
         }
-        let Decision { action, filters } = self.decide(&facts, scratch);
+        let Decision { mut action, filters } = self.decide(&facts, scratch);
         let filters = filters.as_deref();
-        let answer = match action {
-            Action::Forward(mut plan) => {
-                if let Some(mirror) = plan.mirror.take() {
-                    forward::mirror(self, &facts, (&plan, filters, mirror), scratch);
+        // Taken apart where it is: a plan that is moved has room twice in what awaits its end.
+        let answer = match &mut action {
+            Action::Forward(plan) => {
+                let mirror = plan.mirror.take();
+                let plan = &*plan;
+                if let Some(mirror) = mirror {
+                    forward::mirror(self, &facts, (plan, filters, mirror), scratch);
                 }
-                return forward::forward(self, &facts, (&plan, filters), scratch).await;
+                return forward::forward(self, &facts, (plan, filters), scratch).await;
             }
-            Action::Redirect { status, location } => Answer { status, location: Some(location), ..Answer::default() },
-            Action::Respond { status, body, reason } => Answer { status, body, reason, ..Answer::default() },
+            Action::Redirect { status, location } => {
+                Answer { status: *status, location: Some(std::mem::take(location)), ..Answer::default() }
+            }
+            Action::Respond { status, body, reason } => {
+                Answer { status: *status, body: std::mem::take(body), reason: *reason, ..Answer::default() }
+            }
         };
         Box::pin(self.answer(answer, &facts, filters, scratch)).await
     }
@@ -307,14 +314,14 @@ where
         scratch: &Scratch,
     ) -> Next {
         self.input.consume(scratch.head.len);
-        let keep = facts.keep && facts.framing == Framing::Empty && !*self.drain.borrow();
+        let keep = facts.keep && facts.framing == Framing::Empty && !is_draining(&self.drain);
         let to = Recipient { version: facts.version, to_head: facts.to_head, keep };
         self.send(&answer, &to, filters, scratch.line(facts.began)).await
     }
 
     /// Answers for an endpoint that failed; what is left of the request's body stays unread.
     pub(super) async fn late_answer(&mut self, answer: &Answer, facts: &Facts, filters: Option<&Filters>) -> Next {
-        let keep = facts.keep && facts.framing == Framing::Empty && !*self.drain.borrow();
+        let keep = facts.keep && facts.framing == Framing::Empty && !is_draining(&self.drain);
         let to = Recipient { version: facts.version, to_head: facts.to_head, keep };
         self.write_answer(answer, &to, filters).await
     }
@@ -384,6 +391,11 @@ where
         })
         .await;
     }
+}
+
+/// Without the lock, unless there is news.
+pub(super) fn is_draining(drain: &watch::Receiver<bool>) -> bool {
+    !matches!(drain.has_changed(), Ok(false)) && *drain.borrow()
 }
 
 /// The usual ones need no check that they are text.

@@ -2,8 +2,8 @@
 
 use super::buffer::Buffer;
 use super::h2;
-use super::serve::serve as serve_one;
-use super::timer::{Timer, deadline};
+use super::serve::Session;
+use super::timer::deadline;
 use super::traffic::{Context, End, Traffic};
 use crate::stream::Wired;
 use std::future::poll_fn;
@@ -28,51 +28,60 @@ pub enum Wire {
 }
 
 /// Serves one connection until its end. `drain` turns true when it should end after what is under way. Runs on a
-/// `LocalSet`. HTTP/1 gives the connection back, for the caller to reset if it is broken; HTTP/2 resets streams.
-pub async fn serve<S, T>(io: S, context: Context<T>, drain: watch::Receiver<bool>, wire: Wire) -> (End, Option<S>)
+/// `LocalSet`. HTTP/1 gives the connection to `done`, for the caller to reset if it is broken; HTTP/2 resets streams.
+///
+/// Not an `async fn`, which has room for its arguments twice: an idle connection is as small as its session.
+pub fn serve<S, T, R>(
+    io: S,
+    context: Context<T>,
+    drain: watch::Receiver<bool>,
+    wire: Wire,
+    done: impl FnOnce(End, Option<S>) -> R,
+) -> impl Future<Output = R>
 where
     S: Wired + 'static,
     T: Traffic,
 {
-    match wire {
-        Wire::One => given_back(serve_one(io, Buffer::default(), context, drain).await),
-        // Boxed: hyper's state is large, and most connections speak HTTP/1.
-        Wire::Two => (Box::pin(h2::serve(io, context, drain)).await, None),
-        Wire::Sniff => {
-            let mut first = First { io, read: Buffer::default() };
-            match first.is_two(&context, drain.clone()).await {
-                Some(true) => (Box::pin(h2::serve(first, context, drain)).await, None),
-                Some(false) => given_back(serve_one(first.io, first.read, context, drain).await),
-                None => (End::Closed, Some(first.io)),
+    let mut session = Session::new(io, context, drain);
+    async move {
+        let is_two = match wire {
+            Wire::One => Some(false),
+            Wire::Two => Some(true),
+            Wire::Sniff => session.is_two().await,
+        };
+        match is_two {
+            None => done(End::Closed, Some(session.io)),
+            Some(false) => {
+                let end = session.serve().await;
+                done(end, Some(session.io))
+            }
+            // Boxed: its state is large, and most connections speak HTTP/1.
+            Some(true) => {
+                let Session { io, input, context, drain, .. } = session;
+                let end = match input.is_empty() {
+                    true => Box::pin(h2::serve(io, context, drain)).await,
+                    false => Box::pin(h2::serve(First { io, read: input }, context, drain)).await,
+                };
+                done(end, None)
             }
         }
     }
 }
 
-fn given_back<S>((end, io): (End, S)) -> (End, Option<S>) {
-    (end, Some(io))
-}
-
-/// A connection some of whose bytes were looked at.
-struct First<S> {
-    io: S,
-    read: Buffer,
-}
-
-impl<S: AsyncRead + Unpin> First<S> {
+impl<S: Wired, T: Traffic> Session<S, T> {
     /// None if the connection ended before that could be seen.
-    async fn is_two<T: Traffic>(&mut self, context: &Context<T>, mut drain: watch::Receiver<bool>) -> Option<bool> {
-        let mut timer = Timer::new();
+    async fn is_two(&mut self) -> Option<bool> {
+        let Self { io, input, timer, context, drain, .. } = self;
         let mut due = deadline(context.settings.idle_timeout);
         let seen = poll_fn(|cx| {
             loop {
-                let data = self.read.data();
+                let data = input.data();
                 if data.len() >= PREFACE.len() || !PREFACE.starts_with(data) {
                     return Poll::Ready(Some(data.starts_with(PREFACE)));
                 }
-                match self.read.poll_fill(&mut self.io, cx) {
+                match input.poll_fill(io, cx) {
                     // What there is may still be half a request, which HTTP/1 answers.
-                    Poll::Ready(Ok(0)) if !self.read.is_empty() => return Poll::Ready(Some(false)),
+                    Poll::Ready(Ok(0)) if !input.is_empty() => return Poll::Ready(Some(false)),
                     Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(None),
                     Poll::Ready(Ok(_)) => due = deadline(context.settings.head_timeout),
                     Poll::Pending => break,
@@ -89,6 +98,12 @@ impl<S: AsyncRead + Unpin> First<S> {
             Ok(_) = drain.wait_for(|drain| *drain) => None,
         }
     }
+}
+
+/// A connection some of whose bytes were looked at.
+struct First<S> {
+    io: S,
+    read: Buffer,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for First<S> {

@@ -96,10 +96,10 @@ impl State {
         rng: &mut Rng,
         now: impl Fn() -> Instant,
     ) -> Option<usize> {
-        let endpoints = Arc::clone(self.endpoints.as_ref()?);
         if let Some(only) = self.only(tried, &now) {
             return Some(only);
         }
+        let endpoints = Arc::clone(self.endpoints.as_ref()?);
         let mut eligible = std::mem::take(&mut self.eligible);
         self.find_eligible(tried, &now, &mut eligible);
         let picked = match balance {

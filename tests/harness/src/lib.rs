@@ -2,6 +2,7 @@
 //! Must not know weir: it gets programs and addresses.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't be set up fails, with the reason")]
 
+mod fuzz;
 mod isolation;
 mod network;
 mod process;
@@ -9,6 +10,7 @@ mod servers;
 #[cfg(test)]
 mod tests;
 
+pub use fuzz::Fuzz;
 pub use isolation::isolated;
 pub use network::{Network, Node, command, try_command};
 pub use process::Process;

@@ -135,3 +135,16 @@ fn seed_aaaa_can_be_answered_empty_without_a_corefile() {
     let (rows, _) = served(Aaaa::Off, client("", &[]));
     assert!(rows.len() == 3 && rows.iter().all(|row| row.ends_with(" -")), "{rows:?}");
 }
+
+#[test]
+fn a_service_without_an_address_has_a_name_that_is_refused_where_it_could_be_reached() {
+    let refused = |reachable: &[&str]| {
+        let mut names = names();
+        let row = NameRow { name: "late.mesh".into(), v4: None, v6: None, origin: Origin::default() };
+        names.get_mut("default").unwrap().unplaced.push(("late".into(), Arc::new(row)));
+        let resources = [mesh("default", ""), client("", reachable)].into_iter().map(Arc::new).collect();
+        let tables = sidecar(&World::new(resources, settings(""), names), "web").tables;
+        tables.names.iter().any(|row| &*row.name == "late.mesh" && row.v4.is_none() && row.v6.is_none())
+    };
+    assert!(refused(&[]) && refused(&["late"]) && !refused(&["httpbin"]));
+}

@@ -18,7 +18,7 @@ fn of_matches(matches: &[&str]) -> Vec<String> {
 
 #[test]
 fn a_policy_is_read_in_both_forms_and_given_back_under_spec() {
-    let universal = "type: MeshPassthrough\nmesh: default\nname: p\nspec:\n  targetRef: {kind: MeshSubset, tags: {kuma.io/service: web}}\n  \
+    let universal = "type: MeshPassthrough\nmesh: default\nname: p\nspec:\n  targetRef: {kind: MeshSubset, tags: {kuma.io/service: web}, mesh: default, namespace: n, sectionName: s}\n  \
         default:\n    passthroughMode: Matched\n    appendMatch:\n    - {type: Domain, value: '*.example.com', port: 443, protocol: tls}\n    \
         - {type: CIDR, value: 10.0.0.0/8}\n";
     let read = policy(universal);
@@ -30,6 +30,9 @@ fn a_policy_is_read_in_both_forms_and_given_back_under_spec() {
     let json = good(universal).to_json();
     assert_eq!(json.pointer("/spec/default/appendMatch/0/type"), Some(&"Domain".into()));
     assert_eq!(policy(&good(universal).to_yaml()), read);
+    for (field, value) in [("mesh", "default"), ("namespace", "n"), ("sectionName", "s")] {
+        assert_eq!(json.pointer(&format!("/spec/targetRef/{field}")), Some(&value.into()));
+    }
     let kubernetes = "apiVersion: kuma.io/v1alpha1\nkind: MeshPassthrough\nmetadata: {name: p, labels: {kuma.io/mesh: default}}\n\
         spec: {default: {passthroughMode: None}}\n";
     assert_eq!(policy(kubernetes).spec.default.passthrough_mode, Some(PassthroughMode::None));

@@ -96,7 +96,7 @@ impl Bench {
         };
         let (client, io) = duplex(256 * 1024);
         let (drain, drained) = watch::channel(false);
-        let serving = tokio::task::spawn_local(async move { serve(io, context, drained, Wire::Sniff).await.0 });
+        let serving = tokio::task::spawn_local(serve(io, context, drained, Wire::Sniff, |end, _| end));
         Self { client, dialled, serving, drain, fake, pools }
     }
 

@@ -212,6 +212,6 @@ async fn an_idle_connection_is_small() {
         peer: None,
     };
     let (_drain, drained) = watch::channel(false);
-    let bytes = size_of_val(&serve(io, context, drained, Wire::Sniff));
+    let bytes = size_of_val(&serve(io, context, drained, Wire::Sniff, |end, _| end));
     assert!(bytes < 4096, "{bytes} bytes");
 }

@@ -66,8 +66,7 @@ async fn proxied(upstream: std::net::SocketAddr) -> (TcpStream, JoinHandle<End>,
         peer: None,
     };
     let (drain, drained) = watch::channel(false);
-    let serving =
-        tokio::task::spawn_local(async move { serve(Stream::Plain(io), context, drained, Wire::Sniff).await.0 });
+    let serving = tokio::task::spawn_local(serve(Stream::Plain(io), context, drained, Wire::Sniff, |end, _| end));
     (client, serving, drain)
 }
 
