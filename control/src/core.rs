@@ -370,6 +370,14 @@ impl Core {
         });
     }
 
+    /// As [`Core::withdraw`], of one whose resource comes next: that is what others hear of.
+    pub fn withhold(&self, key: &Key) {
+        self.withdrawn.send_if_modified(|keys| {
+            keys.insert(key.clone());
+            false
+        });
+    }
+
     /// Those whose resources are gone are forgotten: one of the same name is another proxy.
     pub fn withdrawn(&self) -> BTreeSet<Key> {
         self.withdrawn.send_if_modified(|keys| {

@@ -36,6 +36,9 @@ const OUTSIDE_EVERY: Duration = Duration::from_secs(10);
 /// How long the first publication waits for new DNS names; later ones come when they come.
 const PATIENCE: Duration = Duration::from_millis(100);
 
+/// What was published before is let go of after this long.
+const FREE_AFTER: Duration = Duration::from_millis(20);
+
 /// Blob of the last start's epoch.
 const EPOCH: &str = "epoch";
 
@@ -217,7 +220,12 @@ impl Loop {
         let naming = self.naming.clone();
         let published =
             Published { generation, revision: revision.into(), world, resources, authorities, naming, problems };
-        self.out.send_replace(Arc::new(published));
+        let before = [before, self.out.send_replace(Arc::new(published))];
+        // Freeing a large mesh takes as long as making one: those who were waiting come first.
+        tokio::spawn(async move {
+            tokio::time::sleep(FREE_AFTER).await;
+            drop(before);
+        });
         Ok(())
     }
 

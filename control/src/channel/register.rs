@@ -59,6 +59,10 @@ pub(super) async fn register(
     let _registering = presence.registering().await;
     let is_new = core.get(&stored_as(&key)).is_none();
     let withheld = is_new && !matches!(key, ProxyKey::Dataplane { .. });
+    if withheld {
+        // Before others hear of the resource: else they'd be sent to it, and away again.
+        core.withhold(&stored_as(&key));
+    }
     if brought {
         for written in core.apply(vec![resource]).await {
             written.outcome.map_err(|error| Status::invalid_argument(format!("{}: {error}", key.origin())))?;
