@@ -229,7 +229,7 @@ async fn a_service_gets_its_address_when_one_of_an_exhausted_range_has_rested() 
     core.delete(&Key::new("MeshService", "default", "first")).await.unwrap();
     publishing.refresh().await.unwrap();
     assert_eq!(served(), [""; 0]);
-    now.fetch_add(vip::QUARANTINE_MS, std::sync::atomic::Ordering::Relaxed);
+    now.fetch_add(vip::QUARANTINE_MS, Ordering::Relaxed);
     publishing.refresh().await.unwrap();
     assert_eq!(served(), ["second"]);
     assert_eq!(subscription.borrow().problems, Vec::<String>::new());
