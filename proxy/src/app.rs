@@ -349,10 +349,7 @@ impl Coordinator {
     async fn put_in_force(&mut self, tables: Arc<Tables>, generation: Generation) -> Result<(), Vec<String>> {
         let begun = Instant::now();
         let current = self.reader.load();
-        let tables = match self.config.ipv6 {
-            true => tables,
-            false => Arc::new(listener::without_ipv6(Arc::unwrap_or_clone(tables))),
-        };
+        let tables = if self.config.ipv6 { tables } else { listener::without_ipv6(tables) };
         let built = Snapshot::build_after(Some(&current), tables, generation);
         let snapshot = Arc::new(built.map_err(|v| v.iter().map(ToString::to_string).collect::<Vec<_>>())?);
         let built_us = begun.elapsed().as_micros();
