@@ -16,8 +16,10 @@ use snapshot::{CachedReader, Reader, Role, Snapshot};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
@@ -99,6 +101,20 @@ impl Drop for Live {
     }
 }
 
+/// A connection's task. No `async` block: that has room for what it awaits a second time, as what it captures.
+struct Connection<F> {
+    task: Pin<Box<F>>,
+    _live: Live,
+}
+
+impl<F: Future<Output = ()>> Future for Connection<F> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.task.as_mut().poll(cx)
+    }
+}
+
 impl Worker {
     fn new(shared: Shared, seed: u64) -> Self {
         Self {
@@ -127,13 +143,8 @@ impl Worker {
     /// Runs a connection on this worker and counts it until it ends.
     pub(crate) fn spawn(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
         let live = Live::new(self);
-        // Boxed: the runtime moves what it is given some seven times, 2 KiB each. Before the block, which would have room
-        // for it twice: as what it captures and as what it awaits.
-        let task = Box::pin(task);
-        tokio::task::spawn_local(async move {
-            let _live = live;
-            task.await;
-        });
+        // Boxed: the runtime moves what it is given some seven times, 2 KiB each.
+        tokio::task::spawn_local(Connection { task: Box::pin(task), _live: live });
     }
 
     /// Places in the process and at the listener, or which of the two is full.

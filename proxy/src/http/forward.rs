@@ -51,6 +51,7 @@ pub(super) async fn lease<T: Traffic>(
 }
 
 /// An idle connection to the endpoint picked, or else that endpoint.
+#[inline]
 fn pooled<T: Traffic>(
     context: &Context<T>,
     target: &T::Target,
@@ -60,6 +61,7 @@ fn pooled<T: Traffic>(
     Ok(reuse(context, picked, now))
 }
 
+#[inline]
 fn reuse<T: Traffic>(context: &Context<T>, picked: PickedOf<T>, now: Instant) -> Result<Lease<T>, PickedOf<T>> {
     match context.pools.take(&picked.endpoint, now.into_std()) {
         Some(io) => Ok(Lease { picked, io: Upstream::Own(io), reused: true }),

@@ -259,31 +259,34 @@ fn oversize(buffer: &[u8], kind: Kind) -> Fault {
 /// Parses field lines up to and including the empty line, which must end the cursor's bytes.
 pub(super) fn parse_fields(cursor: &mut Cursor<'_>, fields: &mut Fields) -> Result<(), Fault> {
     loop {
-        match cursor.peek() {
+        let line = cursor.head.get(cursor.at..).unwrap_or_default();
+        match line.first() {
             Some(b'\r') => return cursor.expect(b"\r\n", Fault::BareCarriageReturn),
             Some(b' ' | b'\t') => return Err(Fault::ObsoleteFold),
             _ => {}
         }
-        let name = cursor.while_class(TOKEN);
-        if name.is_empty() {
+        let (name, after) = line.split_at(class_len(line, TOKEN));
+        if name.is_empty() || after.first() != Some(&b':') {
             return Err(Fault::HeaderName);
         }
-        cursor.expect(b":", Fault::HeaderName)?;
-        while let Some(b' ' | b'\t') = cursor.peek() {
-            cursor.at += 1;
+        let mut start = name.len() + 1;
+        while let Some(b' ' | b'\t') = line.get(start) {
+            start += 1;
         }
-        let value = cursor.value();
-        let kept = value.of(cursor.head).trim_ascii_end().len();
-        let start = value.start as usize;
-        match cursor.peek() {
-            Some(b'\r') => cursor.expect(b"\r\n", Fault::BareCarriageReturn)?,
+        let end = value_end(line, start);
+        match line.get(end) {
+            Some(b'\r') if line.get(end + 1) == Some(&b'\n') => {}
+            Some(b'\r') => return Err(Fault::BareCarriageReturn),
             _ => return Err(Fault::HeaderValue),
         }
         if fields.len() == HEADERS_MAX {
             return Err(Fault::TooManyHeaders);
         }
-        let known = Known::of(name.of(cursor.head));
-        fields.push(Field { name, value: Span::new(start, start + kept), known });
+        let kept = line.get(start..end).unwrap_or_default().trim_ascii_end().len();
+        let at = cursor.at;
+        let value = Span::new(at + start, at + start + kept);
+        fields.push(Field { name: Span::new(at, at + name.len()), value, known: Known::of(name) });
+        cursor.at += end + 2;
     }
 }
 
@@ -368,7 +371,32 @@ pub fn is_field_value(value: &[u8]) -> bool {
 
 /// How many bytes at its start may be a host's name.
 pub(super) fn host_len(authority: &[u8]) -> usize {
-    authority.iter().position(|byte| !in_class(*byte, HOST)).unwrap_or(authority.len())
+    class_len(authority, HOST)
+}
+
+/// How many bytes at the start are of a class.
+#[inline]
+fn class_len(bytes: &[u8], class: u8) -> usize {
+    bytes.iter().position(|byte| !in_class(*byte, class)).unwrap_or(bytes.len())
+}
+
+/// Where field content that begins at `at` ends, eight bytes at a step.
+#[inline]
+fn value_end(bytes: &[u8], mut at: usize) -> usize {
+    loop {
+        let rest = bytes.get(at..).unwrap_or_default();
+        let Some(word) = rest.first_chunk::<8>() else { return at + class_len(rest, VALUE) };
+        let marks = controls(u64::from_le_bytes(*word));
+        if marks == 0 {
+            at += 8;
+            continue;
+        }
+        at += lowest(marks);
+        if bytes.get(at) != Some(&b'\t') {
+            return at;
+        }
+        at += 1;
+    }
 }
 
 #[inline]
@@ -387,33 +415,15 @@ impl Cursor<'_> {
     }
 
     fn while_class(&mut self, class: u8) -> Span {
-        let rest = self.head.get(self.at..).unwrap_or_default();
-        let len = rest.iter().position(|byte| !in_class(*byte, class)).unwrap_or(rest.len());
+        let len = class_len(self.head.get(self.at..).unwrap_or_default(), class);
         let span = Span::new(self.at, self.at + len);
         self.at += len;
         span
     }
 
-    /// Field content, eight bytes at a step.
     fn value(&mut self) -> Span {
         let start = self.at;
-        loop {
-            let rest = self.head.get(self.at..).unwrap_or_default();
-            let Some(word) = rest.first_chunk::<8>() else {
-                self.while_class(VALUE);
-                break;
-            };
-            let marks = controls(u64::from_le_bytes(*word));
-            if marks == 0 {
-                self.at += 8;
-                continue;
-            }
-            self.at += lowest(marks);
-            if self.peek() != Some(b'\t') {
-                break;
-            }
-            self.at += 1;
-        }
+        self.at = value_end(self.head, start);
         Span::new(start, self.at)
     }
 

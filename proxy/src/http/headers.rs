@@ -3,6 +3,7 @@
 
 use super::framing::Framing;
 use super::head::{Field, Head, Known, Version, is_field_value, is_token};
+use super::known::lower_word;
 use super::traffic::Settings;
 use crate::upstream::balance::Rng;
 use snapshot::{Filters, HeaderOps};
@@ -256,20 +257,15 @@ fn lower(out: &mut [u8], start: usize, len: usize) {
         return;
     }
     for word in words {
-        *word = lower_word(*word);
+        *word = lower_bytes(*word);
     }
     if let Some(last) = name.last_chunk_mut::<8>() {
-        *last = lower_word(*last);
+        *last = lower_bytes(*last);
     }
 }
 
-fn lower_word(bytes: [u8; 8]) -> [u8; 8] {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    let word = u64::from_le_bytes(bytes);
-    let low = word & (ONES * 0x7f);
-    // The high bit of each byte from `A`, without those beyond `Z`.
-    let upper = (low + ONES * 0x3f) & !(low + ONES * 0x25) & !word & (ONES * 0x80);
-    (word | (upper >> 2)).to_le_bytes()
+fn lower_bytes(bytes: [u8; 8]) -> [u8; 8] {
+    lower_word(u64::from_le_bytes(bytes)).to_le_bytes()
 }
 
 /// A configured header; left out if it could break the head (control planes refuse such ones with a reason).
