@@ -1,4 +1,4 @@
-//! Answers of one batch on their way out, in memory that is allocated once. Those to one client that stand in a row leave as
+//! Answers of one batch on their way out, in memory that is allocated once. Those to one client leave as
 //! one packet, which the kernel cuts when it arrives (UDP GSO): the two of a lookup of A and AAAA, or many of a resolver's.
 //! It must not know what they say.
 
@@ -9,6 +9,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 use rustix::net::addr::SocketAddrArg;
 use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, sendmmsg, sendto};
 use socket2::{MsgHdr, SockAddr, SockRef};
+use std::cmp::Reverse;
 use std::io::{self, IoSlice};
 use std::net::{SocketAddr, UdpSocket};
 
@@ -18,24 +19,27 @@ const AT_ONCE: usize = 16;
 const CONTROL_BYTES: usize = size_of::<usize>() + 8 + 2;
 const CONTROL_SPACE: usize = CONTROL_BYTES.next_multiple_of(size_of::<usize>());
 
-/// Answers to one client, one behind the other. All are as long as the first but the last, which may be shorter.
+/// Where an answer stands, and whose it is.
 #[derive(Clone, Copy)]
-struct Run {
+struct Reply {
     client: SocketAddr,
     start: usize,
-    end: usize,
-    segment: usize,
-    count: usize,
-    /// Nothing can follow a shorter one.
-    is_open: bool,
+    length: usize,
+}
+
+impl Reply {
+    fn of<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        bytes.get(self.start..self.start + self.length).unwrap_or_default()
+    }
 }
 
 pub(crate) struct Replies {
     bytes: Box<[u8]>,
-    /// What of them is taken, by how many answers.
+    /// What of them is taken.
     len: usize,
-    count: usize,
-    runs: Vec<Run>,
+    waiting: Vec<Reply>,
+    /// Those of them that share no packet, while they are sent.
+    alone: Vec<Reply>,
     /// The kernel knows how to cut.
     can_join: bool,
 }
@@ -45,7 +49,7 @@ impl Replies {
         // An older kernel would take the control message for nothing, and send all as one datagram.
         let can_join = getsockopt(socket, sockopt::UdpGsoSegment).is_ok();
         let bytes = vec![0; BATCH * ANSWER_BYTES_MAX].into();
-        Self { bytes, len: 0, count: 0, runs: Vec::with_capacity(BATCH), can_join }
+        Self { bytes, len: 0, waiting: Vec::with_capacity(BATCH), alone: Vec::with_capacity(BATCH), can_join }
     }
 
     /// Where the next reply is written; there is room after every [`Replies::add`].
@@ -55,62 +59,61 @@ impl Replies {
 
     /// Takes the reply that stands in the room, and sends when there is no more: how many couldn't be sent.
     pub(crate) fn add(&mut self, length: usize, client: SocketAddr, socket: &UdpSocket) -> usize {
-        let (start, end) = (self.len, self.len + length);
-        (self.len, self.count) = (end, self.count + 1);
-        let last = self.runs.last_mut().filter(|run| self.can_join && run.is_open && run.client == client);
-        if !last.is_some_and(|run| run.extend(length, &mut self.bytes)) {
-            self.runs.push(Run { client, start, end, segment: length, count: 1, is_open: true });
-        }
-        if self.count == BATCH { self.flush(socket) } else { 0 }
+        self.waiting.push(Reply { client, start: self.len, length });
+        self.len += length;
+        if self.waiting.len() == BATCH { self.flush(socket) } else { 0 }
     }
 
     /// Sends what waits: how many replies couldn't be. A full send buffer loses them, as a full queue on the way would:
     /// clients ask again.
     pub(crate) fn flush(&mut self, socket: &UdpSocket) -> usize {
         let mut lost = 0;
-        for run in self.runs.iter().filter(|run| run.count > 1) {
-            let bytes = self.bytes.get(run.start..run.end).unwrap_or_default();
-            match send_joined(socket, bytes, run) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => lost += run.count,
-                // The way there can't carry what has to be cut.
-                Err(_) => {
-                    self.can_join = false;
-                    let to = run.client.as_any();
-                    let parts = bytes.chunks(run.segment.max(1));
-                    lost += parts.filter(|part| sendto(socket, part, SendFlags::DONTWAIT, &to).is_err()).count();
+        if self.can_join && self.waiting.len() > 1 {
+            // Nobody relies on an order of answers.
+            self.waiting.sort_unstable_by_key(|reply| (reply.client, Reverse(reply.length)));
+            let mut rest = self.waiting.as_slice();
+            while let Some((run, after)) = first_run(rest) {
+                rest = after;
+                match send_joined(socket, &self.bytes, run) {
+                    Some(Ok(())) => {}
+                    None => self.alone.extend_from_slice(run),
+                    Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => lost += run.len(),
+                    // The way there can't carry what has to be cut.
+                    Some(Err(_)) => {
+                        self.can_join = false;
+                        self.alone.extend_from_slice(run);
+                    }
                 }
             }
+            lost += send_each(socket, &self.bytes, &self.alone);
+        } else {
+            lost += send_each(socket, &self.bytes, &self.waiting);
         }
-        lost += send_single(socket, &self.bytes, &self.runs);
-        (self.len, self.count) = (0, 0);
-        self.runs.clear();
+        self.len = 0;
+        self.waiting.clear();
+        self.alone.clear();
         lost
     }
 }
 
-impl Run {
-    /// Takes the answer that stands behind it, if it fits. A longer second one changes places with the first.
-    fn extend(&mut self, length: usize, bytes: &mut [u8]) -> bool {
-        if length > self.segment && self.count > 1 {
-            return false;
-        }
-        let end = self.end + length;
-        if length > self.segment {
-            let Some(both) = bytes.get_mut(self.start..end) else { return false };
-            both.rotate_left(self.segment);
-        }
-        self.is_open = length == self.segment;
-        (self.segment, self.end, self.count) = (self.segment.max(length), end, self.count + 1);
-        true
-    }
+/// The answers that can share a packet with the first: to one client, as long as it, and one shorter one as the last.
+fn first_run(replies: &[Reply]) -> Option<(&[Reply], &[Reply])> {
+    let first = replies.first()?;
+    let same = replies.iter().take_while(|reply| (reply.client, reply.length) == (first.client, first.length)).count();
+    let is_followed = replies.get(same).is_some_and(|reply| reply.client == first.client);
+    replies.split_at_checked(same + usize::from(is_followed))
 }
 
-fn send_joined(socket: &UdpSocket, bytes: &[u8], run: &Run) -> io::Result<()> {
-    let segment = u16::try_from(run.segment).map_err(io::Error::other)?;
-    let (to, slices, control) = (SockAddr::from(run.client), [IoSlice::new(bytes)], control(segment));
-    let message = MsgHdr::new().with_addr(&to).with_buffers(&slices).with_control(&control);
-    SockRef::from(socket).sendmsg(&message, libc::MSG_DONTWAIT).map(drop)
+/// `None`: there are no two.
+fn send_joined(socket: &UdpSocket, bytes: &[u8], run: &[Reply]) -> Option<io::Result<()>> {
+    let first = run.first().filter(|_| run.len() > 1)?;
+    let control = control(u16::try_from(first.length).ok()?);
+    let mut replies = run.iter();
+    let slices: [IoSlice<'_>; BATCH] =
+        std::array::from_fn(|_| IoSlice::new(replies.next().map_or(&[], |reply| reply.of(bytes))));
+    let to = SockAddr::from(first.client);
+    let message = MsgHdr::new().with_addr(&to).with_buffers(slices.get(..run.len())?).with_control(&control);
+    Some(SockRef::from(socket).sendmsg(&message, libc::MSG_DONTWAIT).map(drop))
 }
 
 /// `UDP_SEGMENT`, as the kernel reads it.
@@ -126,24 +129,18 @@ fn control(segment: u16) -> [u8; CONTROL_SPACE] {
     control
 }
 
-/// Sends the runs of one answer: how many couldn't be.
-fn send_single(socket: &UdpSocket, bytes: &[u8], runs: &[Run]) -> usize {
-    let part = |run: &Run| bytes.get(run.start..run.end).unwrap_or_default();
-    let mut single = runs.iter().filter(|run| run.count == 1);
+/// Sends each by itself: how many couldn't be.
+fn send_each(socket: &UdpSocket, bytes: &[u8], replies: &[Reply]) -> usize {
     let mut lost = 0;
-    loop {
-        let mut taken = [None; AT_ONCE];
-        let count = taken.iter_mut().zip(&mut single).map(|(place, run)| *place = Some(run)).count();
-        match taken {
-            [None, ..] => return lost,
-            [Some(run), None, ..] => {
-                let sent = sendto(socket, part(run), SendFlags::DONTWAIT, &run.client);
-                return lost + usize::from(sent.is_err());
-            }
-            _ => {}
+    for some in replies.chunks(AT_ONCE) {
+        if let [reply] = some {
+            let sent = sendto(socket, reply.of(bytes), SendFlags::DONTWAIT, &reply.client);
+            lost += usize::from(sent.is_err());
+            continue;
         }
-        let clients = taken.map(|run| run.map_or(([0, 0, 0, 0], 0).into(), |run| run.client).as_any());
-        let slices = taken.map(|run| [IoSlice::new(run.map_or(&[], part))]);
+        let taken: [Option<&Reply>; AT_ONCE] = std::array::from_fn(|at| some.get(at));
+        let clients = taken.map(|reply| reply.map_or(([0, 0, 0, 0], 0).into(), |reply| reply.client).as_any());
+        let slices = taken.map(|reply| [IoSlice::new(reply.map_or(&[], |reply| reply.of(bytes)))]);
         let mut controls: [SendAncillaryBuffer<'_, '_, '_>; AT_ONCE] = Default::default();
         let mut places = clients.iter().zip(&slices);
         let mut messages = controls.each_mut().map(|control| match places.next() {
@@ -151,11 +148,12 @@ fn send_single(socket: &UdpSocket, bytes: &[u8], runs: &[Run]) -> usize {
             None => MMsgHdr::new(&[], control),
         });
         let mut at = 0;
-        while let Some(rest) = messages.get_mut(at..count).filter(|rest| !rest.is_empty()) {
+        while let Some(rest) = messages.get_mut(at..some.len()).filter(|rest| !rest.is_empty()) {
             match sendmmsg(socket, rest, SendFlags::DONTWAIT) {
                 Ok(sent) => at += sent.max(1),
                 Err(_) => (at, lost) = (at + 1, lost + 1),
             }
         }
     }
+    lost
 }
