@@ -29,7 +29,7 @@ pub(crate) fn poll_send(cx: &mut Context<'_>, to: &TcpStream, bytes: &[u8]) -> P
 
 /// One call, if the socket isn't known to be unready; None while it is. A short count means that it has or takes no more for
 /// now, so its readiness is given back in the same breath, which saves the call that would only say EAGAIN.
-fn attempt(
+pub(crate) fn attempt(
     socket: &TcpStream,
     interest: Interest,
     wanted: usize,

@@ -5,8 +5,9 @@
 mod text;
 
 use crate::error::Reason;
+use hashbrown::HashMap;
 use snapshot::Generation;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;

@@ -8,10 +8,11 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep};
 
 use crate::error::Reason;
@@ -108,7 +109,14 @@ pub async fn copy_watched(a: &mut Stream, b: &mut Stream, idle: Duration, progre
         let mut b_broke = pin!(b.broke());
         let mut timer = pin!(tokio::time::sleep(idle.min(SETTLE_AFTER)));
         let mut last_move = Instant::now();
+        let mut waker = Waker::noop().clone();
         poll_fn(move |cx| {
+            let is_known = waker.will_wake(cx.waker());
+            if !is_known {
+                waker.clone_from(cx.waker());
+                a.forget_waker();
+                b.forget_waker();
+            }
             let up_done = match up.poll(cx, &mut a, &mut b, down.is_finished()) {
                 Poll::Ready(Err(_)) => return Poll::Ready(End::DownstreamReset),
                 state => state.is_ready(),
@@ -125,10 +133,20 @@ pub async fn copy_watched(a: &mut Stream, b: &mut Stream, idle: Duration, progre
                 (false, true) if b_broke.as_mut().poll(cx).is_ready() => return Poll::Ready(End::UpstreamReset),
                 _ => {}
             }
+            let now = Instant::now();
             if std::mem::take(&mut up.moved) | std::mem::take(&mut down.moved) {
-                last_move = Instant::now();
+                last_move = now;
             }
-            poll_idle(cx, timer.as_mut(), last_move + idle, &mut b)
+            // Its registration stands.
+            if is_known && now < timer.deadline() {
+                return Poll::Pending;
+            }
+            let end = poll_idle(cx, timer.as_mut(), last_move + idle, &mut b);
+            if !has_budget_remaining() {
+                // The timer may have had no turn to register.
+                waker.clone_from(Waker::noop());
+            }
+            end
         })
         .await
     };

@@ -7,10 +7,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::coop::has_budget_remaining;
 
+use crate::bare;
 use crate::mux::{Failed, MuxStream};
 use crate::socket::settle;
 use crate::stream::Stream;
@@ -26,11 +30,14 @@ pub(super) enum Leg<'a> {
 
 pub(super) struct Plain<'a> {
     tcp: &'a TcpStream,
-    /// Not written so far: tried at once, since a new connection takes it, and the poller would only tell so after a turn of the
-    /// loop. (An accepted one is read and written at once anyway: tokio takes it for ready.)
+    /// Not written so far.
     unwritten: bool,
     /// Options are still to be set.
     unsettled: bool,
+    /// The poller will wake the task when there is something to read.
+    is_awaited: bool,
+    /// It took less than the last write offered: the poller is asked before the next one.
+    is_full: bool,
 }
 
 impl Plain<'_> {
@@ -40,30 +47,65 @@ impl Plain<'_> {
         }
     }
 
-    fn poll_read(&self, cx: &mut Context<'_>, large: bool, buffer: &mut Option<Buffer>) -> Poll<io::Result<usize>> {
+    fn poll_read(&mut self, cx: &mut Context<'_>, large: bool, buffer: &mut Option<Buffer>) -> Poll<io::Result<usize>> {
         let wanted = if large { LARGE_PLAIN_BYTES } else { BUFFER_BYTES };
-        let read = |mut socket: &socket2::Socket| {
+        let tcp = self.tcp;
+        let read = || -> io::Result<usize> {
             let buffer = buffer.get_or_insert_with(|| Buffer::of(large));
-            io::Read::read(&mut socket, buffer.range_mut(0, wanted))
+            Ok(recv(tcp, buffer.range_mut(0, wanted), RecvFlags::empty())?.0)
         };
-        poll_plain(cx, self.tcp, Interest::READABLE, wanted, read)
+        self.poll_reading(cx, wanted, read)
     }
 
-    fn poll_read_into(&self, cx: &mut Context<'_>, space: &mut [u8]) -> Poll<io::Result<usize>> {
-        let wanted = space.len();
-        let read = |mut socket: &socket2::Socket| io::Read::read(&mut socket, space);
-        poll_plain(cx, self.tcp, Interest::READABLE, wanted, read)
+    fn poll_read_into(&mut self, cx: &mut Context<'_>, space: &mut [u8]) -> Poll<io::Result<usize>> {
+        let tcp = self.tcp;
+        self.poll_reading(cx, space.len(), || Ok(recv(tcp, &mut *space, RecvFlags::empty())?.0))
     }
 
-    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if std::mem::take(&mut self.unwritten) {
-            if let Some(done) = tried(SockRef::from(self.tcp).send(bytes)) {
+    /// Registers for the next arrival once: until that, each further turn of the copy finds the registration standing.
+    fn poll_reading(
+        &mut self,
+        cx: &mut Context<'_>,
+        wanted: usize,
+        mut read: impl FnMut() -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            if let Some(done) = bare::attempt(self.tcp, Interest::READABLE, wanted, &mut read) {
+                self.is_awaited = false;
                 return Poll::Ready(done);
             }
-        } else {
+            if self.is_awaited {
+                return Poll::Pending;
+            }
+            let ready = self.tcp.poll_read_ready(cx);
+            // Without budget it is the task that is pending, not the socket.
+            self.is_awaited = ready.is_pending() && has_budget_remaining();
+            ready!(ready)?;
+        }
+    }
+
+    /// Tried at once: a socket mostly takes what it is given, and of a new one the poller knows nothing yet.
+    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if !std::mem::take(&mut self.unwritten) {
             self.settle();
         }
-        poll_plain(cx, self.tcp, Interest::WRITABLE, bytes.len(), |socket| socket.send(bytes))
+        if !self.is_full {
+            match send(self.tcp, bytes, SendFlags::NOSIGNAL) {
+                Ok(count) => {
+                    self.is_full = count < bytes.len();
+                    if self.is_full {
+                        // Its readiness is given back, which saves the call that would only say EAGAIN.
+                        let _ = self.tcp.try_io(Interest::WRITABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+                    }
+                    return Poll::Ready(Ok(count));
+                }
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+        let count = ready!(bare::poll_send(cx, self.tcp, bytes))?;
+        self.is_full = count < bytes.len();
+        Poll::Ready(Ok(count))
     }
 }
 
@@ -76,29 +118,14 @@ pub(crate) fn take_waiting(stream: &mut Stream) -> io::Result<Bytes> {
         Stream::Tls(_) | Stream::Mux(_) => return Ok(Bytes::new()),
     };
     let mut buffer = Buffer::take();
-    let mut count = 0;
-    let taken = tcp.try_io(Interest::READABLE, || {
-        count = io::Read::read(&mut &*SockRef::from(tcp), buffer.range_mut(0, BUFFER_BYTES))?;
-        // That's all for now, see `poll_plain`.
-        if 0 < count && count < BUFFER_BYTES { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-    });
-    match taken {
-        Err(error) if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Err(error),
-        _ => Ok(Bytes::copy_from_slice(buffer.range(0, count))),
-    }
-}
-
-/// `None`: ask the poller first, as usual.
-fn tried(done: io::Result<usize>) -> Option<io::Result<usize>> {
-    match done {
-        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => None,
-        done => Some(done),
-    }
+    let read = || -> io::Result<usize> { Ok(recv(tcp, buffer.range_mut(0, BUFFER_BYTES), RecvFlags::empty())?.0) };
+    let count = bare::attempt(tcp, Interest::READABLE, BUFFER_BYTES, read).unwrap_or(Ok(0))?;
+    Ok(Bytes::copy_from_slice(buffer.range(0, count)))
 }
 
 impl<'a> Leg<'a> {
     pub(super) fn of(stream: &'a mut Stream, unwritten: bool, unsettled: bool) -> (Self, Bytes) {
-        let plain = |tcp| Self::Plain(Plain { tcp, unwritten, unsettled });
+        let plain = |tcp| Self::Plain(Plain { tcp, unwritten, unsettled, is_awaited: false, is_full: false });
         match stream {
             Stream::Plain(tcp) => (plain(tcp), Bytes::new()),
             Stream::Replayed(replayed) => (plain(&replayed.tcp), std::mem::take(&mut replayed.prefix)),
@@ -127,6 +154,13 @@ impl<'a> Leg<'a> {
                 (None, Some(watch)) => watch.broke().await,
                 (None, None) => pending().await,
             }
+        }
+    }
+
+    /// The task has another waker now, which the poller doesn't know.
+    pub(super) fn forget_waker(&mut self) {
+        if let Self::Plain(plain) = self {
+            plain.is_awaited = false;
         }
     }
 
@@ -187,42 +221,6 @@ impl<'a> Leg<'a> {
                 ready!(Pin::new(&mut **tls).poll_flush(cx))?;
                 Pin::new(tls).poll_shutdown(cx)
             }
-        }
-    }
-}
-
-/// One system call when the socket is ready. A short count means that the socket has or takes no more for now, so the readiness
-/// is given back in the same breath, which saves the call that would only say EAGAIN.
-fn poll_plain(
-    cx: &mut Context<'_>,
-    tcp: &TcpStream,
-    interest: Interest,
-    wanted: usize,
-    mut call: impl FnMut(&socket2::Socket) -> io::Result<usize>,
-) -> Poll<io::Result<usize>> {
-    loop {
-        if interest.is_readable() {
-            ready!(tcp.poll_read_ready(cx))?;
-        } else {
-            ready!(tcp.poll_write_ready(cx))?;
-        }
-        let mut short = 0;
-        let done = tcp.try_io(interest, || {
-            let count = call(&SockRef::from(tcp))?;
-            if 0 < count && count < wanted {
-                short = count;
-                return Err(io::ErrorKind::WouldBlock.into());
-            }
-            Ok(count)
-        });
-        match done {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if short > 0 {
-                    return Poll::Ready(Ok(short));
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            done => return Poll::Ready(done),
         }
     }
 }

@@ -170,7 +170,17 @@ impl Upstreams {
         let theirs = |failure| (failure, false);
         let plan =
             Plan::new(service, wish.ids).map_err(|problem| (ConnError::new(Reason::UpstreamTls, problem), true))?;
-        let addresses = self.addresses(endpoint).await.map_err(theirs)?;
+        let (only, addresses);
+        let addresses = match &endpoint.address {
+            Address::Ip(ip) => {
+                only = [*ip];
+                only.as_slice()
+            }
+            Address::Name(name) => {
+                addresses = self.addresses(name).await.map_err(theirs)?;
+                addresses.as_slice()
+            }
+        };
         let timeout = Duration::from_millis(match service.connect_timeout_ms {
             0 => limits::CONNECT_TIMEOUT_MS,
             ms => ms,
@@ -179,7 +189,7 @@ impl Upstreams {
         let unsettled = wish.unsettled && matches!(plan, Plan::Plain);
         let options = ConnectOptions { unsettled, ..self.options.clone() };
         let mut failure = ConnError::new(Reason::ConnectFailed, "it has no address");
-        for ip in addresses.into_iter().take(ATTEMPTS_MAX) {
+        for &ip in addresses.iter().take(ATTEMPTS_MAX) {
             let address = SocketAddr::new(ip, endpoint.port);
             let opened = match &plan {
                 Plan::Mesh { client, sni } if tunnel::leads_to_one_proxy(endpoint) => {
@@ -203,11 +213,7 @@ impl Upstreams {
     }
 
     /// A name's addresses begin with a random one of the first family, so that all get their share.
-    async fn addresses(&self, endpoint: &Endpoint) -> Result<Vec<IpAddr>, ConnError> {
-        let name = match &endpoint.address {
-            Address::Ip(ip) => return Ok(vec![*ip]),
-            Address::Name(name) => name,
-        };
+    async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, ConnError> {
         let found = Box::pin(self.resolver.lookup(name)).await.map_err(|e| ConnError::new(Reason::ConnectFailed, e))?;
         let mut addresses = found.to_vec();
         let family = addresses.partition_point(|ip| ip.is_ipv4() == found.first().is_some_and(IpAddr::is_ipv4));
