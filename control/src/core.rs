@@ -329,7 +329,13 @@ impl Core {
             changes.extend(self.store.list(None, Some(&key.name)).iter().map(|d| Change::delete(d.key.clone())));
         }
         changes.push(Change::delete(key.clone()));
+        let is_gone = |other: &Key| other == key || (key.kind == "Mesh" && other.mesh == key.name);
         let applied = self.store.apply(changes).await?;
+        // One of the same name is another proxy.
+        self.withdrawn.send_if_modified(|keys| {
+            keys.retain(|other| !is_gone(other));
+            false
+        });
         Ok(applied.outcomes.last().copied().unwrap_or(Outcome::Absent))
     }
 
@@ -370,12 +376,8 @@ impl Core {
         });
     }
 
-    /// Those whose resources are gone are forgotten: one of the same name is another proxy.
+    /// Also of proxies whose resources aren't there yet.
     pub fn withdrawn(&self) -> BTreeSet<Key> {
-        self.withdrawn.send_if_modified(|keys| {
-            keys.retain(|key| self.store.get(key).is_some());
-            false
-        });
         self.withdrawn.borrow().clone()
     }
 

@@ -13,7 +13,7 @@ mod tests;
 use crate::changed::{self, Change};
 use crate::compile::{self, World};
 use crate::core::{Core, MeshCa};
-use crate::names::{NameSettings, Naming, ServiceNames};
+use crate::names::{NameSettings, Naming, ServiceNames, Skipped};
 use crate::resource::Resource;
 use crate::settings::Settings;
 use crate::store::{self, Key, Store, StoreError};
@@ -34,6 +34,9 @@ use tokio::sync::watch;
 const OUTSIDE_EVERY: Duration = Duration::from_secs(10);
 /// How long the first publication waits for new DNS names; later ones come when they come.
 const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Of names that can't be given, in one publication's log.
+const SKIPPED_TOLD_MAX: usize = 20;
 
 /// Blob of the last start's epoch.
 const EPOCH: &str = "epoch";
@@ -79,6 +82,7 @@ pub struct Loop {
     /// Problems of MeshServices and their kin; None until they were looked at.
     service_problems: Option<Vec<String>>,
     reported: BTreeSet<String>,
+    skipped: BTreeSet<Skipped>,
     out: watch::Sender<Arc<Published>>,
 }
 
@@ -123,6 +127,7 @@ impl Loop {
             services: BTreeMap::new(),
             service_problems: None,
             reported: BTreeSet::new(),
+            skipped: BTreeSet::new(),
             out,
         };
         this.refresh().await?;
@@ -183,7 +188,7 @@ impl Loop {
         problems.extend(self.outside.problems());
         problems.extend(self.follow_names(&changes, &before.world, &resources).await?);
         problems.extend(self.names.problems.iter().cloned());
-        self.follow_services(&changes, &resources).await?;
+        problems.extend(self.follow_services(&changes, &resources).await?);
         problems.extend(self.service_problems.iter().flatten().cloned());
         let names_us = begun.elapsed().as_micros();
         let authorities = self.authorities(&resources, &mut problems);
@@ -261,6 +266,7 @@ impl Loop {
         }
         naming.passes.count(begun.elapsed(), failed.is_empty());
         self.naming = Arc::new(naming);
+        self.tell_skipped();
         let told: Vec<String> = failed.iter().map(|(mesh, _)| format!("error during update, mesh = {mesh}")).collect();
         match failed.into_iter().next() {
             // At the start there is nothing to keep.
@@ -280,6 +286,19 @@ impl Loop {
             host_vip_port: self.settings.host_vip_port,
             own_zone: self.settings.zone.clone(),
         }
+    }
+
+    /// Names that templates can't give, each once: no fault of the mesh's, so not among its problems.
+    fn tell_skipped(&mut self) {
+        let now: BTreeSet<&Skipped> = self.naming.meshes.values().flat_map(|mesh| &mesh.skipped).collect();
+        let new: Vec<&Skipped> = now.iter().filter(|skipped| !self.skipped.contains(**skipped)).copied().collect();
+        for skipped in new.iter().take(SKIPPED_TOLD_MAX) {
+            tracing::info!("{skipped}");
+        }
+        if let more @ 1.. = new.len().saturating_sub(SKIPPED_TOLD_MAX) {
+            tracing::info!("{more} names more are skipped so; weir inspect names tells of them");
+        }
+        self.skipped = now.into_iter().cloned().collect();
     }
 
     /// Each problem is logged once, until it goes away.

@@ -120,7 +120,7 @@ impl Session {
             ProxyKey::ZoneEgress { .. } => published.authorities.keys().collect(),
             ProxyKey::ZoneIngress { .. } => Vec::new(),
         };
-        let (services, tags) = claims(resource);
+        let (services, tags) = claims(published, resource);
         let fingerprint = |mesh: &String| {
             let authority = published.authorities.get(mesh);
             let trust = authority.map(|a| (a.lifetime, a.ca.trust_pem()));
@@ -195,16 +195,17 @@ pub fn issue(
         return Err(format!("a dataplane of mesh {own} gets no certificate of mesh {mesh}"));
     }
     let resource = resource(published, proxy).ok_or("the proxy's resource is gone")?;
-    let (services, tags) = claims(resource);
+    let (services, tags) = claims(published, resource);
+    let tags: Vec<&Tags> = tags.iter().collect();
     let identity = Identity { services: &services, tags: &tags };
     authority.ca.issue(csr, identity, authority.lifetime, now_ms).map_err(|e| e.to_string())
 }
 
 /// Services and tag sets that a proxy's certificate names.
-fn claims(resource: &Resource) -> (Vec<String>, Vec<&Tags>) {
+fn claims(published: &Published, resource: &Resource) -> (Vec<String>, Vec<Tags>) {
     match &resource.spec {
         Spec::Dataplane(dataplane) => {
-            let tags: Vec<&Tags> = dataplane.tag_sets().collect();
+            let tags = published.world.tag_sets(dataplane);
             let mut services: Vec<String> = tags.iter().filter_map(|t| t.get("kuma.io/service").cloned()).collect();
             services.sort();
             services.dedup();

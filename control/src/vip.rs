@@ -27,6 +27,20 @@ pub enum EntryKind {
     MeshMultiZoneService,
 }
 
+impl EntryKind {
+    /// For people.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Service => "service",
+            Self::Host => "host",
+            Self::Fqdn => "name",
+            Self::MeshService => "MeshService",
+            Self::MeshExternalService => "MeshExternalService",
+            Self::MeshMultiZoneService => "MeshMultiZoneService",
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     pub kind: EntryKind,

@@ -15,7 +15,7 @@ const INPUT_BYTES_MAX: usize = 8 << 10;
 /// What is found new by its outcome is mutated further, up to so many.
 const KEPT_MAX: usize = 4096;
 /// Of them go into the corpus, the shortest first.
-const COMMITTED_MAX: usize = 400;
+const COMMITTED_MAX: usize = 200;
 /// What takes longer is a finding of a long run, in a debug build on a busy machine.
 const SLOW: Duration = Duration::from_secs(5);
 

@@ -76,7 +76,9 @@ impl Channel for Server {
             return Err(Status::invalid_argument("the first message must be a hello"));
         };
         let Service { core, subscription, auth, patience } = &self.service;
-        let registered = match register::register(core, &self.presence, *auth, &hello).await {
+        let zone = subscription.borrow().world.zone().to_owned();
+        let gate = register::Gate { auth: *auth, zone: &zone };
+        let registered = match register::register(core, &self.presence, gate, &hello).await {
             Ok(registered) => registered,
             Err(status) => {
                 let (kind, mesh, name) = (&hello.proxy_type, &hello.mesh, &hello.name);

@@ -12,6 +12,7 @@ use tonic::Status;
 
 const DATAPLANE_TOKEN_REQUIRED: &str = "Dataplane Token is required. Generate token using 'kumactl generate dataplane-token > /path/file' and provide it via --dataplane-token-file=/path/file argument to Kuma DP";
 const ZONE_TOKEN_REQUIRED: &str = "Zone Token is required. Generate token using 'kumactl generate zone-token > /path/file' and provide it via --dataplane-token-file=/path/file argument to Kuma DP";
+const ZONE_TAG: &str = "kuma.io/zone";
 /// Of a proxy's own resource.
 const RESOURCE_BYTES_MAX: usize = 512 << 10;
 
@@ -37,10 +38,19 @@ enum Claims {
     Zone(ZoneClaims),
 }
 
+/// Who is asked for what.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gate<'a> {
+    /// Of dataplanes, of zone proxies.
+    pub(super) auth: (Auth, Auth),
+    /// Of Dataplanes that don't say theirs.
+    pub(super) zone: &'a str,
+}
+
 pub(super) async fn register(
     core: &Arc<Core>,
     presence: &Presence,
-    auth: (Auth, Auth),
+    gate: Gate<'_>,
     hello: &proto::Hello,
 ) -> Result<Registered, Status> {
     let key = match hello.proxy_type.as_str() {
@@ -49,19 +59,28 @@ pub(super) async fn register(
         "egress" => ProxyKey::egress(&hello.name),
         other => return Err(Status::invalid_argument(format!("invalid proxy type \"{other}\""))),
     };
-    let claims = authenticate(core, auth, &hello.token, &key)?;
+    let claims = authenticate(core, gate.auth, &hello.token, &key)?;
     let brought = !hello.resource.is_empty();
     let mut resource = if brought { own_resource(&hello.resource, &key)? } else { stored(core, &key)? };
-    let zone = authorize(claims, hello, &key, &resource)?;
+    let zone = authorize(claims, hello, (&key, gate.zone), &resource)?;
     fill_zone(&mut resource, &zone);
     away::mark(&mut resource.meta);
     let mut revision = 0;
     let _registering = presence.registering().await;
     let is_new = core.get(&stored_as(&key)).is_none();
     let withheld = is_new && !matches!(key, ProxyKey::Dataplane { .. });
+    if withheld {
+        // Before its resource is there: nobody may be sent to it and then away again.
+        core.withdraw(&stored_as(&key), true);
+    }
     if brought {
         for written in core.apply(vec![resource]).await {
-            written.outcome.map_err(|error| Status::invalid_argument(format!("{}: {error}", key.origin())))?;
+            if let Err(error) = written.outcome {
+                if withheld {
+                    core.withdraw(&stored_as(&key), false);
+                }
+                return Err(Status::invalid_argument(format!("{}: {error}", key.origin())));
+            }
         }
         revision = core.revision();
     }
@@ -127,11 +146,22 @@ fn authenticate(core: &Core, auth: (Auth, Auth), token: &str, key: &ProxyKey) ->
 }
 
 /// Whether the token is for this proxy. Gives the zone that it is bound to, empty when it isn't.
-fn authorize(claims: Claims, hello: &proto::Hello, key: &ProxyKey, resource: &Resource) -> Result<String, Status> {
+fn authorize(
+    claims: Claims,
+    hello: &proto::Hello,
+    (key, own_zone): (&ProxyKey, &str),
+    resource: &Resource,
+) -> Result<String, Status> {
     match (claims, &resource.spec) {
         (Claims::Nothing, _) => Ok(String::new()),
         (Claims::Dataplane(claims), Spec::Dataplane(dataplane)) => {
-            let tags: Vec<&Tags> = dataplane.tag_sets().collect();
+            let mut tags: Vec<Tags> = dataplane.tag_sets().cloned().collect();
+            if !own_zone.is_empty() {
+                for set in &mut tags {
+                    set.entry(ZONE_TAG.to_owned()).or_insert_with(|| own_zone.to_owned());
+                }
+            }
+            let tags: Vec<&Tags> = tags.iter().collect();
             let checked = check_dataplane(&claims, &resource.meta.name, &resource.meta.mesh, &tags);
             checked.map(|()| String::new()).map_err(|error| refused(key, &error))
         }

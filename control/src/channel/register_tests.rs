@@ -9,8 +9,8 @@ use std::time::Duration;
 use tonic::Code;
 
 const HOUR: Duration = Duration::from_secs(3600);
-const TOKENS: (Auth, Auth) = (Auth::Token, Auth::Token);
-const OPEN: (Auth, Auth) = (Auth::None, Auth::None);
+const TOKENS: Gate<'static> = Gate { auth: (Auth::Token, Auth::Token), zone: "east" };
+const OPEN: Gate<'static> = Gate { auth: (Auth::None, Auth::None), zone: "" };
 const EGRESS: &str = "type: ZoneEgress\nname: e\nnetworking: {address: 127.0.0.1, port: 10002}\n";
 const WEB: &str = "type: Dataplane\nmesh: default\nname: web\nnetworking: {address: 127.0.0.1, inbound: [{port: 80, tags: {kuma.io/service: web, version: '1'}}]}\n";
 
@@ -54,7 +54,7 @@ fn claims(name: &str, tag: Option<(&str, &str)>) -> DataplaneClaims {
 }
 
 /// Code and message of the refusal.
-async fn refusal(core: &Arc<Core>, auth: (Auth, Auth), hello: &proto::Hello) -> (Code, String) {
+async fn refusal(core: &Arc<Core>, auth: Gate<'_>, hello: &proto::Hello) -> (Code, String) {
     let status = register(core, &Presence::default(), auth, hello).await.unwrap_err();
     (status.code(), status.message().to_owned())
 }
@@ -87,6 +87,9 @@ async fn a_dataplane_token_is_for_its_name_and_tags() {
         let (code, text) = refusal(&core, TOKENS, &with(&claims)).await;
         assert_eq!((code, text), (Code::Unauthenticated, format!("Dataplane default/web: {told}")));
     }
+    // The zone counts whether or not the Dataplane says it.
+    let zoned = with(&claims("web", Some(("kuma.io/zone", "east"))));
+    register(&core, &Presence::default(), TOKENS, &zoned).await.unwrap();
     let good = with(&claims("web", Some(("version", "1"))));
     let registered = register(&core, &Presence::default(), TOKENS, &good).await.unwrap();
     assert!(registered.brought && registered.revision > 0);

@@ -48,7 +48,9 @@ fn is_for(input: Input<'_>, target: &PassthroughTarget) -> bool {
     }
     match target.kind {
         TargetKind::Mesh => true,
-        TargetKind::MeshSubset => input.dataplane.tag_sets().any(|tags| select::matches(&target.tags, tags)),
+        TargetKind::MeshSubset => {
+            input.world.tag_sets(input.dataplane).iter().any(|tags| select::matches(&target.tags, tags))
+        }
         TargetKind::Dataplane if !target.name.is_empty() => target.name == input.name,
         TargetKind::Dataplane => {
             let own = input.mesh.dataplane(input.name).map(|(meta, _)| &meta.labels);

@@ -2,7 +2,7 @@
 //! Not additive: the one with the best destination rules alone.
 
 use super::sni::SERVICE;
-use super::world::{MeshIndex, selects};
+use super::world::{MeshIndex, World, selects};
 use crate::resource::{Dataplane, Matcher, Meta, Tags, TrafficPermission};
 use crate::select::{Precedence, selector_rank};
 use snapshot::{Access, Origin, PermissionRow, Principal, spiffe_id};
@@ -31,8 +31,8 @@ pub(super) fn row(mesh: &MeshIndex, tags: &Tags) -> PermissionRow {
 }
 
 /// Whether `permission` admits a client, decided on the client's side.
-pub(super) fn admits(permission: &TrafficPermission, client: &Dataplane) -> bool {
-    client.tag_sets().any(|tags| selects(&permission.sources, tags))
+pub(super) fn admits(world: &World, permission: &TrafficPermission, client: &Dataplane) -> bool {
+    client.tag_sets().any(|tags| selects(&permission.sources, &world.with_zone(tags)))
 }
 
 /// Everybody: there is no identity to ask for.

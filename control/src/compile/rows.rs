@@ -284,7 +284,7 @@ impl<'a> Upstreams<'a> {
         let admitted: Vec<_> = external::with_tags(mesh, service(tags), tags)
             .filter(|(meta, es)| {
                 let picked = permissions::pick(mesh, &es.tags);
-                let is_admitted = |tp| dataplane.is_some_and(|client| permissions::admits(tp, client));
+                let is_admitted = |tp| dataplane.is_some_and(|client| permissions::admits(world, tp, client));
                 let admits = !mesh.has_mtls() || picked.is_some_and(|(_, tp)| is_admitted(tp));
                 if !admits {
                     refused = match picked {

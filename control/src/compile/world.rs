@@ -20,6 +20,7 @@ use crate::resource::{
 use crate::select;
 use crate::settings::{Aaaa, Probing};
 use snapshot::{DnsUpstream, Origin};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
@@ -297,6 +298,27 @@ impl World {
 
     pub(super) fn zone_of_tags<'a>(&'a self, tags: &'a Tags) -> &'a str {
         self.zone_or_own(tags.get(ZONE).map_or("", String::as_str))
+    }
+
+    /// Tags as others see them: with the zone, which a resource may leave out.
+    pub(super) fn with_zone<'a>(&self, tags: &'a Tags) -> Cow<'a, Tags> {
+        let zone = self.zone_of_tags(tags);
+        if zone.is_empty() || tags.contains_key(ZONE) {
+            return Cow::Borrowed(tags);
+        }
+        let mut tags = tags.clone();
+        tags.insert(ZONE.into(), self.settings.zone.clone());
+        Cow::Owned(tags)
+    }
+
+    /// Of what doesn't say its own.
+    pub(crate) fn zone(&self) -> &str {
+        &self.settings.zone
+    }
+
+    /// Tag sets of a proxy, as others see them.
+    pub(crate) fn tag_sets(&self, dataplane: &Dataplane) -> Vec<Tags> {
+        dataplane.tag_sets().map(|tags| self.with_zone(tags).into_owned()).collect()
     }
 
     /// The zone a Dataplane runs in.

@@ -3,9 +3,10 @@
 
 use super::names::Given;
 use crate::names::{MeshNames, remember_ports};
-use crate::vip::{self, Freed, Key, Problem, Ranges, Vip, VipTable};
+use crate::vip::{self, Cidr, Family, Freed, Key, Problem, Vip, VipTable};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// So many changes are stored beside the table; with more it is stored anew.
@@ -114,6 +115,8 @@ impl Addresses {
             }
             journal.entries.insert(key, None);
         }
+        // Nothing is freed from here on, so the lowest free address only moves up.
+        let mut free = (ranges.v4.iter().flat_map(Cidr::addresses), ranges.v6.iter().flat_map(Cidr::addresses));
         for key in added {
             let resting = match journal.quarantine.get(key) {
                 Some(_) => None,
@@ -125,7 +128,11 @@ impl Addresses {
             let vip = match key.literal() {
                 Some(IpAddr::V4(ip)) => Vip { v4: Some(ip), v6: None },
                 Some(IpAddr::V6(ip)) => Vip { v4: None, v6: Some(ip) },
-                None => used.take(resting.map(|freed| freed.vip).unwrap_or_default(), ranges)?,
+                None => {
+                    let had = resting.map(|freed| freed.vip).unwrap_or_default();
+                    let v4 = taken(&mut used.0, had.v4, ranges.v4, &mut free.0)?;
+                    Vip { v4, v6: taken(&mut used.1, had.v6, ranges.v6, &mut free.1)? }
+                }
             };
             journal.entries.insert(key.clone(), Some(vip));
         }
@@ -170,28 +177,29 @@ impl Used {
         vip.v4.map(|ip| self.0.remove(&ip));
         vip.v6.map(|ip| self.1.remove(&ip));
     }
+}
 
-    /// The addresses that `had` has, else the lowest free ones. None when a range is exhausted, or isn't what it was.
-    fn take(&mut self, had: Vip, ranges: &Ranges) -> Option<Vip> {
-        let mut vip = Vip::default();
-        if let Some(range) = ranges.v4 {
-            let free = || range.addresses().find(|ip| !self.0.contains(ip));
-            vip.v4 = Some(had.v4.map_or_else(free, |ip| range.contains(ip).then_some(ip))?);
-        }
-        if let Some(range) = ranges.v6 {
-            let free = || range.addresses().find(|ip| !self.1.contains(ip));
-            vip.v6 = Some(had.v6.map_or_else(free, |ip| range.contains(ip).then_some(ip))?);
-        }
-        self.0.extend(vip.v4);
-        self.1.extend(vip.v6);
-        Some(vip)
-    }
+/// The address that the name had, else the lowest free one; nothing without a range. None when the range is exhausted, or
+/// isn't what it was.
+fn taken<A: Family + Hash>(
+    used: &mut HashSet<A>,
+    had: Option<A>,
+    range: Option<Cidr<A>>,
+    free: &mut impl Iterator<Item = A>,
+) -> Option<Option<A>> {
+    let Some(range) = range else { return Some(None) };
+    let address = match had {
+        Some(had) => Some(had).filter(|had| range.contains(*had)),
+        None => free.find(|address| !used.contains(address)),
+    }?;
+    used.insert(address);
+    Some(Some(address))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vip::{Cidr, EntryKind, QUARANTINE_MS};
+    use crate::vip::{EntryKind, QUARANTINE_MS, Ranges};
 
     fn key(number: u64) -> Key {
         if number == 0 {
@@ -249,5 +257,19 @@ mod tests {
             }
             assert!(patched > 500, "{patched}");
         }
+    }
+
+    /// Minutes, if every name looked for its address from the beginning.
+    #[test]
+    fn twenty_thousand_names_more_find_their_addresses_among_a_hundred_thousand() {
+        let names = |from: usize, to: usize| -> BTreeSet<Key> {
+            (from..to).map(|i| Key::new(EntryKind::Service, format!("s{i:06}"))).collect()
+        };
+        let (settings, ranges) = (crate::names::NameSettings::default(), Ranges::default());
+        let given = Given { settings: &settings, ranges: &ranges, now_ms: 0 };
+        let mut addresses = Addresses::default();
+        addresses.allocate(&names(0, 100_000), &MeshNames::default(), &given);
+        addresses.change(&names(100_000, 120_000), BTreeMap::new(), &given).unwrap();
+        assert!(*addresses.table() == vip::allocate(&VipTable::default(), &names(0, 120_000), &ranges, 0).0);
     }
 }

@@ -111,8 +111,8 @@ impl Outside {
             let _place = places.acquire_owned().await;
             let lookup = tokio::time::timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host((name.as_str(), 0)));
             let found = match lookup.await {
-                // The least, so that the order of a round robin isn't a change.
-                Ok(Ok(addresses)) => addresses.map(|a| a.ip()).min(),
+                // The least as text, as in Kuma, so that the order of a round robin isn't a change.
+                Ok(Ok(addresses)) => addresses.map(|a| a.ip()).min_by_key(ToString::to_string),
                 _ => None,
             };
             (name, found)

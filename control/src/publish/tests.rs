@@ -203,3 +203,50 @@ async fn in_exclusive_mode_names_of_tags_are_gone() {
     let published = subscription.borrow().clone();
     assert!(published.world.names("default").unwrap().names.is_empty());
 }
+
+#[tokio::test]
+async fn a_service_gets_its_address_when_one_of_an_exhausted_range_has_rested() {
+    let (clock, now) = Clock::manual(1_700_000_000_000);
+    let defaults = Defaults { mesh: true, hostname_generators: false, signing_keys: false };
+    let core = Core::start(Store::memory(clock.clone()), clock, defaults).await.unwrap();
+    let service = |name: &str| {
+        format!(
+            "type: MeshService\nmesh: default\nname: {name}\nspec: {{selector: {{dataplaneTags: {{kuma.io/service: a}}}}, \
+             ports: [{{port: 80}}]}}\n---\n"
+        )
+    };
+    let mesh = "type: Mesh\nname: default\nmeshServices: {mode: Everywhere}\n---\n";
+    apply(&core, &[mesh, &service("first"), &service("second")].concat()).await;
+    let mut settings = Settings::new("/nowhere".into());
+    settings.ipam.mesh_service = crate::settings::Cidr::parse("241.0.0.7/32").unwrap();
+    let (mut publishing, subscription) = Loop::start(core.clone(), settings).await.unwrap();
+    let served = || {
+        let world = &subscription.borrow().world;
+        world.services("default").unwrap().outbounds.iter().map(|o| o.name.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(served(), ["first"]);
+    assert!(subscription.borrow().problems.iter().any(|p| p.starts_with("MeshService: failed to allocate new VIPs")));
+    core.delete(&Key::new("MeshService", "default", "first")).await.unwrap();
+    publishing.refresh().await.unwrap();
+    assert_eq!(served(), [""; 0]);
+    now.fetch_add(vip::QUARANTINE_MS, std::sync::atomic::Ordering::Relaxed);
+    publishing.refresh().await.unwrap();
+    assert_eq!(served(), ["second"]);
+    assert_eq!(subscription.borrow().problems, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_certificate_names_the_zone_that_the_dataplane_leaves_out() {
+    use base64::Engine;
+    let mtls = "type: Mesh\nname: default\nmtls: {enabledBackend: ca, backends: [{name: ca, type: builtin}]}\n---\n";
+    let (_core, subscription) = started(&(mtls.to_owned() + &dataplane(0))).await;
+    let published = subscription.borrow().clone();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
+    let proxy = ProxyKey::dataplane("default", "dp-0");
+    let issued = crate::session::issue(&published, &proxy, "default", csr.as_bytes(), 1_700_000_000_000).unwrap();
+    let leaf: String = issued.chain_pem.lines().skip(1).take_while(|line| !line.starts_with('-')).collect();
+    let leaf = base64::engine::general_purpose::STANDARD.decode(leaf).unwrap();
+    let names = |uri: &str| leaf.windows(uri.len()).any(|bytes| bytes == uri.as_bytes());
+    assert!(names("kuma://kuma.io/zone/default") && names("kuma://kuma.io/protocol/http"));
+}

@@ -47,7 +47,10 @@ pub(super) fn protocol(value: &str, spot: &Spot<'_>) {
 
 fn each_tag(cursor: &Cursor<'_>, check: impl Fn(&str, &str, &Spot<'_>)) -> Tags {
     let mut tags = Tags::new();
-    for (key, value) in cursor.entries() {
+    // What is wrong is told by key, as Kuma walks maps.
+    let mut entries = cursor.entries();
+    entries.sort_by_key(|(key, _)| *key);
+    for (key, value) in entries {
         if let Some(text) = value.text_or_source() {
             check(key, &text, &value.spot);
             tags.insert(key.to_owned(), text);

@@ -92,10 +92,20 @@ impl Drop for Writer {
     }
 }
 
-fn lock(path: &Path) -> io::Result<File> {
+/// Unlocked when it is dropped: closing the file isn't enough while a process that was forked meanwhile has it too, until
+/// it executes its program.
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
+
+fn lock(path: &Path) -> io::Result<Lock> {
     let file = private(OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path))?;
     file.try_lock().map_err(io::Error::from)?;
-    Ok(file)
+    Ok(Lock(file))
 }
 
 fn private(file: io::Result<File>) -> io::Result<File> {
@@ -112,7 +122,7 @@ struct Keeper {
     connection: Option<Connection>,
     mirror: Arc<Mirror>,
     clock: Clock,
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Keeper {

@@ -16,7 +16,8 @@ pub use network::{Network, Node, command, try_command};
 pub use process::Process;
 pub use servers::{HttpServer, echo_server, http_get};
 
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 /// Declares tests that run alone in their own network, mount and pid namespace.
@@ -48,5 +49,14 @@ pub fn eventually<T>(what: &str, within: Duration, mut look: impl FnMut() -> Opt
 
 /// An address with a port that nobody uses now. Prefer letting the program under test bind port 0 and say what it got.
 pub fn free_address(ip: IpAddr) -> SocketAddr {
-    TcpListener::bind((ip, 0)).expect("binding any port").local_addr().unwrap()
+    use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage, sockopt};
+    let family = if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    // It never listens: a child that another test forks meanwhile may hold it for a moment, which keeps nobody else out.
+    let socket = socket::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
+    socket::setsockopt(&socket, sockopt::ReuseAddr, &true).expect("SO_REUSEADDR");
+    let any = SockaddrStorage::from(SocketAddr::new(ip, 0));
+    socket::bind(socket.as_raw_fd(), &any).expect("binding any port");
+    let bound: SockaddrStorage = socket::getsockname(socket.as_raw_fd()).expect("the bound address");
+    let port = bound.as_sockaddr_in().map(|a| a.port()).or(bound.as_sockaddr_in6().map(|a| a.port()));
+    SocketAddr::new(ip, port.expect("a port"))
 }

@@ -340,6 +340,14 @@ fn external_services_need_a_permission_for_this_proxy_where_mtls_is_on() {
     );
     let off = sidecar(&world("", list("", "service=other")), "web");
     assert_eq!(service(&off, "ext").endpoints.len(), 1);
+    // The zone counts whether or not the Dataplane says it.
+    for (zone, count) in [("east", 1), ("west", 0)] {
+        let mut list = list("mtls", "zone=east");
+        list[1] = change(app("web", "10.0.0.1", "service=web"), |d| {
+            d.networking.outbound = vec![outbound(10001, "service=ext")];
+        });
+        assert_eq!(service(&sidecar(&world(zone, list), "web"), "ext").endpoints.len(), count, "{zone}");
+    }
 }
 
 #[test]

@@ -141,6 +141,9 @@ fn k60_v19_tags_have_their_characters_and_protocols_are_known() {
         at("v w", "tag name must consist of alphanumeric characters, dots, dashes, slashes and underscores")
     );
     assert_eq!(tag("'': a"), at("", "tag name must be non-empty"));
+    let fields: Vec<String> =
+        tag("z: '', b: '', c: ''").iter().filter_map(|error| Some(error.split_once(':')?.0.to_owned())).collect();
+    assert_eq!(fields, ["b", "c", "z"].map(|key| format!("networking.inbound[0].tags[\"{key}\"]")));
 }
 
 #[test]
