@@ -137,7 +137,7 @@ impl Mesh {
     async fn live(&mut self, cp: ControlPlane, files: files::Files, resources: Vec<Resource>) -> Result<(), Failure> {
         let mut subscription = cp.subscription.clone();
         let revision = cp.core.revision();
-        let published = subscription.wait_for(|p| p.revision >= revision).await.map_err(|e| e.to_string())?.clone();
+        let published = subscription.wait_for(|p| p.revision() >= revision).await.map_err(|e| e.to_string())?.clone();
         self.follow(&cp, &published).await;
         self.announce(&cp).await?;
         let mut watching = files::Watching::new(files, resources);

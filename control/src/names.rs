@@ -6,8 +6,8 @@ mod report;
 mod services;
 mod virtual_outbound;
 
-pub(crate) use publish::freed;
 pub use publish::{NameWarning, names_and_outbounds, remember_ports};
+pub(crate) use publish::{claims, freed};
 pub use report::{MeshNaming, Naming, Passes};
 pub(crate) use services::NAMESPACE_LABEL;
 pub use services::{

@@ -27,6 +27,7 @@ use snapshot::{Generation, Origin};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
@@ -34,6 +35,9 @@ use tokio::sync::watch;
 const OUTSIDE_EVERY: Duration = Duration::from_secs(10);
 /// How long the first publication waits for new DNS names; later ones come when they come.
 const PATIENCE: Duration = Duration::from_millis(100);
+
+/// What was published before is let go of after this long.
+const FREE_AFTER: Duration = Duration::from_millis(20);
 
 /// Of names that can't be given, in one publication's log.
 const SKIPPED_TOLD_MAX: usize = 20;
@@ -45,7 +49,7 @@ const EPOCH: &str = "epoch";
 pub struct Published {
     pub generation: Generation,
     /// Of the store: a write of this revision or an earlier one is in.
-    pub revision: u64,
+    revision: AtomicU64,
     pub world: World,
     /// Sorted by kind, mesh, name.
     pub resources: Arc<Vec<Arc<Resource>>>,
@@ -58,6 +62,10 @@ pub struct Published {
 }
 
 impl Published {
+    pub fn revision(&self) -> u64 {
+        self.revision.load(Ordering::Relaxed)
+    }
+
     pub fn resource(&self, kind: &str, mesh: &str, name: &str) -> Option<&Arc<Resource>> {
         let wanted = (kind, mesh, name);
         let found = self.resources.binary_search_by(|r| r.order().cmp(&wanted)).ok()?;
@@ -105,7 +113,7 @@ impl Loop {
         let epoch = next_epoch(&core).await?;
         let nothing = Published {
             generation: Generation { epoch, sequence: 0 },
-            revision: 0,
+            revision: AtomicU64::new(0),
             world: World::new(Vec::new(), compile::Settings::default(), BTreeMap::new()),
             resources: Arc::default(),
             authorities: BTreeMap::new(),
@@ -144,7 +152,11 @@ impl Loop {
         let mut pace = Pace::default();
         loop {
             tokio::select! {
-                changed = self.changes.changed() => if changed.is_err() { return },
+                changed = self.changes.changed() => match changed {
+                    Ok(()) if !is_failed && self.has_nothing_new() => continue,
+                    Ok(()) => {}
+                    Err(_) => return,
+                },
                 changed = self.withdrawn.changed() => if changed.is_err() { return },
                 changed = self.outside.changed() => if !changed { continue },
                 _ = tick.tick() => if !self.outside.again().await && self.reported.is_empty() && !is_failed {
@@ -169,6 +181,16 @@ impl Loop {
                 tracing::error!(%error, "nothing is published until the store takes the allocated addresses");
             }
         }
+    }
+
+    /// Whether what was written since isn't a resource: addresses, mostly, our own. Who waits for the revision hears of it.
+    fn has_nothing_new(&self) -> bool {
+        let (contents, published) = (self.core.contents(), self.out.borrow().clone());
+        let is_same = Arc::ptr_eq(&contents.resources, &published.resources);
+        if is_same && published.revision.fetch_max(contents.revision, Ordering::Relaxed) < contents.revision {
+            self.out.send_modify(|_| {});
+        }
+        is_same
     }
 
     async fn refresh(&mut self) -> Result<(), StoreError> {
@@ -201,8 +223,14 @@ impl Loop {
         tracing::debug!(%generation, names_us, all_us = begun.elapsed().as_micros(), "mesh published");
         // A subscription may be gone by now; there will be others.
         let naming = self.naming.clone();
-        let published = Published { generation, revision, world, resources, authorities, naming, problems };
-        self.out.send_replace(Arc::new(published));
+        let published =
+            Published { generation, revision: revision.into(), world, resources, authorities, naming, problems };
+        let before = [before, self.out.send_replace(Arc::new(published))];
+        // Freeing a large mesh takes as long as making one: those who were waiting come first.
+        tokio::spawn(async move {
+            tokio::time::sleep(FREE_AFTER).await;
+            drop(before);
+        });
         Ok(())
     }
 
@@ -226,7 +254,7 @@ impl Loop {
     /// The CA of every mesh that has mTLS on; one that can't be used stops only its mesh.
     fn authorities(&self, resources: &[Arc<Resource>], problems: &mut Vec<String>) -> BTreeMap<String, Arc<MeshCa>> {
         let mut found = BTreeMap::new();
-        for mesh in resources.iter().filter(|r| r.kind() == "Mesh").map(|r| &r.meta.name) {
+        for mesh in of_kind(resources, "Mesh").iter().map(|r| &r.meta.name) {
             match self.core.mesh_ca(mesh) {
                 Ok(None) => {}
                 Ok(Some(ca)) => drop(found.insert(mesh.clone(), ca)),
@@ -309,6 +337,12 @@ impl Loop {
         }
         self.reported = now;
     }
+}
+
+/// Of a list sorted by kind.
+fn of_kind<'a>(all: &'a [Arc<Resource>], kind: &str) -> &'a [Arc<Resource>] {
+    let rest = all.get(all.partition_point(|r| r.kind() < kind)..).unwrap_or_default();
+    rest.get(..rest.partition_point(|r| r.kind() == kind)).unwrap_or_default()
 }
 
 fn table_blob(mesh: &str) -> String {

@@ -15,12 +15,14 @@ pub struct Session {
     proxy: ProxyKey,
     options: Options,
     /// The last accepted tables: the base of the next delta.
-    held: Option<(Generation, Tables)>,
-    in_flight: Option<(Generation, Tables)>,
+    held: Option<(Generation, Arc<Tables>)>,
+    in_flight: Option<(Generation, Arc<Tables>)>,
     /// Tables that the proxy refused: not offered again unless they change.
-    refused: Option<Tables>,
+    refused: Option<Arc<Tables>>,
     /// What the tables were at last, built: the next ones share what stays. None where the mesh has that for all.
     planned: Option<Arc<Snapshot>>,
+    /// What was looked at last: there is nothing to do about it again.
+    seen: Option<Generation>,
     /// Fingerprints of what the certificates depend on that were asked for, by mesh.
     identities: BTreeMap<String, String>,
     material: Material,
@@ -48,9 +50,9 @@ pub struct Owed {
 /// Checked tables, to be accepted or rejected.
 pub struct Offer {
     pub generation: Generation,
-    pub tables: Tables,
+    pub tables: Arc<Tables>,
     /// What the proxy accepted last.
-    pub base: Option<(Generation, Tables)>,
+    pub base: Option<(Generation, Arc<Tables>)>,
 }
 
 fn resource<'a>(published: &'a Published, proxy: &ProxyKey) -> Option<&'a Resource> {
@@ -71,6 +73,7 @@ impl Session {
             in_flight: None,
             refused: None,
             planned: None,
+            seen: None,
             identities: BTreeMap::new(),
             material: Material::default(),
             has_material: false,
@@ -81,20 +84,24 @@ impl Session {
         &self.proxy
     }
 
-    /// What the proxy is to be told of `published`. None when its resource isn't there (yet, or any more): what it has
-    /// keeps serving. Tables wait while those before are unanswered: ask again after the answer.
+    /// What the proxy is to be told of `published`. None when that was asked before, and when its resource isn't there (yet,
+    /// or any more): what it has keeps serving. Tables wait while those before are unanswered: ask again after the answer.
     ///
     /// # Errors
     /// The compiler made tables that can't be built: nothing is sent, the proxy keeps what it has.
     pub fn owed(&mut self, published: &Published) -> Option<Result<Owed, Vec<Violation>>> {
+        if self.seen.replace(published.generation) == Some(published.generation) {
+            return None;
+        }
         let resource = resource(published, &self.proxy)?;
         let begun = Instant::now();
         let made = compile::make(&published.world, &self.proxy, self.options);
-        let Compiled { mut tables, secrets, problems } = made.compiled;
+        let Compiled { tables, secrets, problems } = made.compiled;
         let compiled_us = begun.elapsed().as_micros();
-        if let Some(last) = self.in_flight.as_ref().or(self.held.as_ref()) {
-            tables = snapshot::share(&last.1, tables);
-        }
+        let tables = Arc::new(match self.in_flight.as_ref().or(self.held.as_ref()) {
+            Some(last) => snapshot::share(&last.1, tables),
+            None => tables,
+        });
         let previous = made.proven.as_ref().or(self.planned.as_ref()).map(AsRef::as_ref);
         let built = match Snapshot::build_after(previous, tables.clone(), published.generation) {
             Ok(built) => built,
@@ -133,8 +140,8 @@ impl Session {
         wanted
     }
 
-    fn offer(&mut self, generation: Generation, tables: Tables) -> Option<Offer> {
-        let is_same = |t: &Tables| *t == tables;
+    fn offer(&mut self, generation: Generation, tables: Arc<Tables>) -> Option<Offer> {
+        let is_same = |t: &Arc<Tables>| *t == tables;
         let is_known =
             self.held.as_ref().is_some_and(|(_, t)| is_same(t)) || self.refused.as_ref().is_some_and(is_same);
         if is_known || self.in_flight.is_some() {

@@ -57,7 +57,7 @@ pub struct Proxy {
     admin: Option<Admin>,
     admin_address: Option<SocketAddr>,
     dns_addresses: Vec<SocketAddr>,
-    restored: (Generation, Tables),
+    restored: (Generation, Arc<Tables>),
     deadline: Duration,
 }
 
@@ -278,7 +278,7 @@ struct Coordinator {
 }
 
 impl Coordinator {
-    async fn restore(&mut self) -> (Generation, Tables) {
+    async fn restore(&mut self) -> (Generation, Arc<Tables>) {
         let Some(last_good) = self.last_good.clone() else { return Default::default() };
         match last_good.load(&self.identities) {
             Ok(None) => Default::default(),
@@ -303,7 +303,7 @@ impl Coordinator {
     async fn take(&mut self, update: Update) {
         match update {
             Update::Offer { tables, generation, verdict } => {
-                let outcome = self.put_in_force(*tables, generation).await;
+                let outcome = self.put_in_force(tables, generation).await;
                 match &outcome {
                     Ok(()) => {
                         // Saving takes its time and isn't needed for serving.
@@ -346,7 +346,7 @@ impl Coordinator {
 
     /// Builds, binds what is new, publishes, then closes what is gone. All or nothing but for single sockets: one that
     /// can't be bound stops only itself.
-    async fn put_in_force(&mut self, tables: Tables, generation: Generation) -> Result<(), Vec<String>> {
+    async fn put_in_force(&mut self, tables: Arc<Tables>, generation: Generation) -> Result<(), Vec<String>> {
         let begun = Instant::now();
         let current = self.reader.load();
         let tables = if self.config.ipv6 { tables } else { listener::without_ipv6(tables) };

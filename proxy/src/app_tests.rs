@@ -37,7 +37,7 @@ impl Fed {
     async fn offer(&self, epoch: u64, sequence: u64, tables: Tables) -> Result<(), Vec<String>> {
         let (verdict, answer) = oneshot::channel();
         let generation = Generation { epoch, sequence };
-        self.updates.send(Update::Offer { tables: Box::new(tables), generation, verdict }).await.unwrap();
+        self.updates.send(Update::Offer { tables: Arc::new(tables), generation, verdict }).await.unwrap();
         answer.await.unwrap()
     }
 }

@@ -46,7 +46,7 @@ impl LastGood {
     ///
     /// # Errors
     /// The file is there and can't be used.
-    pub(crate) fn load(&self, identities: &Identities) -> Result<Option<(Generation, Tables)>, String> {
+    pub(crate) fn load(&self, identities: &Identities) -> Result<Option<(Generation, Arc<Tables>)>, String> {
         let bytes = match std::fs::read(&self.snapshot) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -58,7 +58,7 @@ impl LastGood {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => tracing::warn!("{}: {e}; certificates come with the control plane", self.identities.display()),
         }
-        Ok(Some((saved.generation, saved.tables)))
+        Ok(Some((saved.generation, Arc::new(saved.tables))))
     }
 
     /// Saves in the background.

@@ -83,14 +83,15 @@ fn capture(tables: &Tables, transparent: bool, sockets: &mut BTreeMap<SocketAddr
 }
 
 /// IPv6 VIPs lead nowhere on a machine without IPv6: their names answer AAAA with NODATA.
-pub(crate) fn without_ipv6(mut tables: Tables) -> Tables {
+pub(crate) fn without_ipv6(tables: Arc<Tables>) -> Arc<Tables> {
+    let mut tables = Arc::unwrap_or_clone(tables);
     let is_v6_vip = |row: &ListenerRow| row.address.is_ipv6() && matches!(row.role, Role::Outbound { vip: true, .. });
     tables.listeners.retain(|row| !is_v6_vip(row));
     for row in tables.names.iter_mut().filter(|row| row.v6.is_some()) {
         Arc::make_mut(row).v6 = None;
     }
     tables.proxy.interception.ipv4_only = true;
-    tables
+    Arc::new(tables)
 }
 
 /// Meshes whose identity the listeners and services of these tables need.

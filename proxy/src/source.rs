@@ -3,6 +3,7 @@
 
 use crate::identity::Material;
 use snapshot::{Generation, Tables};
+use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 /// Offers wait here while the proxy is busy with an earlier one.
@@ -13,7 +14,7 @@ pub const QUEUE_MAX: usize = 8;
 pub enum Update {
     /// Put these tables in force, or say every reason why not.
     Offer {
-        tables: Box<Tables>,
+        tables: Arc<Tables>,
         generation: Generation,
         verdict: oneshot::Sender<Result<(), Vec<String>>>,
     },

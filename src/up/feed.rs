@@ -104,7 +104,7 @@ impl Feed {
         }
         let Some(offer) = owed.offer else { return Ok(()) };
         let (verdict, answer) = oneshot::channel();
-        let (tables, generation) = (Box::new(offer.tables), offer.generation);
+        let (tables, generation) = (offer.tables, offer.generation);
         self.send(Update::Offer { tables, generation, verdict }).await?;
         self.insight.sent();
         match answer.await.map_err(|_| Gone)? {

@@ -45,7 +45,7 @@ pub struct Sni {
 #[derive(Debug, Default)]
 pub struct Snapshot {
     generation: Generation,
-    tables: Tables,
+    tables: Arc<Tables>,
     pub(crate) names: Index<NameRow>,
     pub(crate) vips: Arc<VipMap>,
     pub(crate) listeners: Index<Listener>,
@@ -110,7 +110,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// Every violation found, not only the first.
-    pub fn build(tables: Tables, generation: Generation) -> Result<Self, Vec<Violation>> {
+    pub fn build(tables: impl Into<Arc<Tables>>, generation: Generation) -> Result<Self, Vec<Violation>> {
         Self::build_after(None, tables, generation)
     }
 
@@ -121,9 +121,10 @@ impl Snapshot {
     /// Every violation found, not only the first.
     pub fn build_after(
         previous: Option<&Self>,
-        tables: Tables,
+        tables: impl Into<Arc<Tables>>,
         generation: Generation,
     ) -> Result<Self, Vec<Violation>> {
+        let tables: Arc<Tables> = tables.into();
         let nothing = Self::default();
         let before = previous.unwrap_or(&nothing);
         let mut check = Check::default();

@@ -258,19 +258,24 @@ pub fn share(held: &Tables, mut next: Tables) -> Tables {
     next
 }
 
-fn share_table<T: Row>(held: &[Arc<T>], next: &mut Vec<Arc<T>>) {
-    if held.is_empty() {
-        return;
+fn share_table<T: Row>(held: &[Arc<T>], next: &mut [Arc<T>]) {
+    let mut held = held.iter().peekable();
+    for row in next {
+        // Rows that are one allocation aren't looked at.
+        if held.next_if(|old| Arc::ptr_eq(old, row)).is_some() {
+            continue;
+        }
+        while held.next_if(|old| old.order(row).is_lt()).is_some() {}
+        let Some(old) = held.next_if(|old| old.order(row).is_eq()) else { continue };
+        if Arc::ptr_eq(old, row) {
+            continue;
+        }
+        if old == row {
+            *row = old.clone();
+        } else if let Some(shared) = row.sharing(old) {
+            *row = Arc::new(shared);
+        }
     }
-    let shared = pairs(held, next).filter_map(|(old, new)| {
-        let new = new?;
-        Some(match old {
-            Some(old) if Arc::ptr_eq(old, new) || old == new => old.clone(),
-            Some(old) => new.sharing(old).map_or_else(|| new.clone(), Arc::new),
-            None => new.clone(),
-        })
-    });
-    *next = shared.collect();
 }
 
 /// So many changes are worked into a table one by one; of more it is sorted anew.

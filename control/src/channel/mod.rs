@@ -178,7 +178,7 @@ impl Stream {
             return Ok(());
         }
         let published = self.subscription.borrow_and_update().clone();
-        if published.revision < self.proxy.revision {
+        if published.revision() < self.proxy.revision {
             return Ok(());
         }
         let owed = match self.session.owed(&published) {

@@ -113,7 +113,7 @@ impl<'a> Builtin<'a> {
             self.rows.note(self.origin.clone(), text);
         }
         let connections_max = fit.iter().find_map(|sub| sub.listener.connection_limit.filter(|n| *n != 0));
-        fit.sort_by_key(|sub| order(&sub.host));
+        fit.sort_by_cached_key(|sub| order(&sub.host));
         let Some((handler, tls)) = self.serve(first, &mut fit) else { return };
         let role = Role::Gateway { handler, tls, connections_max };
         self.rows.listen(ListenerRow { address, role, origin: self.origin.clone() });

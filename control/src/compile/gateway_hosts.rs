@@ -149,6 +149,13 @@ fn distribute<'a>(subs: &[Sub<'a>]) -> Hosts<'a> {
     }
     // Only now all hosts are known, so that the order of routes doesn't matter.
     for (region, resource) in regions {
+        // Thousands of routes have a host of their own each.
+        if matches!(region, HostPattern::Exact(_)) {
+            if let Some((_, attached)) = hosts.get_mut(&region.to_string()) {
+                attached.insert(&resource.meta.name, resource);
+            }
+            continue;
+        }
         for (host, attached) in hosts.values_mut() {
             if *host == region || (region != HostPattern::Any && region.contains(host)) {
                 attached.insert(&resource.meta.name, resource);

@@ -113,8 +113,10 @@ impl Rows {
         let shared = self.shared.take();
         let nothing = Tables::default();
         let common = shared.as_ref().map_or(&nothing, |shared| shared.snapshot.tables());
-        for row in common.listeners.iter().filter(|row| row.origin.kind != FREED) {
-            if let Some(own) = self.listeners.get(&row.address) {
+        for own in self.listeners.values() {
+            let at = common.listeners.binary_search_by(|row| row.address.cmp(&own.address)).ok();
+            let taken = at.and_then(|at| common.listeners.get(at));
+            if let Some(row) = taken.filter(|row| row.origin.kind != FREED) {
                 let text = format!("{} is taken by {} already: this listener is left out", row.address, own.origin);
                 self.aside.problems.push(Problem::new(row.origin.clone(), text));
             }
@@ -138,16 +140,17 @@ impl Rows {
     }
 }
 
-/// Both sorted; of the same key the own row.
+/// Both sorted; of the same key the own row. A proxy's own rows are few beside those that it has in common with others.
 fn merged<T>(own: impl Iterator<Item = Arc<T>>, common: &[Arc<T>], order: impl Fn(&T, &T) -> Ordering) -> Vec<Arc<T>> {
-    let mut rows: Vec<Arc<T>> = own.collect();
-    if rows.is_empty() {
-        return common.to_vec();
+    if common.is_empty() {
+        return own.collect();
     }
-    if !common.is_empty() {
-        rows.extend_from_slice(common);
-        rows.sort_by(|a, b| order(a, b));
-        rows.dedup_by(|a, b| order(a, b).is_eq());
+    let mut rows = common.to_vec();
+    for row in own {
+        match rows.binary_search_by(|held| order(held, &row)) {
+            Ok(at) => drop(rows.get_mut(at).map(|held| *held = row)),
+            Err(at) => rows.insert(at, row),
+        }
     }
     rows
 }

@@ -9,8 +9,12 @@ use snapshot::{Generation, ListenerRow, NameRow, Role, ServiceRow, Snapshot, Tab
 use std::cell::LazyCell;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// So many rows are put in their places one by one; with more the list is sorted.
+const SINGLE_ROWS_MAX: usize = 64;
 
 /// What sidecars differ in before their own resource says anything.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,7 +44,7 @@ enum Stale {
 
 pub(super) struct Shared {
     /// One an outbound of the mesh, in their order.
-    entries: Vec<Entry>,
+    entries: Vec<Arc<Entry>>,
     /// Rows of addresses that lost their names.
     freed: Vec<Arc<ListenerRow>>,
     /// The rows, checked.
@@ -50,6 +54,8 @@ pub(super) struct Shared {
 #[derive(Clone)]
 struct Entry {
     outbound: Arc<NamedOutbound>,
+    /// Of the outbound's service ([`hash`]).
+    of: u64,
     /// None where each proxy has to look for itself: who may reach an external service is decided on the client's side.
     service: Option<Arc<ServiceRow>>,
     listeners: [Option<Arc<ListenerRow>>; 2],
@@ -88,7 +94,11 @@ impl Sidecars {
             Some(slot) => Some(slot.clone()),
             None => None,
         };
-        let shared = Arc::new(Making { world, mesh, place: &place, before: before.as_ref() }.make()?);
+        let touched = match before.as_ref().map(|slot| &slot.stale) {
+            Some(Stale::Services(touched)) => touched.iter().map(|service| hash(service)).collect(),
+            _ => HashSet::new(),
+        };
+        let shared = Arc::new(Making { world, mesh, place: &place, before: before.as_ref(), touched }.make()?);
         slots.insert(place, Slot { shared: shared.clone(), stale: Stale::Nothing });
         Some(shared)
     }
@@ -106,6 +116,14 @@ struct Making<'a> {
     mesh: &'a MeshIndex,
     place: &'a Place,
     before: Option<&'a Slot>,
+    /// Services whose rows may be others, as [`hash`]es: of two with the same one more is made anew than has to be.
+    touched: HashSet<u64>,
+}
+
+fn hash(service: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    service.hash(&mut hasher);
+    hasher.finish()
 }
 
 impl Making<'_> {
@@ -117,19 +135,26 @@ impl Making<'_> {
         };
         let client = Client { mesh: self.mesh, zone: &self.place.zone, dataplane: None };
         let mut upstreams = Upstreams::new(self.world, client);
-        let mut entries = Vec::with_capacity(self.mesh.names.outbounds.len());
+        let mut entries: Vec<Arc<Entry>> = Vec::with_capacity(self.mesh.names.outbounds.len());
         let (mut gone, mut new) = (Vec::new(), Vec::new());
         let mut old = held.iter().peekable();
         for outbound in &self.mesh.names.outbounds {
-            while let Some(earlier) = old.next_if(|e| place_of(&e.outbound) < place_of(outbound)) {
-                gone.push(earlier);
-            }
-            let same = old.next_if(|e| place_of(&e.outbound) == place_of(outbound));
+            // Most are the same allocation, and looking into thousands of them is what takes the time.
+            let is_same = |e: &&Arc<Entry>| Arc::ptr_eq(&e.outbound, outbound);
+            let same = old.next_if(is_same).or_else(|| {
+                while let Some(earlier) = old.next_if(|e| place_of(&e.outbound) < place_of(outbound)) {
+                    gone.push(earlier);
+                }
+                old.next_if(|e| place_of(&e.outbound) == place_of(outbound))
+            });
             if let Some(same) = same.filter(|e| self.is_current(e, outbound)) {
-                entries.push(Entry { outbound: outbound.clone(), ..same.clone() });
+                entries.push(match Arc::ptr_eq(&same.outbound, outbound) {
+                    true => same.clone(),
+                    false => Arc::new(Entry { outbound: outbound.clone(), ..Entry::clone(same) }),
+                });
                 continue;
             }
-            let entry = self.entry(&mut upstreams, outbound, same);
+            let entry = Arc::new(self.entry(&mut upstreams, outbound, same.map(AsRef::as_ref)));
             gone.extend(same);
             new.push(entry.clone());
             entries.push(entry);
@@ -137,7 +162,7 @@ impl Making<'_> {
         gone.extend(old);
         let before: &Snapshot = snapshot.unwrap_or(&nothing.1);
         let freed = self.freed(before.tables(), &entries);
-        let held_freed = self.before.map_or(&[][..], |slot| slot.shared.freed.as_slice());
+        let held_freed = self.before.map_or(&[][..], |slot| &slot.shared.freed);
         let gone_listeners = gone.iter().flat_map(|e| &e.listeners).flatten().chain(held_freed);
         let new_listeners = new.iter().flat_map(|e| &e.listeners).flatten().chain(&freed);
         let (services, listeners) = (&before.tables().services, &before.tables().listeners);
@@ -149,7 +174,7 @@ impl Making<'_> {
         let gone_services = gone.iter().filter_map(|e| e.service.as_ref()).filter(|s| !still.contains(&Arc::as_ptr(s)));
         let new_services = new.iter().filter_map(|e| e.service.as_ref());
         let tables = Tables {
-            names: self.names(before.tables(), &entries),
+            names: self.names(before.tables(), &entries, gone.is_empty()),
             listeners: patch(listeners, gone_listeners, new_listeners, |a, b| a.address.cmp(&b.address)),
             services: patch(services, gone_services, new_services, |a, b| a.name.cmp(&b.name)),
             ..Tables::default()
@@ -162,7 +187,7 @@ impl Making<'_> {
     fn is_current(&self, entry: &Entry, outbound: &Arc<NamedOutbound>) -> bool {
         let is_same = || Arc::ptr_eq(&entry.outbound, outbound) || entry.outbound == *outbound;
         match self.before.map(|slot| &slot.stale) {
-            Some(Stale::Services(touched)) => !touched.contains(super::sni::service(&outbound.tags)) && is_same(),
+            Some(Stale::Services(_)) => !self.touched.contains(&entry.of) && is_same(),
             Some(Stale::Nothing) => is_same(),
             Some(Stale::Everything) | None => false,
         }
@@ -170,8 +195,9 @@ impl Making<'_> {
 
     fn entry(&self, upstreams: &mut Upstreams<'_>, outbound: &Arc<NamedOutbound>, held: Option<&Entry>) -> Entry {
         let outbound = outbound.clone();
+        let of = hash(super::sni::service(&outbound.tags));
         let Some(row) = upstreams.common(&outbound.tags) else {
-            return Entry { outbound, service: None, listeners: [None, None] };
+            return Entry { outbound, of, service: None, listeners: [None, None] };
         };
         let to = Reached { name: row.name.clone(), protocol: row.protocol, named: false };
         let handler = handler_for(&to, limits::REQUEST_TIMEOUT_MS);
@@ -184,7 +210,7 @@ impl Making<'_> {
         let [held4, held6] = held.map_or([None, None], |e| e.listeners.each_ref().map(Option::as_ref));
         let v6 = outbound.v6.filter(|_| self.place.has_ipv6);
         let listeners = [listener(outbound.v4.map(IpAddr::V4), held4), listener(v6.map(IpAddr::V6), held6)];
-        Entry { service: Some(self.held(row)), outbound, listeners }
+        Entry { service: Some(self.held(row)), outbound, of, listeners }
     }
 
     /// The equal row of before, so that there is one of each name.
@@ -195,7 +221,7 @@ impl Making<'_> {
     }
 
     /// Rows of freed addresses that nobody else has; a host that is written as an address may have one.
-    fn freed(&self, before: &Tables, entries: &[Entry]) -> Vec<Arc<ListenerRow>> {
+    fn freed(&self, before: &Tables, entries: &[Arc<Entry>]) -> Vec<Arc<ListenerRow>> {
         if self.mesh.names.freed.is_empty() {
             return Vec::new();
         }
@@ -209,14 +235,18 @@ impl Making<'_> {
         rows.map(|row| held(&row).unwrap_or_else(|| Arc::new(row))).collect()
     }
 
-    /// The names that lead to an outbound.
-    fn names(&self, before: &Tables, entries: &[Entry]) -> Vec<Arc<NameRow>> {
-        let served4: Vec<Ipv4Addr> = entries.iter().filter_map(|e| e.outbound.v4).collect();
+    /// The names that lead to an outbound. `grows`: every outbound of before is still there.
+    fn names(&self, before: &Tables, entries: &[Arc<Entry>], grows: bool) -> Vec<Arc<NameRow>> {
+        let served4 = LazyCell::new(|| entries.iter().filter_map(|e| e.outbound.v4).collect::<Vec<_>>());
         let all6 = || entries.iter().filter_map(|e| e.outbound.v6).filter(|_| self.place.has_ipv6);
         let served6 = LazyCell::new(|| all6().collect::<HashSet<_>>());
         let mut held = before.names.iter().peekable();
         let mut rows = Vec::with_capacity(self.mesh.names.names.len());
         for row in &self.mesh.names.names {
+            if grows && let Some(same) = held.next_if(|held| Arc::ptr_eq(held, row)) {
+                rows.push(same.clone());
+                continue;
+            }
             // Outbounds are sorted by their IPv4 address.
             let remains = row.v4.is_some_and(|ip| served4.binary_search(&ip).is_ok())
                 || row.v6.is_some_and(|ip| served6.contains(&ip));
@@ -227,7 +257,7 @@ impl Making<'_> {
             while held.next_if(|h| h.name < row.name).is_some() {}
             let is_same = |h: &Arc<NameRow>| (&h.name, h.v4, h.v6, &h.origin) == (&row.name, row.v4, v6, &row.origin);
             rows.push(match held.peek() {
-                Some(held) if Arc::ptr_eq(held, row) && v6 == row.v6 || is_same(held) => Arc::clone(held),
+                Some(held) if is_same(held) => Arc::clone(held),
                 _ if v6 == row.v6 => row.clone(),
                 _ => Arc::new(NameRow { v6, ..NameRow::clone(row) }),
             });
@@ -249,9 +279,20 @@ fn patch<'a, T: 'a>(
     order: impl Fn(&T, &T) -> Ordering,
 ) -> Vec<Arc<T>> {
     let gone: HashSet<*const T> = gone.map(Arc::as_ptr).collect();
+    let new: Vec<&Arc<T>> = new.collect();
     let is_kept = |row: &&Arc<T>| gone.is_empty() || !gone.contains(&Arc::as_ptr(row));
-    let mut rows: Vec<Arc<T>> = held.iter().filter(is_kept).chain(new).cloned().collect();
-    rows.sort_by(|a, b| order(a, b));
-    rows.dedup_by(|a, b| order(a, b).is_eq());
+    let mut rows: Vec<Arc<T>> = Vec::with_capacity(held.len() + new.len());
+    rows.extend(held.iter().filter(is_kept).cloned());
+    if new.len() > SINGLE_ROWS_MAX {
+        rows.extend(new.into_iter().cloned());
+        rows.sort_by(|a, b| order(a, b));
+        rows.dedup_by(|a, b| order(a, b).is_eq());
+        return rows;
+    }
+    for row in new {
+        if let Err(at) = rows.binary_search_by(|held| order(held, row)) {
+            rows.insert(at, row.clone());
+        }
+    }
     rows
 }

@@ -107,6 +107,25 @@ pub fn names_and_outbounds(view: &View, vips: &VipTable, settings: &NameSettings
     (MeshNames { names, outbounds, freed, unplaced }, warnings)
 }
 
+/// Names that an entry would have if it were the only one.
+pub(crate) fn claims(key: &Key, domain: &str) -> Vec<String> {
+    match key.kind {
+        EntryKind::Service => {
+            let (name, alias) = service_names(key, domain);
+            let Ok(served) = servable(&name) else { return Vec::new() };
+            [Some(served), (alias != name).then(|| servable(&alias).ok()).flatten()].into_iter().flatten().collect()
+        }
+        EntryKind::Host => servable(&key.name).into_iter().collect(),
+        EntryKind::Fqdn => vec![key.name.clone()],
+        EntryKind::MeshService | EntryKind::MeshExternalService | EntryKind::MeshMultiZoneService => Vec::new(),
+    }
+}
+
+/// A service's own name, and that with `_` read as `.`
+fn service_names(key: &Key, domain: &str) -> (String, String) {
+    (format!("{}.{domain}", key.name), format!("{}.{domain}", key.name.replace('_', ".")))
+}
+
 struct Publisher<'a> {
     settings: &'a NameSettings,
     names: BTreeMap<String, (Claim, &'a Key, NameRow)>,
@@ -117,13 +136,12 @@ struct Publisher<'a> {
 impl<'a> Publisher<'a> {
     /// Only the first port counts: a service that is both a dataplane's and external is the dataplane's.
     fn service(&mut self, key: &'a Key, vip: Vip, first: &Wish) {
-        let name = format!("{}.{}", key.name, self.settings.domain);
+        let (name, alias) = service_names(key, &self.settings.domain);
         match servable(&name) {
             Err(reason) => self.warnings.push(NameWarning::Unnamed { key: key.clone(), reason }),
             Ok(served) => {
                 let claim = if served == name { Claim::Service } else { Claim::Folded };
                 self.name(claim, key, row(&served, vip, &first.origin));
-                let alias = format!("{}.{}", key.name.replace('_', "."), self.settings.domain);
                 if alias != name
                     && let Ok(alias) = servable(&alias)
                 {

@@ -4,14 +4,17 @@
 use super::addresses::Addresses;
 use crate::changed::{self, Change};
 use crate::names::{
-    MeshNames, MeshNaming, NameSettings, NameWarning, NamedOutbound, NamesInput, SERVICE_TAG, View, Wish, freed,
-    names_and_outbounds, view,
+    MeshNames, MeshNaming, NameSettings, NameWarning, NamedOutbound, NamesInput, SERVICE_TAG, View, Wish, claims,
+    freed, names_and_outbounds, view,
 };
 use crate::resource::{Dataplane, Resource, Spec, Tags};
 use crate::vip::{Key, Ranges, VipTable};
 use snapshot::NameRow;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+
+/// More changes at once than these are found faster from nothing.
+const SINGLE_CHANGES_MAX: usize = 256;
 
 /// Names of all meshes.
 #[derive(Default)]
@@ -90,7 +93,8 @@ impl Names {
         if !(is_new || has_trouble || has_rested) && concerned.is_empty() {
             return;
         }
-        if is_new || has_trouble || !self.patch(&concerned, resources, given) {
+        let are_many = concerned.len() > SINGLE_CHANGES_MAX;
+        if is_new || has_trouble || are_many || !self.patch(&concerned, resources, given) {
             self.find(resources, given, load);
         }
         self.show();
@@ -256,18 +260,27 @@ impl Kept {
             claimed.names.iter().for_each(|name| index.unclaim(name, key));
         }
         for (key, claimed) in &after {
-            index.learn(key, new.get(key).map_or(&[][..], Vec::as_slice), claimed);
+            index.learn(key, new.get(key).map_or(&[][..], Vec::as_slice), &claimed.names);
         }
         let names: BTreeSet<&str> =
             before.iter().chain(&after).flat_map(|(_, c)| &c.names).map(String::as_str).collect();
         let rows = self.rows(index, &names, &new, given);
         let table = Arc::make_mut(&mut self.names);
         table.freed = freed(&self.view.mesh, self.addresses.table(), given.settings.vip_port);
-        table.names.retain(|row| !names.contains(row.name.as_str()));
-        table.names.extend(rows);
-        table.names.sort_by(|a, b| a.name.cmp(&b.name));
-        let old: HashSet<_> = before.iter().flat_map(|(_, c)| &c.outbounds).map(place).collect();
-        table.outbounds.retain(|outbound| !old.contains(&place(outbound)));
+        for name in &names {
+            if let Ok(at) = table.names.binary_search_by(|row| row.name.as_str().cmp(name)) {
+                table.names.remove(at);
+            }
+        }
+        for row in rows {
+            let at = table.names.binary_search_by(|held| held.name.cmp(&row.name)).err()?;
+            table.names.insert(at, row);
+        }
+        for outbound in before.iter().flat_map(|(_, c)| &c.outbounds) {
+            if let Ok(at) = table.outbounds.binary_search_by(|held| place(held).cmp(&place(outbound))) {
+                table.outbounds.remove(at);
+            }
+        }
         for outbound in after.into_iter().flat_map(|(_, c)| c.outbounds) {
             let at = table.outbounds.binary_search_by(|held| place(held).cmp(&place(&outbound))).err()?;
             table.outbounds.insert(at, outbound);
@@ -343,7 +356,10 @@ fn sub_view(
     resources: &[Arc<Resource>],
     settings: &NameSettings,
 ) -> View {
-    let others = resources.iter().filter(|r| !matches!(r.spec, Spec::Dataplane(_)) && concerns(r));
+    let begin = resources.partition_point(|r| r.kind() < "Dataplane");
+    let end = begin + super::of_kind(resources, "Dataplane").len();
+    let (first, last) = (resources.get(..begin).unwrap_or_default(), resources.get(end..).unwrap_or_default());
+    let others = first.iter().chain(last).filter(|r| concerns(r));
     let own: BTreeMap<&String, &Arc<Resource>> =
         services.iter().filter_map(|s| index.dataplanes.get(*s)).flatten().collect();
     let list: Vec<&Resource> = others.chain(own.into_values()).map(AsRef::as_ref).collect();
@@ -354,9 +370,8 @@ impl Index {
     fn new(mesh: &str, resources: &[Arc<Resource>], kept: &Kept, settings: &NameSettings) -> Self {
         let mut index = Self::default();
         resources.iter().filter(|r| r.meta.mesh == mesh).for_each(|r| index.add(r));
-        let given = Given { settings, ranges: &Ranges::default(), now_ms: 0 };
         for (key, wishes) in &kept.view.entries {
-            index.learn(key, wishes, &kept.claimed(key, wishes, &given));
+            index.learn(key, wishes, &claims(key, &settings.domain));
         }
         index
     }
@@ -379,11 +394,11 @@ impl Index {
         }
     }
 
-    fn learn(&mut self, key: &Key, wishes: &[Wish], claimed: &Claimed) {
+    fn learn(&mut self, key: &Key, wishes: &[Wish], names: &[String]) {
         for service in wishes.iter().filter_map(|wish| service(&wish.tags)) {
             self.keys.entry(service.to_owned()).or_default().insert(key.clone());
         }
-        for name in &claimed.names {
+        for name in names {
             self.claims.entry(name.clone()).or_default().insert(key.clone());
         }
     }

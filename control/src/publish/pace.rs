@@ -4,11 +4,11 @@
 use std::time::{Duration, Instant};
 
 /// Publications in a row leave proxies and everybody else this many times as long as they took.
-const REST_RATIO: u32 = 4;
+const REST_RATIO: u32 = 2;
 /// So much rest may be owed before the next one waits for it.
 const CREDIT: Duration = Duration::from_millis(100);
 /// After a publication of a very large mesh the next one waits no longer.
-const WAIT_MAX: Duration = Duration::from_millis(500);
+const WAIT_MAX: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Default)]
 pub(super) struct Pace {
@@ -58,8 +58,8 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_takes_a_fifth_of_the_time_and_is_seen_within_half_a_second() {
-        assert!((39..=50).contains(&of_burst(5 * MS)), "{}", of_burst(5 * MS));
-        assert_eq!(of_burst(300 * MS), 2);
+    fn a_burst_takes_a_third_of_the_time_and_is_seen_soon() {
+        assert!((66..=80).contains(&of_burst(5 * MS)), "{}", of_burst(5 * MS));
+        assert_eq!(of_burst(300 * MS), 3);
     }
 }

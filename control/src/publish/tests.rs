@@ -121,7 +121,7 @@ async fn one_apply_among_a_hundred_services_is_compiled_soon() {
     let before = Instant::now();
     apply(&core, &dataplane(100)).await;
     let revision = core.revision();
-    let published = subscription.wait_for(|p| p.revision >= revision).await.unwrap().clone();
+    let published = subscription.wait_for(|p| p.revision() >= revision).await.unwrap().clone();
     let waited = before.elapsed();
     let compiled = compile(&published.world, &ProxyKey::dataplane("default", "dp-0"));
     let took = before.elapsed();
@@ -137,7 +137,7 @@ async fn generations_grow_over_a_restart_even_when_the_clock_was_set_back() {
     let core = Core::start(Store::memory(clock.clone()), clock, defaults).await.unwrap();
     let mut last = Generation::default();
     for set_back_ms in [0, 3_600_000, 0] {
-        now.fetch_sub(set_back_ms, std::sync::atomic::Ordering::Relaxed);
+        now.fetch_sub(set_back_ms, Ordering::Relaxed);
         let (_publishing, subscription) = Loop::start(core.clone(), Settings::new("/nowhere".into())).await.unwrap();
         let generation = subscription.borrow().generation;
         assert!(generation > last, "{generation} after {last}");
@@ -229,7 +229,7 @@ async fn a_service_gets_its_address_when_one_of_an_exhausted_range_has_rested() 
     core.delete(&Key::new("MeshService", "default", "first")).await.unwrap();
     publishing.refresh().await.unwrap();
     assert_eq!(served(), [""; 0]);
-    now.fetch_add(vip::QUARANTINE_MS, std::sync::atomic::Ordering::Relaxed);
+    now.fetch_add(vip::QUARANTINE_MS, Ordering::Relaxed);
     publishing.refresh().await.unwrap();
     assert_eq!(served(), ["second"]);
     assert_eq!(subscription.borrow().problems, Vec::<String>::new());

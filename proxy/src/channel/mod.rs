@@ -15,6 +15,7 @@ use snapshot::{Delta, Generation, RowId, RowUpsert, Tables};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::StreamExt;
@@ -84,7 +85,7 @@ impl fmt::Display for ChannelError {
 #[derive(Debug, Default)]
 pub struct Base {
     pub generation: Generation,
-    pub tables: Tables,
+    pub tables: Arc<Tables>,
 }
 
 /// Feeds `updates` until the proxy goes away. Returns only when the control plane refuses this proxy, or can't be
@@ -200,7 +201,7 @@ async fn take(
     let on = if wanted_base == Generation::default() {
         &empty
     } else if wanted_base == base.generation {
-        &base.tables
+        base.tables.as_ref()
     } else {
         let problem = format!("the delta is based on generation {wanted_base}, this proxy serves {}", base.generation);
         return Ok(Err(vec![problem]));
@@ -213,8 +214,8 @@ async fn take(
     };
     tracing::debug!(%generation, upserts = change.upserts.len(), removals = change.removals.len(), "delta received");
     let tables = match snapshot::apply(on, &change) {
-        Ok(tables) if std::ptr::eq(on, &empty) => snapshot::share(&base.tables, tables),
-        Ok(tables) => tables,
+        Ok(tables) if std::ptr::eq(on, &empty) => Arc::new(snapshot::share(&base.tables, tables)),
+        Ok(tables) => Arc::new(tables),
         Err(error) => return Ok(Err(vec![error.to_string()])),
     };
     drop(change);
@@ -223,7 +224,7 @@ async fn take(
         return Ok(Ok(()));
     }
     let (verdict, answer) = oneshot::channel();
-    send(updates, Update::Offer { tables: Box::new(tables.clone()), generation, verdict }).await?;
+    send(updates, Update::Offer { tables: tables.clone(), generation, verdict }).await?;
     let outcome = answer.await.map_err(|_| ChannelError::Lost("the proxy is stopping".into()))?;
     if outcome.is_ok() {
         *base = Base { generation, tables };

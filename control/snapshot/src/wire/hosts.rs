@@ -2,6 +2,7 @@
 //! carries its host and not ten thousand others. Hosts of such a listener are sorted by their text. Knows no other row.
 
 use super::{Change, Delta, Row, RowId, RowUpsert, WireError, decode, encode};
+use crate::host::HostPattern;
 use crate::tables::{Handler, ListenerRow, Role, VirtualHost};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -30,8 +31,17 @@ fn of_mut(row: &mut ListenerRow) -> Option<&mut Hosts> {
 /// Hosts of a listener that travels in pieces: several, in order, none twice.
 fn pieces(row: &ListenerRow) -> Option<&Hosts> {
     let hosts = of(row).filter(|hosts| hosts.len() > 1)?;
-    let texts: Vec<String> = hosts.iter().map(|h| h.host.to_string()).collect();
-    texts.is_sorted_by(|a, b| a < b).then_some(hosts)
+    hosts.is_sorted_by(|a, b| text(&a.host).lt(text(&b.host))).then_some(hosts)
+}
+
+/// As the key spells it.
+fn text(host: &HostPattern) -> impl Iterator<Item = u8> {
+    let (star, rest) = match host {
+        HostPattern::Exact(name) => ("", name.as_str()),
+        HostPattern::Suffix(suffix) => ("*", suffix.as_str()),
+        HostPattern::Any => ("*", ""),
+    };
+    star.bytes().chain(rest.bytes())
 }
 
 /// The row without its hosts.
