@@ -1,20 +1,67 @@
 //! The small words of the contract: who a row came from, what a proxy is, how bytes are understood.
 
+use serde::de::{Deserializer, Error, Visitor};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::fmt;
+
+/// Kinds that rows come from, so that each row needn't hold its own copy.
+const KINDS: [&str; 17] = [
+    "default",
+    "freed",
+    "Mesh",
+    "Dataplane",
+    "ExternalService",
+    "VirtualOutbound",
+    "MeshService",
+    "MeshExternalService",
+    "MeshMultiZoneService",
+    "HostnameGenerator",
+    "MeshGateway",
+    "MeshGatewayRoute",
+    "MeshPassthrough",
+    "TrafficPermission",
+    "ZoneEgress",
+    "ZoneIngress",
+    "Zone",
+];
+
+fn shared(kind: &str) -> Cow<'static, str> {
+    KINDS
+        .iter()
+        .find(|known| **known == kind)
+        .map_or_else(|| Cow::Owned(kind.to_owned()), |known| Cow::Borrowed(*known))
+}
+
+fn read_shared<'de, D: Deserializer<'de>>(from: D) -> Result<Cow<'static, str>, D::Error> {
+    struct Text;
+    impl Visitor<'_> for Text {
+        type Value = Cow<'static, str>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a kind")
+        }
+
+        fn visit_str<E: Error>(self, kind: &str) -> Result<Self::Value, E> {
+            Ok(shared(kind))
+        }
+    }
+    from.deserialize_str(Text)
+}
 
 /// The resource a row was compiled from, so that every decision can say who ordered it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Origin {
     /// Kind as users write it (`VirtualOutbound`), or `default` for what no resource ordered.
-    pub kind: String,
+    #[serde(deserialize_with = "read_shared")]
+    pub kind: Cow<'static, str>,
     pub mesh: String,
     pub name: String,
 }
 
 impl Origin {
     pub fn new(kind: &str, mesh: &str, name: &str) -> Self {
-        Self { kind: kind.into(), mesh: mesh.into(), name: name.into() }
+        Self { kind: shared(kind), mesh: mesh.into(), name: name.into() }
     }
 }
 
