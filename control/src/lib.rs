@@ -6,6 +6,8 @@ mod changed;
 pub mod channel;
 pub mod compile;
 pub mod core;
+#[cfg(test)]
+mod dice;
 pub mod generate;
 pub mod identity;
 pub mod names;

@@ -1,8 +1,8 @@
 //! Rows by key, in a table that a next snapshot shares while nothing in it changed and patches where something did.
 //! Keys stay in the rows. It must not know what a row means.
 
+use crate::changed::changed;
 use hashbrown::{DefaultHashBuilder, HashTable};
-use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
@@ -78,26 +78,11 @@ pub(crate) struct Changes<'a, T> {
 impl<'a, T: Keyed<Key: Ord>> Changes<'a, T> {
     pub(crate) fn between(old: &'a [Arc<T>], new: &'a [Arc<T>]) -> Self {
         let mut changes = Self { gone: Vec::new(), new: Vec::new() };
-        let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
-        loop {
-            let order = match (old.peek(), new.peek()) {
-                (None, None) => return changes,
-                (Some(_), None) => Ordering::Less,
-                (None, Some(_)) => Ordering::Greater,
-                (Some(a), Some(b)) if Arc::ptr_eq(a, b) => {
-                    old.next();
-                    new.next();
-                    continue;
-                }
-                (Some(a), Some(b)) => a.key().cmp(b.key()),
-            };
-            if order.is_le() {
-                changes.gone.extend(old.next());
-            }
-            if order.is_ge() {
-                changes.new.extend(new.next());
-            }
+        for (old, new) in changed(old, new, |a, b| a.key().cmp(b.key())) {
+            changes.gone.extend(old);
+            changes.new.extend(new);
         }
+        changes
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -7,6 +7,7 @@
 
 mod build;
 mod cell;
+mod changed;
 mod host;
 mod index;
 pub mod limits;
@@ -19,6 +20,7 @@ mod wire;
 
 pub use build::{Listener, Snapshot, Sni, Violation};
 pub use cell::{CachedReader, Publisher, Reader, Stale, cell};
+pub use changed::{Change, changed};
 pub use host::HostPattern;
 pub use name::{Generation, Origin, Protocol, ProxyKind, spiffe_id};
 pub use tables::{

@@ -3,6 +3,7 @@
 
 mod hosts;
 
+use crate::changed::changed;
 use crate::index::Keyed;
 use crate::limits;
 use crate::tables::{ListenerRow, NameRow, PermissionRow, ProxyRow, ServiceRow, SniRow, Tables};
@@ -168,9 +169,9 @@ fn upsert<T: Row>(_old: Option<&T>, row: &T, delta: &mut Delta) {
 
 /// Both are sorted; rows that are one allocation aren't looked at.
 fn diff_table<T: Row>(base: &[Arc<T>], next: &[Arc<T>], delta: &mut Delta, write: Write<'_, T>) {
-    for (old, new) in pairs(base, next) {
+    for (old, new) in changed(base, next, T::order) {
         match (old, new) {
-            (Some(old), Some(new)) if Arc::ptr_eq(old, new) || old == new => {}
+            (Some(old), Some(new)) if old == new => {}
             (old, Some(new)) => write(old.map(AsRef::as_ref), new, delta),
             (Some(old), None) => {
                 delta.removals.push(RowId { table: T::TABLE.into(), key: old.key_text().into_owned() });
@@ -178,28 +179,6 @@ fn diff_table<T: Row>(base: &[Arc<T>], next: &[Arc<T>], delta: &mut Delta, write
             (None, None) => {}
         }
     }
-}
-
-/// Rows of two sorted lists by key.
-fn pairs<'a, T: Row>(
-    a: &'a [Arc<T>],
-    b: &'a [Arc<T>],
-) -> impl Iterator<Item = (Option<&'a Arc<T>>, Option<&'a Arc<T>>)> {
-    let (mut a, mut b) = (a.iter().peekable(), b.iter().peekable());
-    std::iter::from_fn(move || {
-        let order = match (a.peek(), b.peek()) {
-            (None, None) => return None,
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (Some(a), Some(b)) if Arc::ptr_eq(a, b) => Ordering::Equal,
-            (Some(a), Some(b)) => a.order(b),
-        };
-        Some(match order {
-            Ordering::Less => (a.next(), None),
-            Ordering::Greater => (None, b.next()),
-            Ordering::Equal => (a.next(), b.next()),
-        })
-    })
 }
 
 /// The tables that follow from `base` by `delta`; rows that didn't change are shared.

@@ -199,6 +199,7 @@ fn taken<A: Family + Hash>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dice::Dice;
     use crate::vip::{EntryKind, QUARANTINE_MS, Ranges};
 
     fn key(number: u64) -> Key {
@@ -210,11 +211,8 @@ mod tests {
 
     #[test]
     fn step_by_step_gives_what_allocating_everything_gives() {
-        let mut state = 7_u64;
-        let mut dice = |end: u64| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 33) % end
-        };
+        let mut dice = Dice(7);
+        let mut dice = |end: u64| dice.below(end as usize) as u64;
         let v4 = Cidr::new(Ipv4Addr::new(240, 0, 0, 0), 27);
         let v6 = Cidr::new("fd00::".parse().unwrap(), 64);
         for ranges in [Ranges { v4, v6: None }, Ranges { v4, v6 }] {

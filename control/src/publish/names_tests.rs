@@ -2,21 +2,8 @@
 
 use super::super::addresses::Unsaved;
 use super::*;
+use crate::dice::Dice;
 use crate::resource::{Key as ResourceKey, read};
-
-/// Numbers that are the same in every run.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as usize % end
-    }
-
-    fn one_of<'a>(&mut self, list: &[&'a str]) -> &'a str {
-        list[self.below(list.len())]
-    }
-}
 
 fn parsed(yaml: &str) -> Arc<Resource> {
     let intake = read(yaml, "test.yaml");

@@ -2,6 +2,7 @@
 
 use super::make::*;
 use super::*;
+use crate::dice::Dice;
 use crate::names::{
     MeshNames, NameSettings, NamesInput, ServiceNames, names_and_outbounds, service_keys, service_names, view,
 };
@@ -12,20 +13,6 @@ use crate::vip::{Ranges, VipTable, allocate};
 use snapshot::Origin;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-
-/// Numbers that are the same in every run.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as usize % end
-    }
-
-    fn one_of<'a>(&mut self, list: &[&'a str]) -> &'a str {
-        list[self.below(list.len())]
-    }
-}
 
 fn some_dataplane(dice: &mut Dice) -> Resource {
     let name = format!("dp-{}", dice.below(8));
