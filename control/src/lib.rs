@@ -16,6 +16,7 @@ pub mod resource;
 pub mod select;
 pub mod session;
 pub mod settings;
+mod sorted;
 pub mod store;
 pub mod template;
 pub mod time;

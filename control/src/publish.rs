@@ -16,6 +16,7 @@ use crate::core::{Core, MeshCa};
 use crate::names::{NameSettings, Naming, ServiceNames, Skipped};
 use crate::resource::Resource;
 use crate::settings::Settings;
+use crate::sorted::of_kind_and_mesh;
 use crate::store::{self, Key, Store, StoreError};
 use crate::vip::{self, Ranges, VipTable};
 use addresses::{Journal, Unsaved};
@@ -254,7 +255,7 @@ impl Loop {
     /// The CA of every mesh that has mTLS on; one that can't be used stops only its mesh.
     fn authorities(&self, resources: &[Arc<Resource>], problems: &mut Vec<String>) -> BTreeMap<String, Arc<MeshCa>> {
         let mut found = BTreeMap::new();
-        for mesh in of_kind(resources, "Mesh").iter().map(|r| &r.meta.name) {
+        for mesh in of_kind_and_mesh(resources, "Mesh", "").iter().map(|r| &r.meta.name) {
             match self.core.mesh_ca(mesh) {
                 Ok(None) => {}
                 Ok(Some(ca)) => drop(found.insert(mesh.clone(), ca)),
@@ -337,12 +338,6 @@ impl Loop {
         }
         self.reported = now;
     }
-}
-
-/// Of a list sorted by kind.
-fn of_kind<'a>(all: &'a [Arc<Resource>], kind: &str) -> &'a [Arc<Resource>] {
-    let rest = all.get(all.partition_point(|r| r.kind() < kind)..).unwrap_or_default();
-    rest.get(..rest.partition_point(|r| r.kind() == kind)).unwrap_or_default()
 }
 
 fn table_blob(mesh: &str) -> String {

@@ -19,6 +19,7 @@ use crate::resource::{
 };
 use crate::select;
 use crate::settings::{Aaaa, Probing};
+use crate::sorted::of_kind_and_mesh;
 use snapshot::{DnsUpstream, Origin};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -175,14 +176,6 @@ impl MeshIndex {
         let map = if tags.contains_key(MESH) { &self.gateway_instances } else { &self.instances };
         map.get(service(tags))
     }
-}
-
-/// The part of a list sorted by kind, mesh and name.
-fn of_kind_and_mesh<'a>(all: &'a [Arc<Resource>], kind: &str, mesh: &str) -> &'a [Arc<Resource>] {
-    let place = |r: &Resource| (r.kind(), r.meta.mesh.as_str()).cmp(&(kind, mesh));
-    let begin = all.partition_point(|r| place(r).is_lt());
-    let rest = all.get(begin..).unwrap_or_default();
-    rest.get(..rest.partition_point(|r| place(r).is_eq())).unwrap_or_default()
 }
 
 /// Of each mesh, by service: the tag sets that clients ask for beyond the plain service.

@@ -8,6 +8,7 @@ use crate::names::{
     freed, names_and_outbounds, view,
 };
 use crate::resource::{Dataplane, Resource, Spec, Tags};
+use crate::sorted::range_of_kind;
 use crate::vip::{Key, Ranges, VipTable};
 use snapshot::NameRow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -356,9 +357,9 @@ fn sub_view(
     resources: &[Arc<Resource>],
     settings: &NameSettings,
 ) -> View {
-    let begin = resources.partition_point(|r| r.kind() < "Dataplane");
-    let end = begin + super::of_kind(resources, "Dataplane").len();
-    let (first, last) = (resources.get(..begin).unwrap_or_default(), resources.get(end..).unwrap_or_default());
+    let dataplanes = range_of_kind(resources, "Dataplane");
+    let first = resources.get(..dataplanes.start).unwrap_or_default();
+    let last = resources.get(dataplanes.end..).unwrap_or_default();
     let others = first.iter().chain(last).filter(|r| concerns(r));
     let own: BTreeMap<&String, &Arc<Resource>> =
         services.iter().filter_map(|s| index.dataplanes.get(*s)).flatten().collect();

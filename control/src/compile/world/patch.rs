@@ -6,6 +6,7 @@ use crate::changed::{self, Change};
 use crate::compile::Problem;
 use crate::names::MeshNames;
 use crate::resource::{Dataplane, GatewayType, Resource, Spec};
+use crate::sorted::of_kind_and_mesh;
 use snapshot::Origin;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
@@ -161,14 +162,14 @@ fn has_crossing(index: &MeshIndex) -> bool {
 
 impl MeshIndex {
     fn named_mesh(&self, resources: &[Arc<Resource>]) -> Option<()> {
-        let meshes = super::of_kind_and_mesh(resources, "Mesh", "");
+        let meshes = of_kind_and_mesh(resources, "Mesh", "");
         meshes.binary_search_by(|r| r.meta.name.as_str().cmp(&self.name)).ok().map(drop)
     }
 }
 
 fn externals(resources: &[Arc<Resource>], mesh: &str) -> Arc<BTreeMap<String, Vec<Arc<Resource>>>> {
     let mut external: BTreeMap<String, Vec<Arc<Resource>>> = BTreeMap::new();
-    for resource in super::of_kind_and_mesh(resources, "ExternalService", mesh) {
+    for resource in of_kind_and_mesh(resources, "ExternalService", mesh) {
         if let Spec::ExternalService(es) = &resource.spec {
             external.entry(service(&es.tags).to_owned()).or_default().push(resource.clone());
         }
