@@ -7,6 +7,7 @@ mod admission;
 mod app;
 mod bare;
 pub mod channel;
+mod clock;
 mod connection;
 pub mod error;
 pub mod http;

@@ -13,6 +13,7 @@ use super::respond::{self, Answer, Recipient};
 use super::target;
 use super::timer::Timer;
 use super::traffic::{Action, Context, Decision, End, Headers, Outcome, RequestView, Settings, Traffic};
+use crate::clock;
 use crate::error::Reason;
 use crate::stream::Wired;
 use snapshot::Filters;
@@ -204,7 +205,7 @@ where
 
     /// Serves one request; `scratch` has its head if that was parsed already.
     pub(super) async fn request(&mut self, scratch: &mut Scratch) -> Next {
-        let began = Instant::now();
+        let began = clock::now();
         match self.read_head(&mut scratch.head, began).await {
             Ok(()) => {}
             Err(NoHead::Gone) => return Next::Close,
@@ -330,7 +331,7 @@ where
         let mut out = Vec::with_capacity(256 + answer.body.len());
         respond::write(answer, to, filters, &self.context.settings, &mut out);
         let written = self.write_all(&out).await;
-        self.last = Instant::now();
+        self.last = clock::now();
         match written {
             Err(_) => Next::Close,
             Ok(()) if to.keep => Next::Keep,
@@ -352,7 +353,7 @@ where
                 endpoint: None,
                 received: 0,
                 sent: if to.to_head { 0 } else { answer.body.len() as u64 },
-                elapsed: line.began.elapsed(),
+                elapsed: self.last.saturating_duration_since(line.began),
             },
         );
         next
