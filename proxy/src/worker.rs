@@ -136,6 +136,11 @@ impl Worker {
         self.reader.borrow_mut().load().clone()
     }
 
+    /// The same without counting who holds it; `decide` mustn't ask for it again.
+    pub(crate) fn with_snapshot<R>(&self, decide: impl FnOnce(&Snapshot) -> R) -> R {
+        decide(self.reader.borrow_mut().load())
+    }
+
     /// A number below `bound`, for weights.
     pub(crate) fn draw(&self, bound: u64) -> u64 {
         self.rng.borrow_mut().below(bound)

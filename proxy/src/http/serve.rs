@@ -8,6 +8,7 @@ use super::framing::{self, Framing};
 use super::head::{Head, Kind, Known, Span, Version};
 use super::headers::{self, Options};
 use super::path::{self, Spelling};
+use super::pool;
 use super::pump::Pipe;
 use super::respond::{self, Answer, Recipient};
 use super::target;
@@ -241,7 +242,8 @@ where
                 if let Some(mirror) = mirror {
                     forward::mirror(self, &facts, (plan, filters, mirror), scratch);
                 }
-                return forward::forward(self, &facts, (plan, filters), scratch).await;
+                let next = forward::forward(self, &facts, (plan, filters), scratch).await;
+                return if next == Next::Linger && self.is_over(&facts) { Next::Close } else { next };
             }
             Action::Redirect { status, location } => {
                 Answer { status: *status, location: Some(std::mem::take(location)), ..Answer::default() }
@@ -367,6 +369,12 @@ where
         tokio::time::timeout(self.context.settings.body_timeout, write)
             .await
             .unwrap_or(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// The client said that this was its last request, and all of it was read: closing can't cost it the response.
+    fn is_over(&mut self, facts: &Facts) -> bool {
+        let all_read = facts.framing == Framing::Empty && self.input.is_empty();
+        !facts.keep && all_read && self.io.socket().is_some() && pool::is_quiet(&mut self.io)
     }
 
     /// Ends our side and reads the client's rest away, so that what was sent isn't lost in a reset.

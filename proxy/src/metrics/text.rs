@@ -4,8 +4,8 @@ use super::cells::Sums;
 use super::{DURATION_BUCKETS_S, Direction, Metrics};
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// A family's samples, each with its labels rendered.
 type Row<'a> = (&'a str, &'a Sums);
@@ -137,12 +137,7 @@ fn aliases(out: &mut String, series: &BTreeMap<(Direction, String, String), Sums
 
 /// Classes of status that occurred.
 fn classes(series: &Sums) -> impl Iterator<Item = (usize, u64)> {
-    series
-        .requests
-        .iter()
-        .copied()
-        .enumerate()
-        .filter(|(_, count)| *count > 0)
+    series.requests.iter().copied().enumerate().filter(|(_, count)| *count > 0)
 }
 
 fn labels((direction, service, route): &(Direction, String, String)) -> String {
