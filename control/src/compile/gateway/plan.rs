@@ -19,6 +19,9 @@ use std::sync::Arc;
 /// With more changed routes the plan is made anew.
 const SINGLE_ROUTES_MAX: usize = 64;
 
+/// A route before and after.
+type Replaced<'a> = (&'a Arc<Resource>, &'a Arc<Resource>);
+
 #[derive(Clone)]
 pub(super) struct Plan {
     /// Of the MeshGateway.
@@ -85,7 +88,7 @@ impl Plan {
         if changes.len() > SINGLE_ROUTES_MAX {
             return None;
         }
-        let mut replaced: BTreeMap<(usize, usize), Vec<(&Arc<Resource>, &Arc<Resource>)>> = BTreeMap::new();
+        let mut replaced: BTreeMap<(usize, usize), Vec<Replaced<'_>>> = BTreeMap::new();
         for (old, new) in changes {
             let (old, new) = (old?, new?);
             if !is_at_home(old, new) {
@@ -109,7 +112,7 @@ impl Plan {
         &mut self,
         known: &Known,
         (port, host): (usize, usize),
-        routes: &[(&Arc<Resource>, &Arc<Resource>)],
+        routes: &[Replaced<'_>],
         renewed: &mut Renewed<'_>,
     ) -> Option<()> {
         let port = Arc::make_mut(self.ports.get_mut(port)?);
