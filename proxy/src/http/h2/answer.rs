@@ -3,6 +3,7 @@
 
 use super::frame::HEAD_BYTES;
 use super::hpack;
+use super::ask::Sent;
 use crate::http::framing::{self, Framing};
 use crate::http::head::{Known, find_line_feed};
 use std::io;
@@ -17,14 +18,8 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// Not an informational one.
-    pub(super) fn is_final(&self) -> bool {
-        self.status >= 200
-    }
-
-    /// Nothing follows it.
-    pub(super) fn is_end(&self) -> bool {
-        self.is_final() && matches!(self.framing, Framing::Empty | Framing::Length(0))
+    pub(super) fn sent(&self) -> Sent {
+        Sent { is_final: self.status >= 200, framing: self.framing, len: self.len }
     }
 }
 
@@ -79,13 +74,13 @@ fn try_push(bytes: &[u8], to_head: bool, out: &mut Vec<u8>) -> io::Result<Option
 }
 
 /// The line that begins at `at`, and where the next one does.
-fn line(bytes: &[u8], at: usize) -> Option<(&[u8], usize)> {
+pub(super) fn line(bytes: &[u8], at: usize) -> Option<(&[u8], usize)> {
     let end = find_line_feed(bytes, at)?;
     Some((bytes.get(at..end.checked_sub(1)?)?, end + 1))
 }
 
 pub(super) fn unsound(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("our own answer is unsound: {what}"))
+    io::Error::new(io::ErrorKind::InvalidData, format!("our own message is unsound: {what}"))
 }
 
 #[cfg(test)]
