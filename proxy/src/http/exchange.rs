@@ -3,8 +3,8 @@
 
 use super::fault::Fault;
 use super::framing::{self, Framing};
-use super::head::{Head, Kind, Version};
 use super::h2::{Again, Upstream};
+use super::head::{Head, Kind, Version};
 use super::headers::{self, Options, ResponseHead};
 use super::pump::{Broken, Pipe, Waits};
 use super::respond::connection_option;

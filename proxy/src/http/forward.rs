@@ -2,6 +2,7 @@
 //! know how endpoints are balanced or dialled.
 
 use super::exchange::{Exchange, Failure, Terms};
+use super::h2::Upstream;
 use super::headers::{self, RequestHead};
 use super::mirror;
 use super::path::Spelling;
@@ -9,7 +10,6 @@ use super::respond::Answer;
 use super::serve::{Facts, Next, Scratch, Session};
 use super::traffic::{Context, Outcome, Picked, Plan, Traffic};
 use super::{buffer::Buffer, framing::Framing};
-use super::h2::Upstream;
 use crate::error::{ConnError, Reason};
 use crate::stream::Wired;
 use snapshot::Filters;

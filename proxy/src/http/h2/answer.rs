@@ -1,9 +1,9 @@
 //! An answer's head on its way from HTTP/1, as we have just written it ourselves, to a header block. Must not know
 //! streams.
 
+use super::ask::Sent;
 use super::frame::HEAD_BYTES;
 use super::hpack;
-use super::ask::Sent;
 use crate::http::framing::{self, Framing};
 use crate::http::head::{Known, find_line_feed};
 use std::io;

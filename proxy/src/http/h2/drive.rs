@@ -8,6 +8,7 @@ use super::frame::{Code, PREFACE};
 use super::stream::Abort;
 use super::{OUT_BYTES_KEPT, OUT_BYTES_MAX};
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -15,7 +16,6 @@ use std::task::{Context as Task, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
-use std::future::poll_fn;
 
 /// A peer with open streams that is silent this long is asked for a sign of life,
 const PING_INTERVAL: Duration = Duration::from_secs(30);

@@ -14,7 +14,7 @@ use tokio::io::ReadBuf;
 const CHUNK_FRAMING_BYTES: usize = 12;
 /// A larger body's memory isn't kept for the next stream.
 const BODY_BYTES_KEPT: usize = 4096;
-/// Informational responses of one stream that wait to be read.
+/// Informational responses before one final response.
 const INTERIM_MAX: u8 = 16;
 /// What may be sent once more, to another endpoint.
 const SENT_BYTES_KEPT_MAX: usize = 16 * 1024;
@@ -126,7 +126,7 @@ impl Stream {
 
     /// A response's head, which `builder` has gathered.
     pub(super) fn take_response(&mut self, ended: bool, builder: &mut Builder) -> Result<(), Malformed> {
-        if self.interim > INTERIM_MAX || self.message.bytes.len() - self.head_read > HEAD_BYTES_MAX {
+        if self.interim >= INTERIM_MAX || self.message.bytes.len() - self.head_read > HEAD_BYTES_MAX {
             return Err(Malformed("informational responses without end"));
         }
         if self.head_read == self.message.bytes.len() {

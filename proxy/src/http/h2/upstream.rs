@@ -1,8 +1,8 @@
 //! What a request's exchange speaks to: an endpoint's own connection, or a stream on a shared one. Must not know the client.
 
 use super::super::traffic::{Context, Traffic};
-use super::stream::{Abort, StreamIo};
 use super::endpoint;
+use super::stream::{Abort, StreamIo};
 use crate::error::ConnError;
 use crate::stream::Wired;
 use std::io;
