@@ -3,6 +3,7 @@
 
 mod dns;
 mod http;
+mod http2_upstream;
 mod memory;
 mod mtls;
 mod sni;
@@ -22,11 +23,13 @@ use std::time::Duration;
 pub(super) const HTTP: u16 = 19_001;
 pub(super) const ECHO: u16 = 19_002;
 pub(super) const SINK: u16 = 19_003;
+pub(super) const HTTP2: u16 = 19_004;
 const START_MAX: Duration = Duration::from_secs(60);
 
 type Group = fn(&Context, &mut Results) -> Res<()>;
-const GROUPS: [(&[&str], Group); 8] = [
+const GROUPS: [(&[&str], Group); 9] = [
     (http::JOBS, http::run),
+    (http2_upstream::JOBS, http2_upstream::run),
     (mtls::JOBS, mtls::run),
     (tcp::JOBS, tcp::run),
     (vip::JOBS, vip::run),
@@ -77,6 +80,19 @@ fn start_envoy(context: &Context, folder: &Path, bootstrap: &Value) -> Res<Runni
     let mut command = on_core(PROXY_CORE, context.program("envoy").unwrap_or_default());
     command.arg("-c").arg(&file).args(["--concurrency", "1", "--disable-hot-restart", "-l", "error"]);
     Running::start("envoy", command, &folder.join("envoy.log"))
+}
+
+/// The floor: what moving the bytes costs without a proxy's work. Each forwarder listens on its own port.
+fn bare(context: &Context, port: u16, forwarders: &[(&str, u16, u16)]) -> Res<Slot> {
+    let mut running = Vec::new();
+    for (way, port, backend) in forwarders {
+        let mut command = load::tool_command(PROXY_CORE)?;
+        command.args([*way, &port.to_string(), &on_loopback(*backend)]);
+        let mut forwarder = Running::start("bare", command, &context.folder(&format!("bare-{port}"))?.join("log"))?;
+        forwarder.listens(*port, START_MAX)?;
+        running.push(forwarder);
+    }
+    Ok(Slot { name: "bare", port, running })
 }
 
 fn envoy(context: &Context, port: u16, listeners: Vec<Value>, clusters: Vec<Value>) -> Res<Slot> {
