@@ -111,7 +111,7 @@ impl Context {
         // Only weir is started under callgrind.
         (self.unit() != Unit::Instructions || peer == "weir")
             && self.options.wants_peer(peer)
-            && (peer == "weir" || peer == "direct" || self.program(peer).is_some())
+            && (peer == "weir" || peer == "bare" || self.program(peer).is_some())
     }
 
     pub(crate) fn program(&self, peer: &str) -> Option<PathBuf> {

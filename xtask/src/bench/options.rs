@@ -71,7 +71,7 @@ impl Options {
     }
 
     pub(crate) fn wants_peer(&self, peer: &str) -> bool {
-        self.only.is_empty() || peer == "direct" || self.only.iter().any(|only| only == peer)
+        self.only.is_empty() || peer == "bare" || self.only.iter().any(|only| only == peer)
     }
 
     pub(crate) fn has_own_binary(&self) -> bool {

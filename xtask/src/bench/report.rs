@@ -90,6 +90,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 struct Verdict {
     to_envoy: Option<f64>,
     best: Option<(String, f64)>,
+    to_bare: Option<f64>,
     /// Unknown where weir or whom it is compared with wasn't measured.
     is_met: Option<bool>,
 }
@@ -99,7 +100,7 @@ fn verdict(job: &Job, figures: &BTreeMap<String, Figure>) -> Verdict {
     let weir = value("weir");
     let ratio = |other: Option<f64>| Some(other? / weir.filter(|weir| *weir > 0.0)?);
     let to_envoy = ratio(value("envoy"));
-    let others = figures.iter().filter(|(peer, _)| !matches!(peer.as_str(), "weir" | "envoy" | "direct"));
+    let others = figures.iter().filter(|(peer, _)| !matches!(peer.as_str(), "weir" | "envoy" | "bare"));
     let best = others.min_by(|a, b| a.1.value.total_cmp(&b.1.value));
     let best = best.and_then(|(peer, figure)| Some((peer.clone(), ratio(Some(figure.value))?)));
     let mut is_met = weir.map(|_| true);
@@ -113,7 +114,7 @@ fn verdict(job: &Job, figures: &BTreeMap<String, Figure>) -> Verdict {
     if let Some(most) = job.goal.at_most {
         also(weir.map(|weir| weir <= most));
     }
-    Verdict { to_envoy, best, is_met }
+    Verdict { to_envoy, best, to_bare: ratio(value("bare")), is_met }
 }
 
 pub(crate) fn goal_text(job: &Job) -> String {
@@ -131,8 +132,8 @@ pub(crate) fn goal_text(job: &Job) -> String {
 }
 
 fn table(rows: &BTreeMap<String, BTreeMap<String, Figure>>) -> String {
-    let mut text = "| job | goal | weir | Envoy | best other | to Envoy | to best | met |\n\
-                    |---|---|---|---|---|---|---|---|\n"
+    let mut text = "| job | goal | weir | Envoy | best other | bare copy | to Envoy | to best | to bare | met |\n\
+                    |---|---|---|---|---|---|---|---|---|---|\n"
         .to_owned();
     for job in JOBS {
         let Some(figures) = rows.get(job.id) else { continue };
@@ -144,12 +145,14 @@ fn table(rows: &BTreeMap<String, BTreeMap<String, Figure>>) -> String {
         let to_best = ratio(verdict.best.as_ref().map(|(_, ratio)| *ratio));
         let _ok = writeln!(
             text,
-            "| {} | {} | {} | {} | {best} | {} | {to_best} | {met} |",
+            "| {} | {} | {} | {} | {best} | {} | {} | {to_best} | {} | {met} |",
             job.title,
             goal_text(job),
             cell("weir"),
             cell("envoy"),
+            cell("bare"),
             ratio(verdict.to_envoy),
+            ratio(verdict.to_bare),
         );
     }
     text

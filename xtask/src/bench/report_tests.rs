@@ -37,8 +37,14 @@ fn without_the_peer_of_the_goal_nothing_is_claimed() {
 
 #[test]
 fn the_best_other_is_the_cheapest_that_is_neither_envoy_nor_weir() {
-    let best = of(&[("weir", 10.0), ("envoy", 5.0), ("nginx", 20.0), ("haproxy", 30.0), ("direct", 1.0)]).best;
+    let best = of(&[("weir", 10.0), ("envoy", 5.0), ("nginx", 20.0), ("haproxy", 30.0), ("bare", 1.0)]).best;
     assert_eq!(best.map(|(peer, ratio)| (peer, ratio.round())), Some(("nginx".to_owned(), 2.0)));
+}
+
+#[test]
+fn the_floor_is_compared_and_is_no_peer() {
+    let floor = of(&[("weir", 10.0), ("bare", 8.0), ("nginx", 20.0)]);
+    assert_eq!(floor.to_bare.map(|ratio| (ratio * 10.0).round()), Some(8.0));
 }
 
 #[test]

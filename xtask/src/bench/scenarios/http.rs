@@ -1,6 +1,6 @@
 //! The HTTP gateway: plain, with many routes, over TLS, HTTP/2, and handshakes.
 
-use super::{HTTP, add, backend, haproxy, nginx, on_loopback};
+use super::{HTTP, add, backend, bare, haproxy, nginx, on_loopback};
 use crate::bench::load::{self, Outcome, Wrk};
 use crate::bench::peers::weir::{self, ControlPlane, Proxy};
 use crate::bench::peers::{self, HOSTS, PREFIXES, Ports, Slot, envoy};
@@ -27,7 +27,7 @@ const CONNECTIONS_CLOSING: usize = 32;
 
 pub(super) fn run(context: &Context, results: &mut Results) -> Res<()> {
     let _backend = backend(context, "http", HTTP)?;
-    let (slots, _control_plane) = slots(context)?;
+    let (mut slots, _control_plane) = slots(context)?;
     let scripts = context.folder("wrk")?;
     let script = scripts.join("routes.lua");
     write(&script, every_route())?;
@@ -38,9 +38,11 @@ pub(super) fn run(context: &Context, results: &mut Results) -> Res<()> {
     context.measure(results, "h1-1k", &slots, |slot| plain(slot, "/p0", CONNECTIONS, None, LOAD_CORE))?;
     context.measure(results, "h1-1k-routes", &slots, |slot| routes(context, ports(slot).routes, &script))?;
     context.measure(results, "h1-64k", &slots, |slot| plain(slot, "/p0/64k", CONNECTIONS, None, LOAD_CORE))?;
+    added_latency(context, results, "h1-c1", &slots)?;
+    // It can only move bytes, and ends a connection at once.
+    slots.retain(|slot| slot.name != "bare");
     let close = Some("Connection: close");
     context.measure(results, "h1-close", &slots, |slot| plain(slot, "/p0", CONNECTIONS_CLOSING, close, LOAD_CORE))?;
-    added_latency(context, results, "h1-c1", &slots)?;
     context.measure(results, "h1tls-1k", &slots, |slot| {
         wrk(context, &url("https", ports(slot).tls, "/p0"), CONNECTIONS, None, LOAD_CORE)
     })?;
@@ -82,6 +84,10 @@ fn slots(context: &Context) -> Res<(Vec<Slot>, Option<ControlPlane>)> {
     add(context, &mut slots, "haproxy", || {
         let config = |map: &str| peers::haproxy::http(Ports::from(18_600), HTTP, certificates, map);
         haproxy(context, 18_600, &peers::haproxy::http_map(), config)
+    });
+    add(context, &mut slots, "bare", || {
+        let ports = Ports::from(18_800);
+        bare(context, ports.http, &[("copy", ports.http, HTTP), ("copy", ports.routes, HTTP)])
     });
     Ok((slots, control_plane))
 }

@@ -79,6 +79,19 @@ fn start_envoy(context: &Context, folder: &Path, bootstrap: &Value) -> Res<Runni
     Running::start("envoy", command, &folder.join("envoy.log"))
 }
 
+/// The floor: what moving the bytes costs without a proxy's work. Each forwarder listens on its own port.
+fn bare(context: &Context, port: u16, forwarders: &[(&str, u16, u16)]) -> Res<Slot> {
+    let mut running = Vec::new();
+    for (way, port, backend) in forwarders {
+        let mut command = load::tool_command(PROXY_CORE)?;
+        command.args([*way, &port.to_string(), &on_loopback(*backend)]);
+        let mut forwarder = Running::start("bare", command, &context.folder(&format!("bare-{port}"))?.join("log"))?;
+        forwarder.listens(*port, START_MAX)?;
+        running.push(forwarder);
+    }
+    Ok(Slot { name: "bare", port, running })
+}
+
 fn envoy(context: &Context, port: u16, listeners: Vec<Value>, clusters: Vec<Value>) -> Res<Slot> {
     let folder = context.folder(&format!("envoy-{port}"))?;
     let mut running = start_envoy(context, &folder, &envoy::bootstrap(listeners, clusters, port + 90))?;

@@ -1,6 +1,6 @@
 //! TCP without TLS: bulk, ping-pong, short connections.
 
-use super::{ECHO, SINK, add, backend, haproxy, nginx, on_loopback};
+use super::{ECHO, SINK, add, backend, bare, haproxy, nginx, on_loopback};
 use crate::bench::load;
 use crate::bench::peers::weir::{self, ControlPlane, Proxy};
 use crate::bench::peers::{self, Slot, envoy};
@@ -37,6 +37,7 @@ pub(super) fn run(context: &Context, results: &mut Results) -> Res<()> {
         let pairs = pairs(18_600).map(|(port, to)| (port, to, to == SINK));
         haproxy(context, 18_600, "", |_| peers::haproxy::tcp(&pairs))
     });
+    add(context, &mut slots, "bare", || bare(context, 18_800, &[("copy", 18_800, ECHO), ("splice", 18_801, SINK)]));
     let seconds = context.seconds.to_string();
     let tool = |kind: &str, port: u16, count: &str| load::tool(&[kind, &on_loopback(port), count, &seconds]);
     context.measure(results, "tcp-bulk1", &slots, |slot| tool("bulk", slot.port + 1, "1"))?;

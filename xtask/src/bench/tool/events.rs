@@ -26,6 +26,11 @@ impl Events {
         self.epoll.add(socket, EpollEvent::new(flags, token)).map_err(|error| format!("epoll: {error}"))
     }
 
+    pub(super) fn change(&self, socket: impl AsFd, flags: EpollFlags, token: u64) -> Res<()> {
+        let mut event = EpollEvent::new(flags, token);
+        self.epoll.modify(socket, &mut event).map_err(|error| format!("epoll: {error}"))
+    }
+
     /// The ready ones; none after a while without.
     pub(super) fn wait(&mut self) -> &[EpollEvent] {
         let count = self.epoll.wait(&mut self.ready, EpollTimeout::from(WAIT_MS)).unwrap_or(0);

@@ -1,6 +1,7 @@
 //! `cargo xtask bench-tool NAME ...`: backends and load generators that no package offers. Each is one thread; it must not
 //! be what limits a measurement. They know no peer and print one line of JSON.
 
+mod bare;
 mod dns;
 mod echo;
 mod events;
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 const USAGE: &str = "usage: cargo xtask bench-tool
   http PORT | echo PORT | sink PORT          a backend on loopback
+  copy|splice PORT BACKEND                   a forwarder that only moves bytes: the floor
   rr|crr ADDRESS CONNECTIONS SECS [FILE]     messages of 64 bytes (or FILE's), kept or new connections, echoed back
   bulk ADDRESS STREAMS SECS                  bytes one way; an operation is a MiB
   idle ADDRESS CONNECTIONS HOST              one request on each connection, then silence until stdin ends
@@ -44,10 +46,13 @@ pub(crate) fn run(arguments: &[String]) -> Res<()> {
     };
     let address = || word(1)?.parse().map_err(|_| USAGE.to_owned());
     let port = || word(1)?.parse().map_err(|_| USAGE.to_owned());
+    let backend = || word(2)?.parse().map_err(|_| USAGE.to_owned());
     let report = match word(0)? {
         "http" => return http::serve(port()?),
         "echo" => return echo::serve(port()?, echo::Way::Back),
         "sink" => return echo::serve(port()?, echo::Way::Nowhere),
+        "copy" => return bare::serve(port()?, backend()?, bare::Way::Copy),
+        "splice" => return bare::serve(port()?, backend()?, bare::Way::Splice),
         "idle" => return idle::hold(address()?, number(2)?, word(3)?),
         "rr" => load::messages(address()?, number(2)?, seconds(3)?, &load::payloads(arguments.get(4))?, false)?,
         "crr" => load::messages(address()?, number(2)?, seconds(3)?, &load::payloads(arguments.get(4))?, true)?,
