@@ -19,8 +19,8 @@ use crate::error::Reason;
 use crate::mux::Failed;
 use crate::splice::Pipe;
 use crate::stream::Stream;
-use leg::{Leg, Plain};
 pub(crate) use leg::take_waiting;
+use leg::{Leg, Plain};
 
 /// A read that fills this much is the sign of bulk: from there on plain bytes are spliced.
 const BUFFER_BYTES: usize = 16 << 10;

@@ -130,7 +130,8 @@ pub(crate) fn take_waiting(stream: &mut Stream) -> io::Result<Bytes> {
 
 impl<'a> Leg<'a> {
     pub(super) fn of(stream: &'a mut Stream, unwritten: bool, unsettled: bool) -> (Self, Bytes) {
-        let plain = |tcp| Self::Plain(Plain { tcp, unwritten, unsettled, is_awaited: false, is_dry: false, is_full: false });
+        let plain =
+            |tcp| Self::Plain(Plain { tcp, unwritten, unsettled, is_awaited: false, is_dry: false, is_full: false });
         match stream {
             Stream::Plain(tcp) => (plain(tcp), Bytes::new()),
             Stream::Replayed(replayed) => (plain(&replayed.tcp), std::mem::take(&mut replayed.prefix)),
