@@ -54,7 +54,8 @@ pub(crate) fn attempt_within(
         }
     });
     match done {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => (short > 0).then_some(Ok(short)),
+        _ if short > 0 => Some(Ok(short)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
         done => Some(done),
     }
 }
