@@ -113,11 +113,12 @@ impl Buffer {
 
     /// Reads once from a socket, and borrows memory only if it is said to be readable.
     fn poll_socket(&mut self, socket: &TcpStream, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
-        if self.eager {
-            // It may never run dry: the runtime counts, so that others get their turn.
-            ready!(socket.poll_read_ready(cx))?;
-        }
         loop {
+            // Whom the runtime was to wake is mostly polled because it did: a read shows.
+            let is_asked = self.asked && self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+            if !is_asked {
+                ready!(self.ask(socket, cx))?;
+            }
             let mut size = 0;
             let read = bare::attempt_within(socket, Interest::READABLE, || {
                 self.make_room()?;
@@ -126,35 +127,32 @@ impl Buffer {
                 size = room.len();
                 Ok((bare::receive(socket, room)?, size))
             });
-            if size > 0 {
-                self.asked = false;
-            }
             match read {
+                None if size == 0 && is_asked => return Poll::Pending,
                 Some(Ok(count)) => {
+                    self.asked = false;
                     self.filled(count, count == size);
                     return Poll::Ready(Ok(count));
                 }
-                _ if size > 0 && self.is_empty() => give(std::mem::take(&mut self.bytes)),
                 _ => {}
             }
-            match read {
-                Some(read) => return Poll::Ready(read),
-                None => ready!(self.poll_readable(socket, cx))?,
+            self.asked = false;
+            if self.is_empty() {
+                give(std::mem::take(&mut self.bytes));
+            }
+            if let Some(failed) = read {
+                return Poll::Ready(failed);
             }
         }
     }
 
-    /// Has the runtime wake this task once the socket is readable, unless it was asked to and hasn't yet.
-    fn poll_readable(&mut self, socket: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let known = self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
-        if self.asked && known {
-            return Poll::Pending;
-        }
-        // A task that has had its share is told to wait without having asked.
-        let has_share = coop::has_budget_remaining();
+    /// Has the runtime wake this task once the socket is readable, if it isn't.
+    fn ask(&mut self, socket: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // A task that has had its share of the turn is told to wait, and is woken, without having been heard.
+        let is_heard = coop::has_budget_remaining();
         let ready = socket.poll_read_ready(cx);
-        self.asked = has_share && ready.is_pending();
-        if self.asked && !known {
+        self.asked = is_heard && ready.is_pending();
+        if self.asked && !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             self.waker = Some(cx.waker().clone());
         }
         ready

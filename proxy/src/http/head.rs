@@ -265,8 +265,9 @@ pub(super) fn parse_fields(cursor: &mut Cursor<'_>, fields: &mut Fields) -> Resu
             Some(b' ' | b'\t') => return Err(Fault::ObsoleteFold),
             _ => {}
         }
-        let (name, after) = line.split_at(class_len(line, TOKEN));
-        if name.is_empty() || after.first() != Some(&b':') {
+        let name = name_of(line).ok_or(Fault::HeaderName)?;
+        let known = Known::of(name);
+        if !known.is_exact() && !is_token(name) {
             return Err(Fault::HeaderName);
         }
         let mut start = name.len() + 1;
@@ -285,9 +286,24 @@ pub(super) fn parse_fields(cursor: &mut Cursor<'_>, fields: &mut Fields) -> Resu
         let kept = line.get(start..end).unwrap_or_default().trim_ascii_end().len();
         let at = cursor.at;
         let value = Span::new(at + start, at + start + kept);
-        fields.push(Field { name: Span::new(at, at + name.len()), value, known: Known::of(name) });
+        fields.push(Field { name: Span::new(at, at + name.len()), value, known });
         cursor.at += end + 2;
     }
+}
+
+/// What is before the first colon.
+#[inline]
+fn name_of(line: &[u8]) -> Option<&[u8]> {
+    let mut at = 0;
+    while let Some(word) = line.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+        let found = zeros(u64::from_le_bytes(*word) ^ (ONES * u64::from(b':')));
+        if found != 0 {
+            return line.get(..at + lowest(found));
+        }
+        at += 8;
+    }
+    let rest = line.get(at..).unwrap_or_default();
+    rest.iter().position(|byte| *byte == b':').and_then(|more| line.get(..at + more))
 }
 
 const ONES: u64 = 0x0101_0101_0101_0101;
@@ -300,12 +316,16 @@ fn controls(word: u64) -> u64 {
     (low | (delete.wrapping_sub(ONES) & !delete)) & HIGH
 }
 
+/// The high bits of a word's bytes that are 0. The lowest one is exact; above it others may be marked too.
+fn zeros(word: u64) -> u64 {
+    word.wrapping_sub(ONES) & !word & HIGH
+}
+
 /// Position of the next line feed at or after `from`.
 pub(super) fn find_line_feed(buffer: &[u8], from: usize) -> Option<usize> {
     let (words, rest) = buffer.get(from..)?.as_chunks::<8>();
     for (index, word) in words.iter().enumerate() {
-        let other = u64::from_le_bytes(*word) ^ (ONES * u64::from(b'\n'));
-        let found = other.wrapping_sub(ONES) & !other & HIGH;
+        let found = zeros(u64::from_le_bytes(*word) ^ (ONES * u64::from(b'\n')));
         if found != 0 {
             return Some(from + 8 * index + lowest(found));
         }

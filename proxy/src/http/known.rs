@@ -55,6 +55,11 @@ impl Known {
         }
     }
 
+    /// The name is one, letter by letter, and so well-formed.
+    pub(super) fn is_exact(self) -> bool {
+        !matches!(self, Self::Other | Self::XEnvoy)
+    }
+
     pub(super) fn bit(self) -> u32 {
         1 << self as u32
     }
@@ -94,15 +99,23 @@ impl Ends {
             (Some(first), Some(last)) => {
                 Self { first: lower_word(u64::from_le_bytes(*first)), last: lower_word(u64::from_le_bytes(*last)) }
             }
-            _ => {
-                let (mut first, mut rest) = (0, name);
-                while let [start @ .., last] = rest {
-                    first = first << 8 | *last as u64;
-                    rest = start;
-                }
-                Self { first: lower_word(first), last: 0 }
-            }
+            _ => Self { first: lower_word(short(name)), last: 0 },
         }
+    }
+}
+
+/// Fewer than eight bytes as a word.
+#[inline]
+const fn short(name: &[u8]) -> u64 {
+    if let (Some(first), Some(last)) = (name.first_chunk::<4>(), name.last_chunk::<4>()) {
+        // They overlap where they are the same bytes.
+        return u32::from_le_bytes(*first) as u64 | (u32::from_le_bytes(*last) as u64) << (8 * (name.len() - 4));
+    }
+    match name {
+        [a, b, c] => *a as u64 | (*b as u64) << 8 | (*c as u64) << 16,
+        [a, b] => *a as u64 | (*b as u64) << 8,
+        [a] => *a as u64,
+        _ => 0,
     }
 }
 
