@@ -49,7 +49,8 @@ pub(crate) fn attempt(
         }
     });
     match done {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => (short > 0).then_some(Ok(short)),
+        _ if short > 0 => Some(Ok(short)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
         done => Some(done),
     }
 }

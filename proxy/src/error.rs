@@ -80,7 +80,7 @@ impl Reason {
 }
 
 /// A connection's or request's failure: the reason, and the detail that an operator needs (who, where, what next).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ConnError {
     pub reason: Reason,
     pub detail: String,

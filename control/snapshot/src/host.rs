@@ -1,6 +1,7 @@
 //! Hostname patterns and their precedence: exact, then the longest wildcard, then any.
 
 use serde::{Deserialize, Serialize};
+use std::cmp::Ordering;
 use std::fmt;
 
 /// `foo.example.com`, `*.example.com` or `*`. Lower case, without port or trailing dot.
@@ -45,8 +46,34 @@ impl HostPattern {
         }
     }
 
+    /// Whether it begins with a star, and the rest of its text.
+    fn parts(&self) -> (bool, &str) {
+        match self {
+            Self::Exact(name) => (false, name),
+            Self::Suffix(suffix) => (true, suffix),
+            Self::Any => (true, ""),
+        }
+    }
+
     pub fn intersects(&self, other: &Self) -> bool {
         self.contains(other) || other.contains(self)
+    }
+}
+
+/// As their texts.
+impl Ord for HostPattern {
+    fn cmp(&self, other: &Self) -> Ordering {
+        match (self.parts(), other.parts()) {
+            ((true, one), (true, two)) | ((false, one), (false, two)) => one.cmp(two),
+            ((true, _), (false, two)) => "*".cmp(two).then(Ordering::Greater),
+            ((false, one), (true, _)) => one.cmp("*").then(Ordering::Less),
+        }
+    }
+}
+
+impl PartialOrd for HostPattern {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 

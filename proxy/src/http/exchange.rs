@@ -3,6 +3,7 @@
 
 use super::fault::Fault;
 use super::framing::{self, Framing};
+use super::h2::{Again, Upstream};
 use super::head::{Head, Kind, Version};
 use super::headers::{self, Options, ResponseHead};
 use super::pump::{Broken, Pipe, Waits};
@@ -90,6 +91,22 @@ enum Request {
     Refused,
 }
 
+impl<S: Wired, Io: Wired> Exchange<'_, S, Upstream<Io>> {
+    /// Sends the request once more, to another connection; false if it can't be sent there at once.
+    pub(super) fn restart(&mut self, to: Upstream<Io>, again: &Again) -> bool {
+        *self.upstream = to;
+        match again {
+            Again::Rewound => {
+                self.request.rewind();
+                self.head.clear();
+                self.state.request = Request::Moving;
+                true
+            }
+            Again::Resent(bytes) => self.upstream.resend(bytes),
+        }
+    }
+}
+
 impl<'a, S, U> Exchange<'a, S, U>
 where
     S: Wired,
@@ -143,13 +160,6 @@ where
         self.terms.timeouts.stream_idle_ms > 0
             || self.state.phase != Phase::Head
             || self.state.request == Request::Moving
-    }
-
-    /// Sends a request without body once more, to another connection put in place of the first.
-    pub(super) fn restart(&mut self) {
-        self.request.rewind();
-        self.head.clear();
-        self.state.request = Request::Moving;
     }
 
     /// Status that the client was sent, 0 if nothing yet.
@@ -230,7 +240,7 @@ where
                     return Poll::Pending;
                 }
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(reset("the endpoint closed before its answer"))),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(reset(&format!("endpoint: {error}")))),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(broken_off(&error))),
                 Poll::Ready(Ok(_)) => (self.state.answered, self.response.progress) = (true, true),
             }
         }
@@ -347,7 +357,7 @@ where
     fn response_broken(&self, broken: Broken) -> Failure {
         match broken {
             Broken::Sink(error) => Failure::Client(format!("client: {error}")),
-            Broken::Source(error) => reset(&format!("endpoint: {error}")),
+            Broken::Source(error) => broken_off(&error),
             Broken::Fault(Fault::Truncated) => reset("the endpoint closed in the middle of its answer"),
             Broken::Fault(fault) => upstream_fault(fault),
         }
@@ -391,6 +401,13 @@ where
 
 fn reset(detail: &str) -> Failure {
     Failure::Upstream(ConnError::new(Reason::UpstreamReset, detail))
+}
+
+/// Of reading from the endpoint. What breaks HTTP/2 is noticed below us.
+fn broken_off(error: &std::io::Error) -> Failure {
+    let is_fault = error.kind() == std::io::ErrorKind::InvalidData;
+    let reason = if is_fault { Reason::UpstreamProtocol } else { Reason::UpstreamReset };
+    Failure::Upstream(ConnError::new(reason, format!("endpoint: {error}")))
 }
 
 fn upstream_fault(fault: Fault) -> Failure {

@@ -2,13 +2,14 @@
 //! know how endpoints are balanced or dialled.
 
 use super::exchange::{Exchange, Failure, Terms};
+use super::h2::Upstream;
 use super::headers::{self, RequestHead};
 use super::mirror;
 use super::path::Spelling;
 use super::respond::Answer;
 use super::serve::{Facts, Next, Scratch, Session};
 use super::traffic::{Context, Outcome, Picked, Plan, Traffic};
-use super::{buffer::Buffer, framing::Framing, h2::Upstream};
+use super::{buffer::Buffer, framing::Framing};
 use crate::error::{ConnError, Reason};
 use crate::stream::Wired;
 use snapshot::Filters;
@@ -38,15 +39,16 @@ impl<T: Traffic> Lease<T> {
     }
 }
 
-/// An idle connection to the endpoint picked, or a new one; other endpoints while connecting fails.
+/// An idle connection to the endpoint picked, or a new one; other endpoints while connecting fails. `two`: a stream, of
+/// HTTP/2.
 pub(super) async fn lease<T: Traffic>(
     context: &Context<T>,
-    target: &T::Target,
+    (target, two): (&T::Target, bool),
     now: Instant,
 ) -> Result<Lease<T>, ConnError> {
-    match pooled(context, target, now)? {
+    match pooled(context, (target, two), now)? {
         Ok(lease) => Ok(lease),
-        Err(picked) => dial(context, target, picked, now).await,
+        Err(picked) => dial(context, (target, two), picked, now).await,
     }
 }
 
@@ -54,38 +56,61 @@ pub(super) async fn lease<T: Traffic>(
 #[inline]
 fn pooled<T: Traffic>(
     context: &Context<T>,
-    target: &T::Target,
+    (target, two): (&T::Target, bool),
     now: Instant,
 ) -> Result<Result<Lease<T>, PickedOf<T>>, ConnError> {
     let picked = context.traffic.pick(target, None)?;
-    Ok(reuse(context, picked, now))
+    Ok(reuse(context, picked, two, now))
 }
 
 #[inline]
-fn reuse<T: Traffic>(context: &Context<T>, picked: PickedOf<T>, now: Instant) -> Result<Lease<T>, PickedOf<T>> {
+fn reuse<T: Traffic>(
+    context: &Context<T>,
+    picked: PickedOf<T>,
+    two: bool,
+    now: Instant,
+) -> Result<Lease<T>, PickedOf<T>> {
+    if two {
+        return match context.pools.stream(&picked.endpoint, headers::scheme(&context.settings)) {
+            Some((io, reused)) => Ok(Lease { picked, io: Upstream::Stream(io), reused }),
+            None => Err(picked),
+        };
+    }
     match context.pools.take(&picked.endpoint, now.into_std()) {
         Some(io) => Ok(Lease { picked, io: Upstream::Own(io), reused: true }),
         None => Err(picked),
     }
 }
 
+/// A new connection, or a stream on one, and whether that was used before.
+async fn connect<T: Traffic>(
+    context: &Context<T>,
+    (target, two): (&T::Target, bool),
+    endpoint: &T::Endpoint,
+) -> Result<(Upstream<T::Io>, bool), ConnError> {
+    if two {
+        return Upstream::stream(context, target, endpoint).await;
+    }
+    context.traffic.connect(target, endpoint).await.map(|io| (Upstream::Own(io), false))
+}
+
 /// A new connection to the endpoint picked; while connecting fails, any connection to another one.
 async fn dial<T: Traffic>(
     context: &Context<T>,
-    target: &T::Target,
+    (target, two): (&T::Target, bool),
     mut picked: PickedOf<T>,
     now: Instant,
 ) -> Result<Lease<T>, ConnError> {
     for attempt in 1.. {
-        match context.traffic.connect(target, &picked.endpoint).await {
-            Ok(io) => return Ok(Lease { picked, io: Upstream::Own(io), reused: false }),
+        match connect(context, (target, two), &picked.endpoint).await {
+            Ok((io, reused)) => return Ok(Lease { picked, io, reused }),
             Err(error) if !error.reason.consequence().retryable || attempt == CONNECTS_MAX => return Err(error),
             Err(error) => match context.traffic.pick(target, Some(&picked.endpoint)) {
                 Ok(other) => picked = other,
                 Err(_) => return Err(error),
             },
         }
-        match reuse(context, picked, now) {
+        match reuse(context, picked, two, now) {
             Ok(lease) => return Ok(lease),
             Err(other) => picked = other,
         }
@@ -93,38 +118,22 @@ async fn dial<T: Traffic>(
     Err(ConnError::new(Reason::ConnectFailed, "no endpoint could be connected to"))
 }
 
-/// A new connection in place of one that was closed just when it was taken. Its endpoint may be about to leave: then to
-/// another one, as long as the head that is written already suits it.
+/// A new connection in place of one that was closed just when it was taken, or of a stream that was refused. Its endpoint
+/// may be about to leave: then to another one, as long as the head that is written already suits it.
 async fn replacement<T: Traffic>(
     context: &Context<T>,
-    target: &T::Target,
+    (target, two): (&T::Target, bool),
     picked: &mut Picked<T::Endpoint, T::Load>,
-) -> Result<T::Io, ConnError> {
-    let error = match context.traffic.connect(target, &picked.endpoint).await {
+) -> Result<Upstream<T::Io>, ConnError> {
+    let error = match connect(context, (target, two), &picked.endpoint).await {
         Err(error) if error.reason.consequence().retryable => error,
-        done => return done,
+        done => return done.map(|(io, _)| io),
     };
     match context.traffic.pick(target, Some(&picked.endpoint)) {
         Ok(other) if other.host == picked.host => *picked = other,
         _ => return Err(error),
     }
-    context.traffic.connect(target, &picked.endpoint).await
-}
-
-/// A way to an endpoint that speaks HTTP/2.
-async fn lease_bridge<T: Traffic>(context: &Context<T>, target: &T::Target) -> Result<Lease<T>, ConnError> {
-    let mut picked = context.traffic.pick(target, None)?;
-    for attempt in 1.. {
-        match Box::pin(Upstream::bridge(context, target, &picked.endpoint)).await {
-            Ok(io) => return Ok(Lease { picked, io, reused: false }),
-            Err(error) if !error.reason.consequence().retryable || attempt == CONNECTS_MAX => return Err(error),
-            Err(error) => match context.traffic.pick(target, Some(&picked.endpoint)) {
-                Ok(other) => picked = other,
-                Err(_) => return Err(error),
-            },
-        }
-    }
-    Err(ConnError::new(Reason::ConnectFailed, "no endpoint could be connected to"))
+    connect(context, (target, two), &picked.endpoint).await.map(|(io, _)| io)
 }
 
 /// Once around the worker: connections that are ready too read their requests first. Then requests leave one right after
@@ -154,13 +163,11 @@ where
     T: Traffic,
 {
     // What isn't pooled is boxed: a connection's future is large and rarely needed.
-    let mut leased = match plan.h2 {
-        true => Box::pin(lease_bridge(&session.context, &plan.target)).await,
-        false => match pooled(&session.context, &plan.target, facts.began) {
-            Ok(Ok(lease)) => Ok(lease),
-            Ok(Err(picked)) => Box::pin(dial(&session.context, &plan.target, picked, facts.began)).await,
-            Err(error) => Err(error),
-        },
+    let to = (&plan.target, plan.h2);
+    let mut leased = match pooled(&session.context, to, facts.began) {
+        Ok(Ok(lease)) => Ok(lease),
+        Ok(Err(picked)) => Box::pin(dial(&session.context, to, picked, facts.began)).await,
+        Err(error) => Err(error),
     };
     let lease = match &mut leased {
         Ok(lease) => lease,
@@ -191,18 +198,20 @@ where
     let mut exchange = Exchange::new(io, terms, response, (up, down), now);
     others_first().await;
     let mut done = exchange.run(&mut session.timer).await;
-    let replayable = facts.idempotent && facts.framing == Framing::Empty;
-    if lease.reused && replayable && is_stale(&done) && exchange.is_unanswered() {
-        // The peer closed it just when it was taken: once more, on a connection of its own.
-        let fresh = Box::pin(replacement(&session.context, &plan.target, &mut lease.picked)).await;
-        done = match fresh {
+    let harmless = lease.reused && facts.idempotent && facts.framing == Framing::Empty;
+    if is_stale(&done)
+        && exchange.is_unanswered()
+        && let Some(again) = exchange.upstream.again(harmless)
+    {
+        // The peer closed it just when it was taken: once more, on a connection of its own. Or it refused the stream.
+        match Box::pin(replacement(&session.context, to, &mut lease.picked)).await {
             Ok(io) => {
-                *exchange.upstream = Upstream::Own(io);
-                exchange.restart();
-                exchange.run(&mut session.timer).await
+                if exchange.restart(io, &again) {
+                    done = exchange.run(&mut session.timer).await;
+                }
             }
-            Err(error) => Err(Failure::Upstream(error)),
-        };
+            Err(error) => done = Err(Failure::Upstream(error)),
+        }
     }
     let ended = Ended::of(&exchange);
     session.last = Instant::now();

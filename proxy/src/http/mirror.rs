@@ -45,7 +45,7 @@ pub(super) fn send<T: Traffic>(context: &Context<T>, target: T::Target, request:
     let context = context.clone();
     tokio::task::spawn_local(async move {
         let _slot = slot;
-        let Ok(mut lease) = lease(&context, &target, Instant::now()).await else { return };
+        let Ok(mut lease) = lease(&context, (&target, false), Instant::now()).await else { return };
         let (_drain, drain) = watch::channel(false);
         let (mut nobody, mut head, timeouts) = (tokio::io::empty(), Head::default(), Timeouts::default());
         let terms = Terms {

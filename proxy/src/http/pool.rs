@@ -1,7 +1,7 @@
 //! Connections to endpoints that wait for their next request: bounded, of one worker, checked before use. Knows neither
 //! snapshots nor who may use what: equal keys mean interchangeable connections.
 
-use super::h2::Shared;
+use super::h2::Endpoint;
 use crate::stream::Wired;
 use hashbrown::HashMap;
 use std::cell::RefCell;
@@ -21,7 +21,7 @@ const IDLE_MAX: usize = 4096;
 pub struct Pools<K, Io> {
     idle: RefCell<Idle<K, Io>>,
     /// HTTP/2 connections, shared by many requests.
-    pub(super) shared: RefCell<HashMap<K, Shared>>,
+    pub(super) shared: RefCell<HashMap<K, Endpoint>>,
     idle_max: Duration,
 }
 
@@ -47,6 +47,11 @@ impl<K: Eq + Hash, Io> Pools<K, Io> {
         idle.count = idle.by_endpoint.values().map(Vec::len).sum();
         drop(idle);
         self.shared.borrow_mut().retain(|key, shared| keep(key) && shared.is_open());
+    }
+
+    /// How long a connection may wait.
+    pub(super) fn idle_max(&self) -> Duration {
+        self.idle_max
     }
 
     pub fn idle_count(&self) -> usize {

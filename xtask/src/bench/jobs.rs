@@ -50,6 +50,7 @@ pub(crate) const JOBS: &[Job] = &[
     job("h2c-1k", "HTTP/2 clear, 1 KiB", CPU, times(3.8)),
     job("h2tls-1k", "HTTP/2 over TLS, 1 KiB", CPU, times(3.8)),
     job("h2c-64k", "HTTP/2 clear, 64 KiB", CPU, times(2.0)),
+    job("h2up-1k", "HTTP/2 to an HTTP/2 endpoint, 1 KiB", CPU, times(3.8)),
     job("tls-full", "TLS 1.3 P-256 handshakes, full", CPU, times(1.5)),
     job("tls-resumed", "TLS 1.3 P-256 handshakes, resumed", CPU, times(1.5)),
     job("mtls-1k", "sidecar pair over mTLS, HTTP 1 KiB", CPU, times(3.6)),

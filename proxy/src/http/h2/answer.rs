@@ -1,6 +1,7 @@
 //! An answer's head on its way from HTTP/1, as we have just written it ourselves, to a header block. Must not know
 //! streams.
 
+use super::ask::Sent;
 use super::frame::HEAD_BYTES;
 use super::hpack;
 use crate::http::framing::{self, Framing};
@@ -17,14 +18,8 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// Not an informational one.
-    pub(super) fn is_final(&self) -> bool {
-        self.status >= 200
-    }
-
-    /// Nothing follows it.
-    pub(super) fn is_end(&self) -> bool {
-        self.is_final() && matches!(self.framing, Framing::Empty | Framing::Length(0))
+    pub(super) fn sent(&self) -> Sent {
+        Sent { is_final: self.status >= 200, framing: self.framing, len: self.len }
     }
 }
 
@@ -79,13 +74,13 @@ fn try_push(bytes: &[u8], to_head: bool, out: &mut Vec<u8>) -> io::Result<Option
 }
 
 /// The line that begins at `at`, and where the next one does.
-fn line(bytes: &[u8], at: usize) -> Option<(&[u8], usize)> {
+pub(super) fn line(bytes: &[u8], at: usize) -> Option<(&[u8], usize)> {
     let end = find_line_feed(bytes, at)?;
     Some((bytes.get(at..end.checked_sub(1)?)?, end + 1))
 }
 
 pub(super) fn unsound(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("our own answer is unsound: {what}"))
+    io::Error::new(io::ErrorKind::InvalidData, format!("our own message is unsound: {what}"))
 }
 
 #[cfg(test)]

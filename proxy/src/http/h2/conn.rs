@@ -1,15 +1,20 @@
-//! The state of a client's HTTP/2 connection: what its frames do to streams, windows and budgets, and the bytes that go
-//! back (RFC 9113). Without I/O: bytes come in through `receive`, and leave from `out`. Must not know requests' way on.
+//! The state of an HTTP/2 connection, a client's to us or ours to an endpoint: what the peer's frames do to streams, windows
+//! and budgets, and the bytes that go back (RFC 9113). Without I/O: bytes come in through `receive`, and leave from `out`.
+//! Must not know requests' way on.
 
+mod accept;
+mod open;
 mod send;
 
 use super::budget::Budget;
 use super::frame::{self, Code, FrameHead};
 use super::hpack;
-use super::request::{Builder, Malformed};
-use super::stream::Stream;
-use super::{CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, OUT_BYTES_MAX, STREAM_WINDOW_BYTES};
+use super::message::{Builder, Kind};
+use super::stream::{Abort, Stream};
+use super::{FRAME_BYTES_MAX, OUT_BYTES_MAX, STREAM_WINDOW_BYTES};
 use crate::http::head::HEAD_BYTES_MAX;
+use accept::Acceptor;
+use open::Opener;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -17,13 +22,11 @@ use std::task::{Context, Waker};
 
 /// CONTINUATION frames of one header block.
 const CONTINUATIONS_MAX: u32 = 16;
-/// Streams that we ended while the client may still be sending.
+/// Streams that we ended while the peer may still be sending.
 const RECENT_MAX: usize = 128;
 /// Places of streams that are kept for the next ones.
 const PLACES_KEPT_MAX: usize = 128;
 const WINDOW_MAX: i64 = 0x7fff_ffff;
-/// Marks the ping whose answer shows that the client knows we are leaving.
-const GOODBYE: [u8; 8] = *b"goodbye!";
 const STREAM_ID_MAX: u32 = 0x7fff_ffff;
 
 /// The connection is to end with this code.
@@ -39,12 +42,11 @@ struct Block {
     continuations: u32,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Leaving {
-    No,
-    /// Streams that come are still served.
-    Told,
-    Final,
+enum Side {
+    /// We serve the streams that the peer opens.
+    Server(Acceptor),
+    /// The peer serves those that we open.
+    Client(Opener),
 }
 
 pub(super) struct Core {
@@ -57,59 +59,47 @@ pub(super) struct Core {
     blocked: VecDeque<Shared>,
     /// In the order of their ids, which only rise.
     streams: Vec<(u32, Shared)>,
-    /// Streams in new places; the owner serves them.
-    pub(super) opened: Vec<Shared>,
-    /// Places whose tasks wait for a stream.
+    /// Places for streams to come.
     free: Vec<Shared>,
-    /// Malformed requests, which nobody else will report; the owner takes them.
-    pub(super) malformed: Vec<(u32, Malformed)>,
+    side: Side,
     /// The connection has ended.
     gone: bool,
     recent: VecDeque<u32>,
+    /// The highest stream that was opened.
     last: u32,
-    streams_max: usize,
     send_window: i64,
     recv_window: i64,
-    /// Received, used, and not yet given back to the client.
+    /// Received, used, and not yet given back to the peer.
     used: u32,
     initial_window: i64,
     pub(super) frame_max: usize,
     decoder: hpack::Decoder,
     builder: Builder,
     block: Option<Block>,
+    /// The peer's first settings are here.
     greeted: bool,
-    leaving: Leaving,
-    pub(super) pong: bool,
     budget: Budget,
 }
 
 impl Core {
-    pub(super) fn new(streams_max: u32) -> Self {
-        let mut out = Vec::new();
-        frame::push_settings(
-            &mut out,
-            &[
-                (frame::SET_STREAMS_MAX, streams_max),
-                (frame::SET_INITIAL_WINDOW, STREAM_WINDOW_BYTES),
-                (frame::SET_HEADER_LIST_MAX, HEAD_BYTES_MAX as u32),
-            ],
-        );
-        frame::push_window(&mut out, 0, CONNECTION_WINDOW_BYTES - 65_535);
+    fn new(side: Side, mut out: Vec<u8>, settings: &[(u16, u32)], window: u32) -> Self {
+        let common =
+            [(frame::SET_INITIAL_WINDOW, STREAM_WINDOW_BYTES), (frame::SET_HEADER_LIST_MAX, HEAD_BYTES_MAX as u32)];
+        frame::push_settings(&mut out, &[settings, &common].concat());
+        frame::push_window(&mut out, 0, window - 65_535);
         Self {
             out,
             written: 0,
             waker: None,
             blocked: VecDeque::new(),
             streams: Vec::new(),
-            opened: Vec::new(),
             free: Vec::new(),
-            malformed: Vec::new(),
+            side,
             gone: false,
             recent: VecDeque::new(),
             last: 0,
-            streams_max: streams_max as usize,
             send_window: 65_535,
-            recv_window: i64::from(CONNECTION_WINDOW_BYTES),
+            recv_window: i64::from(window),
             used: 0,
             initial_window: 65_535,
             frame_max: FRAME_BYTES_MAX,
@@ -117,8 +107,6 @@ impl Core {
             builder: Builder::default(),
             block: None,
             greeted: false,
-            leaving: Leaving::No,
-            pong: false,
             budget: Budget::new(),
         }
     }
@@ -153,15 +141,16 @@ impl Core {
             frame::DATA => self.data(head, payload),
             frame::HEADERS => self.headers(head, payload),
             frame::CONTINUATION => self.continuation(head, payload),
-            frame::RST_STREAM => self.reset_by_client(head, payload),
+            frame::RST_STREAM => self.reset_by_peer(head, payload),
             frame::SETTINGS => self.settings(head, payload),
             frame::PING => self.ping(head, payload),
             frame::WINDOW_UPDATE => self.window_update(head, payload),
             frame::PRIORITY => self.priority(head, payload),
             frame::GOAWAY if head.stream != 0 => Err(Code::Protocol),
             frame::GOAWAY if head.len < 8 => Err(Code::FrameSize),
+            frame::GOAWAY => self.goaway(payload),
             frame::PUSH_PROMISE => Err(Code::Protocol),
-            // The client won't open streams any more; it ends the connection when it likes. Unknown ones are skipped.
+            // Unknown ones are skipped.
             _ => self.budget.noise(),
         }
     }
@@ -186,7 +175,7 @@ impl Core {
             return self.unexpected(head.stream);
         };
         let mut stream = stream.borrow_mut();
-        if stream.client_ended {
+        if stream.peer_ended {
             drop(stream);
             self.give_back(head.len as u32);
             return self.fail(head.stream, Code::StreamClosed);
@@ -247,36 +236,19 @@ impl Core {
 
     /// Decodes in any case: the table's state depends on it.
     fn whole_block(&mut self, id: u32, ended: bool, block: &[u8]) -> Result<(), Broken> {
-        let new = id > self.last;
-        self.builder.start(!new);
+        let kind = match self.side {
+            Side::Server(_) if id > self.last => Kind::Request,
+            Side::Client(_) if !self.stream(id).is_some_and(|stream| stream.borrow().answered) => Kind::Response,
+            _ => Kind::Trailers,
+        };
+        self.builder.start(kind);
         let builder = &mut self.builder;
         self.decoder.decode(block, |name, value| builder.field(name, value)).map_err(|_| Code::Compression)?;
-        if !new {
-            return self.trailers(id, ended);
+        match kind {
+            Kind::Request => self.request(id, ended),
+            Kind::Response => self.response(id, ended),
+            Kind::Trailers => self.trailers(id, ended),
         }
-        if self.leaving == Leaving::Final {
-            return Ok(());
-        }
-        self.last = id;
-        if self.streams.len() >= self.streams_max {
-            return self.fail(id, Code::RefusedStream);
-        }
-        let windows = (self.initial_window, i64::from(STREAM_WINDOW_BYTES));
-        let place = std::iter::from_fn(|| self.free.pop()).find(|place| place.borrow().is_waiting());
-        let is_new = place.is_none();
-        let stream = place.unwrap_or_default();
-        if let Err(malformed) = stream.borrow_mut().open(id, ended, windows, &mut self.builder) {
-            self.malformed.push((id, malformed));
-            if !is_new {
-                self.free.push(Rc::clone(&stream));
-            }
-            return self.fail(id, Code::Protocol);
-        }
-        self.streams.push((id, Rc::clone(&stream)));
-        if is_new {
-            self.opened.push(stream);
-        }
-        Ok(())
     }
 
     fn at(&self, id: u32) -> Result<usize, usize> {
@@ -296,7 +268,7 @@ impl Core {
             return if self.knows(id) { self.budget.noise() } else { Err(Code::StreamClosed) };
         };
         let mut stream = stream.borrow_mut();
-        if stream.client_ended {
+        if stream.peer_ended {
             drop(stream);
             return self.fail(id, Code::StreamClosed);
         }
@@ -313,13 +285,13 @@ impl Core {
         self.fail(id, Code::StreamClosed)
     }
 
-    /// Ends a stream for what the client did with it.
+    /// Ends a stream for what the peer did with it.
     fn fail(&mut self, id: u32, code: Code) -> Result<(), Broken> {
         self.budget.cancelled()?;
         frame::push_reset(&mut self.out, id, code);
         self.remember(id);
         if let Some(stream) = self.stream(id) {
-            stream.borrow_mut().abort();
+            stream.borrow_mut().abort(Abort::Broken);
         }
         Ok(())
     }
@@ -331,7 +303,7 @@ impl Core {
         self.recent.push_back(id);
     }
 
-    fn reset_by_client(&mut self, head: FrameHead, payload: &[u8]) -> Result<(), Broken> {
+    fn reset_by_peer(&mut self, head: FrameHead, payload: &[u8]) -> Result<(), Broken> {
         if payload.len() != 4 {
             return Err(Code::FrameSize);
         }
@@ -339,11 +311,14 @@ impl Core {
             return Err(Code::Protocol);
         }
         let Some(stream) = self.stream(head.stream) else { return self.budget.noise() };
+        let refused = frame::number(payload) == Some(Code::RefusedStream as u32);
         let mut stream = stream.borrow_mut();
         let early = !stream.answered;
-        stream.abort();
+        stream.abort(if refused { Abort::Refused } else { Abort::Reset });
         drop(stream);
-        if early { self.budget.cancelled() } else { self.budget.noise() }
+        // Whoever serves streams may refuse as many as we open.
+        let is_client = matches!(self.side, Side::Server(_));
+        if early && is_client { self.budget.cancelled() } else { self.budget.noise() }
     }
 
     fn settings(&mut self, head: FrameHead, payload: &[u8]) -> Result<(), Broken> {
@@ -367,7 +342,8 @@ impl Core {
 
     fn setting(&mut self, key: u16, value: u32) -> Result<(), Broken> {
         match key {
-            frame::SET_PUSH if value > 1 => return Err(Code::Protocol),
+            // An endpoint must not even say that it would (RFC 9113 §6.5.2).
+            frame::SET_PUSH if value > u32::from(matches!(self.side, Side::Server(_))) => return Err(Code::Protocol),
             frame::SET_FRAME_MAX if !(16_384..=0xff_ffff).contains(&value) => return Err(Code::Protocol),
             frame::SET_INITIAL_WINDOW if i64::from(value) > WINDOW_MAX => return Err(Code::FlowControl),
             // Larger ones would only let one stream hold up others.
@@ -379,7 +355,8 @@ impl Core {
                     stream.borrow_mut().widen(change, WINDOW_MAX).ok_or(Code::FlowControl)?;
                 }
             }
-            // A table for our encoder, which has none; streams of ours, which open none; unknown ones.
+            frame::SET_STREAMS_MAX => self.allow(value),
+            // A table for our encoder, which has none; unknown ones.
             _ => {}
         }
         Ok(())
@@ -394,10 +371,8 @@ impl Core {
         }
         if !head.is(frame::ACK) {
             frame::push(&mut self.out, (frame::PING, frame::ACK, 0), payload);
-        } else if payload == GOODBYE {
-            self.leave();
         } else {
-            self.pong = true;
+            self.heard_pong(payload);
         }
         self.budget.noise()
     }
@@ -440,41 +415,16 @@ impl Core {
         self.budget.noise()
     }
 
-    /// Says goodbye: at first without refusing streams that are on their way.
-    pub(super) fn tell_leaving(&mut self) {
-        if self.leaving == Leaving::No {
-            self.leaving = Leaving::Told;
-            frame::push_goaway(&mut self.out, STREAM_ID_MAX, Code::NoError);
-            frame::push(&mut self.out, (frame::PING, 0, 0), &GOODBYE);
-        }
-    }
-
-    /// Serves no stream that comes from now on.
-    pub(super) fn leave(&mut self) {
-        if self.leaving != Leaving::Final {
-            self.leaving = Leaving::Final;
-            frame::push_goaway(&mut self.out, self.last, Code::NoError);
-        }
-    }
-
-    pub(super) fn is_leaving(&self) -> bool {
-        self.leaving != Leaving::No
-    }
-
-    pub(super) fn is_over(&self) -> bool {
-        self.leaving == Leaving::Final && self.streams.is_empty()
-    }
-
     pub(super) fn break_off(&mut self, code: Code) {
         frame::push_goaway(&mut self.out, self.last, code);
-        self.abort();
+        self.abort(Abort::Broken);
     }
 
     /// The connection is gone: so are its streams.
-    pub(super) fn abort(&mut self) {
+    pub(super) fn abort(&mut self, why: Abort) {
         self.gone = true;
         for (_, stream) in &self.streams {
-            stream.borrow_mut().abort();
+            stream.borrow_mut().abort(why);
         }
         self.dismiss_free();
     }
@@ -483,12 +433,12 @@ impl Core {
         self.streams.is_empty()
     }
 
-    pub(super) fn has_free(&self) -> bool {
-        !self.free.is_empty()
+    /// Whether the peer's first settings are here.
+    pub(super) fn is_greeted(&self) -> bool {
+        self.greeted
     }
 
     pub(super) fn ask_for_pong(&mut self) {
-        self.pong = false;
         frame::push(&mut self.out, (frame::PING, 0, 0), &[0; 8]);
     }
 

@@ -190,6 +190,30 @@ pub(super) fn push_status(out: &mut Vec<u8>, status: u16) {
     out.extend_from_slice(&[8, 3, digit(100), digit(10), digit(1)]);
 }
 
+pub(super) fn push_request_line(out: &mut Vec<u8>, method: &[u8], scheme: &str, path: &[u8]) {
+    match method {
+        b"GET" => out.push(0x82),
+        b"POST" => out.push(0x83),
+        _ => {
+            out.push(2);
+            push_string(out, method);
+        }
+    }
+    out.push(if scheme == "https" { 0x87 } else { 0x86 });
+    match path {
+        b"/" => out.push(0x84),
+        _ => {
+            out.push(4);
+            push_string(out, path);
+        }
+    }
+}
+
+pub(super) fn push_authority(out: &mut Vec<u8>, authority: &[u8]) {
+    out.push(1);
+    push_string(out, authority);
+}
+
 /// A literal that isn't indexed. `name` in lower case.
 pub(super) fn push_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     let index = static_name(name);
@@ -220,13 +244,17 @@ fn push_string(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-/// Index of a name that responses often have; 0 for others.
+/// Index of a name that messages often have; 0 for others.
 fn static_name(name: &[u8]) -> u8 {
     match name {
+        b"accept-encoding" => 16,
+        b"accept-language" => 17,
         b"accept-ranges" => 18,
+        b"accept" => 19,
         b"access-control-allow-origin" => 20,
         b"age" => 21,
         b"allow" => 22,
+        b"authorization" => 23,
         b"cache-control" => 24,
         b"content-disposition" => 25,
         b"content-encoding" => 26,
@@ -234,16 +262,22 @@ fn static_name(name: &[u8]) -> u8 {
         b"content-length" => 28,
         b"content-range" => 30,
         b"content-type" => 31,
+        b"cookie" => 32,
         b"date" => 33,
         b"etag" => 34,
         b"expires" => 36,
+        b"if-modified-since" => 40,
+        b"if-none-match" => 41,
         b"last-modified" => 44,
         b"link" => 45,
         b"location" => 46,
+        b"range" => 50,
+        b"referer" => 51,
         b"retry-after" => 53,
         b"server" => 54,
         b"set-cookie" => 55,
         b"strict-transport-security" => 56,
+        b"user-agent" => 58,
         b"vary" => 59,
         b"via" => 60,
         b"www-authenticate" => 61,

@@ -1,33 +1,33 @@
-//! HTTP/2: downstream our own engine, which hands each stream on as an HTTP/1 exchange; upstream hyper's. Must not know
+//! HTTP/2 with clients and endpoints: an engine that shows each stream as the byte stream of an HTTP/1 peer. Must not know
 //! how requests are decided.
 
 mod answer;
-mod bridge;
+mod ask;
 mod budget;
 mod conn;
+mod drive;
+mod endpoint;
 mod frame;
 mod hpack;
 mod huffman;
+mod message;
 mod place;
-mod request;
 mod server;
-mod shared;
 mod stream;
+mod upstream;
 
-pub(super) use bridge::Upstream;
+pub(super) use endpoint::Endpoint;
 pub(super) use server::serve;
-pub(super) use shared::Shared;
+pub(super) use upstream::{Again, Upstream};
 
 /// Window of one stream.
 const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
-/// Window of a connection.
+/// Window of a client's connection.
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// Streams on one connection to an endpoint; a full one gets another beside it.
+const ENDPOINT_STREAMS_MAX: u32 = 256;
 const FRAME_BYTES_MAX: usize = 16 * 1024;
-/// Frames of a downstream connection that wait to be written; streams don't read from endpoints beyond.
+/// Frames of a connection that wait to be written; streams don't take more from their other side.
 const OUT_BYTES_MAX: usize = 128 * 1024;
 /// A larger buffer isn't kept while there is nothing to write.
 const OUT_BYTES_KEPT: usize = 16 * 1024;
-/// What one stream to an endpoint may have waiting to be sent; hyper's default lets two connections hold 95 MB.
-const SEND_BUFFER_BYTES: usize = 64 * 1024;
-/// HPACK's dynamic table.
-const HEADER_TABLE_BYTES: u32 = 4096;

@@ -1,39 +1,19 @@
-//! A downstream HTTP/2 connection from its preface to its end: reads frames into its state, serves each stream that
-//! opens like an HTTP/1 request, writes what the streams have lined up, many at once. Must not know sockets.
+//! A client's HTTP/2 connection: serves each stream that opens like an HTTP/1 request. Must not know sockets.
 
-use super::super::buffer::Buffer;
-use super::super::timer::Timer;
-use super::super::traffic::{Context, End, Outcome, Settings, Traffic};
+use super::super::traffic::{Context, End, Outcome, Traffic};
 use super::conn::Core;
-use super::frame::{Code, PREFACE};
+use super::drive::{Connection, Ended, Ending, Times};
+use super::message::Malformed;
 use super::place;
-use super::request::Malformed;
 use super::stream::StreamIo;
-use super::{OUT_BYTES_KEPT, OUT_BYTES_MAX};
 use crate::error::Reason;
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::task::{Context as Task, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
-use tokio::time::Instant;
-
-/// A client with open streams that is silent this long is asked for a sign of life,
-const PING_INTERVAL: Duration = Duration::from_secs(30);
-/// and given up if it gives none.
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// After GOAWAY for an error, the client's bytes are read away this long, so that it gets to see it.
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES_MAX: usize = 1 << 20;
-/// Places for streams are kept so long after the last stream.
-const PLACES_KEPT: Duration = Duration::from_secs(1);
-/// Reads before the streams they opened get their turn.
-const READS_MAX: u32 = 4;
 
 /// Serves an HTTP/2 connection from its preface on.
 pub(in super::super) async fn serve<S, T>(io: S, context: Context<T>, drain: watch::Receiver<bool>) -> End
@@ -41,8 +21,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
     T: Traffic,
 {
-    let settings = Arc::clone(&context.settings);
-    let core = Rc::new(RefCell::new(Core::new(settings.streams_max)));
+    let settings = &context.settings;
+    let core = Rc::new(RefCell::new(Core::server(settings.streams_max)));
     let _ending = Ending(Rc::clone(&core));
     let mut told = drain.clone();
     let mut draining = pin!(async move {
@@ -50,20 +30,8 @@ where
             std::future::pending::<()>().await;
         }
     });
-    let now = Instant::now();
-    let mut connection = Connection {
-        io,
-        input: Buffer::default(),
-        core: Rc::clone(&core),
-        settings,
-        timer: Timer::new(),
-        greeted: false,
-        pinged: None,
-        heard_at: now,
-        wrote_at: now,
-        idle_since: Some(now),
-        partial_since: None,
-    };
+    let times = Times { head: settings.head_timeout, idle: settings.idle_timeout, body: settings.body_timeout };
+    let mut connection = Connection::new(io, Rc::clone(&core), times);
     let mut told = false;
     let ended = poll_fn(|cx| {
         if !told && draining.as_mut().poll(cx).is_ready() {
@@ -87,24 +55,14 @@ where
     }
 }
 
-/// However the connection ends, its streams end with it.
-struct Ending(Rc<RefCell<Core>>);
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        self.0.borrow_mut().abort();
-    }
-}
-
 /// Has streams in new places served, each by a task of its own, and reports what no stream can.
 fn start<T: Traffic>(core: &Rc<RefCell<Core>>, context: &Context<T>, drain: &watch::Receiver<bool>) {
-    let mut guard = core.borrow_mut();
-    for stream in guard.opened.drain(..) {
+    let opened = core.borrow_mut().take_opened();
+    for stream in opened {
         let io = StreamIo::new(Rc::clone(core), stream);
         tokio::task::spawn_local(place::serve(io, context.clone(), drain.clone()));
     }
-    let malformed = std::mem::take(&mut guard.malformed);
-    drop(guard);
+    let malformed = core.borrow_mut().take_malformed();
     for (id, Malformed(why)) in malformed {
         report(context, &format!("the client's request on stream {id} is reset: {why}"));
     }
@@ -125,211 +83,4 @@ fn report<T: Traffic>(context: &Context<T>, detail: &str) {
         elapsed: Duration::ZERO,
     };
     context.traffic.finished(None, &outcome);
-}
-
-#[derive(Clone, Copy)]
-enum Ended {
-    Orderly,
-    /// The client closed, or can't be spoken to any more.
-    Gone,
-    Broken(Code),
-}
-
-struct Connection<S> {
-    io: S,
-    input: Buffer,
-    core: Rc<RefCell<Core>>,
-    settings: Arc<Settings>,
-    timer: Timer,
-    /// The preface has come.
-    greeted: bool,
-    /// When a sign of life was asked for.
-    pinged: Option<Instant>,
-    heard_at: Instant,
-    /// Since when what is lined up waits for the client.
-    wrote_at: Instant,
-    /// Since when there is no stream.
-    idle_since: Option<Instant>,
-    /// Since when the rest of a preface, frame or header block is waited for.
-    partial_since: Option<Instant>,
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    fn poll(&mut self, cx: &mut Task<'_>) -> Poll<Ended> {
-        self.core.borrow_mut().listen(cx);
-        for turn in 0.. {
-            if let Poll::Ready(Err(_)) = self.poll_write(cx) {
-                return Poll::Ready(Ended::Gone);
-            }
-            if turn == READS_MAX {
-                cx.waker().wake_by_ref();
-                break;
-            }
-            match self.poll_frames(cx) {
-                Poll::Ready(Ok(true)) => {}
-                Poll::Ready(Ok(false)) => return Poll::Ready(Ended::Gone),
-                Poll::Ready(Err(code)) => return Poll::Ready(Ended::Broken(code)),
-                Poll::Pending => break,
-            }
-        }
-        let core = self.core.borrow();
-        let written = core.written == core.out.len();
-        if core.is_over() && written {
-            drop(core);
-            ready!(Pin::new(&mut self.io).poll_shutdown(cx)).unwrap_or_default();
-            return Poll::Ready(Ended::Orderly);
-        }
-        drop(core);
-        self.poll_deadlines(cx)
-    }
-
-    /// Reads once and handles what came: false at the end of the stream.
-    fn poll_frames(&mut self, cx: &mut Task<'_>) -> Poll<Result<bool, Code>> {
-        if self.core.borrow().out.len() - self.core.borrow().written >= OUT_BYTES_MAX * 2 {
-            // Whoever doesn't read the answers needn't ask for more. Writing goes on first.
-            return Poll::Pending;
-        }
-        self.handle()?;
-        match ready!(self.input.poll_fill(&mut self.io, cx)) {
-            Ok(0) | Err(_) => return Poll::Ready(Ok(false)),
-            Ok(_) => self.heard_at = Instant::now(),
-        }
-        self.pinged = None;
-        self.handle()?;
-        Poll::Ready(Ok(true))
-    }
-
-    fn handle(&mut self) -> Result<(), Code> {
-        if !self.greeted {
-            let data = self.input.data();
-            let due = PREFACE.len().min(data.len());
-            if data.get(..due) != PREFACE.get(..due) {
-                return Err(Code::Protocol);
-            }
-            if due < PREFACE.len() {
-                return Ok(());
-            }
-            self.input.consume(due);
-            self.greeted = true;
-        }
-        let taken = self.core.borrow_mut().receive(self.input.data())?;
-        self.input.consume(taken);
-        Ok(())
-    }
-
-    fn poll_write(&mut self, cx: &mut Task<'_>) -> Poll<io::Result<()>> {
-        let mut guard = self.core.borrow_mut();
-        let core = &mut *guard;
-        if core.written == core.out.len() {
-            return Poll::Ready(Ok(()));
-        }
-        while let Some(rest) = core.out.get(core.written..).filter(|rest| !rest.is_empty()) {
-            match Pin::new(&mut self.io).poll_write(cx, rest) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Poll::Ready(Ok(count)) => core.written += count,
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => {
-                    if core.written >= OUT_BYTES_MAX {
-                        core.out.drain(..core.written);
-                        core.written = 0;
-                    }
-                    core.unblock();
-                    return Poll::Pending;
-                }
-            }
-            self.wrote_at = Instant::now();
-        }
-        core.out.clear();
-        core.written = 0;
-        if core.is_idle() {
-            core.out.shrink_to(OUT_BYTES_KEPT);
-        }
-        core.unblock();
-        drop(guard);
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_deadlines(&mut self, cx: &mut Task<'_>) -> Poll<Ended> {
-        loop {
-            let (due, what) = self.deadline();
-            ready!(self.timer.poll(cx, due));
-            let mut core = self.core.borrow_mut();
-            match what {
-                Due::Goodbye => {
-                    core.leave();
-                    drop(core);
-                    let _ = ready!(self.poll_write(cx));
-                    ready!(Pin::new(&mut self.io).poll_shutdown(cx)).unwrap_or_default();
-                    return Poll::Ready(Ended::Orderly);
-                }
-                Due::Ping => {
-                    core.ask_for_pong();
-                    drop(core);
-                    self.pinged = Some(Instant::now());
-                    if let Poll::Ready(Err(_)) = self.poll_write(cx) {
-                        return Poll::Ready(Ended::Gone);
-                    }
-                }
-                Due::Tidy => core.dismiss_free(),
-                Due::GiveUp => return Poll::Ready(Ended::Gone),
-            }
-        }
-    }
-
-    fn deadline(&mut self) -> (Instant, Due) {
-        let core = self.core.borrow();
-        let after = |at: Instant, wait: Duration| at.checked_add(wait).unwrap_or(at + Duration::from_secs(86_400));
-        // A body's frames may take their time: streams have their own clocks.
-        if core.in_block() || (core.is_idle() && !self.input.is_empty()) {
-            let since = *self.partial_since.get_or_insert_with(Instant::now);
-            return (after(since, self.settings.head_timeout), Due::GiveUp);
-        }
-        self.partial_since = None;
-        if core.is_idle() {
-            let since = *self.idle_since.get_or_insert_with(Instant::now);
-            let wait = if core.is_leaving() { PING_TIMEOUT } else { self.settings.idle_timeout };
-            return match core.has_free() && wait > PLACES_KEPT {
-                true => (after(since, PLACES_KEPT), Due::Tidy),
-                false => (after(since, wait), Due::Goodbye),
-            };
-        }
-        self.idle_since = None;
-        if core.written < core.out.len() {
-            return (after(self.wrote_at, self.settings.body_timeout), Due::GiveUp);
-        }
-        match self.pinged {
-            Some(at) => (after(at, PING_TIMEOUT), Due::GiveUp),
-            None => (after(self.heard_at, PING_INTERVAL), Due::Ping),
-        }
-    }
-
-    /// Writes what is left, ends our side and reads the client's rest away.
-    async fn linger(&mut self) {
-        let due = Instant::now() + LINGER;
-        self.input.consume(usize::MAX);
-        let (mut shut, mut left) = (false, LINGER_BYTES_MAX);
-        poll_fn(|cx| {
-            if !shut && self.poll_write(cx).is_ready() {
-                shut = Pin::new(&mut self.io).poll_shutdown(cx).is_ready();
-            }
-            while let Poll::Ready(read) = self.input.poll_fill(&mut self.io, cx) {
-                let count = read.unwrap_or(0);
-                self.input.consume(count);
-                left = left.saturating_sub(count);
-                if count == 0 || left == 0 {
-                    return Poll::Ready(());
-                }
-            }
-            self.timer.poll(cx, due)
-        })
-        .await;
-    }
-}
-
-enum Due {
-    /// The places for streams are needed no more.
-    Tidy,
-    Goodbye,
-    Ping,
-    GiveUp,
 }

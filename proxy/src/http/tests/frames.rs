@@ -16,12 +16,12 @@ const GET: &[u8] = b"\x82\x86\x84\x01\x01a";
 /// POST, http, `/`, authority `a`.
 const POST: &[u8] = b"\x83\x86\x84\x01\x01a";
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let len = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&len[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-fn field(name: &str, value: &str) -> Vec<u8> {
+pub(super) fn field(name: &str, value: &str) -> Vec<u8> {
     let (n, v) = (u8::try_from(name.len()).unwrap(), u8::try_from(value.len()).unwrap());
     [&[0, n], name.as_bytes(), &[v], value.as_bytes()].concat()
 }

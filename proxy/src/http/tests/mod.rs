@@ -2,6 +2,7 @@
 
 mod body;
 mod edge;
+mod endpoint;
 mod failure;
 mod frames;
 mod plain;

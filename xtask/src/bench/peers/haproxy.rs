@@ -62,6 +62,15 @@ pub(crate) fn http(ports: Ports, backend: u16, certificates: &Certificates, map:
     text
 }
 
+/// HTTP/2 on both sides.
+pub(crate) fn http2(port: u16, backend: u16) -> String {
+    format!(
+        "{}frontend one\n  mode http\n  bind 127.0.0.1:{port}\n  default_backend b\n\
+         backend b\n  mode http\n  http-reuse always\n  server s 127.0.0.1:{backend} proto h2\n",
+        head(9_000)
+    )
+}
+
 pub(crate) fn http_map() -> String {
     let line = |host: usize| (0..super::PREFIXES).map(move |prefix| format!("h{host}.mesh/p{prefix} b{host}\n"));
     (0..super::HOSTS).flat_map(line).collect()

@@ -136,6 +136,16 @@ pub(crate) fn http_gateway(ports: Ports, backend: u16, certificate: &str) -> Vec
     all
 }
 
+/// A gateway with one route, to an endpoint that speaks HTTP/2.
+pub(crate) fn http2_gateway(port: u16, backend: u16) -> Vec<String> {
+    let listener = format!(
+        "type: MeshGateway\nmesh: default\nname: gw\nselectors: [{{match: {{kuma.io/service: gw}}}}]\nconf:\n  \
+         listeners:\n  - {{port: {port}, protocol: HTTP, tags: {{l: one}}}}\n"
+    );
+    let one = route("one", "l: one", &["/".to_owned()], "");
+    vec![MESH.to_owned(), workload("backend", backend, "http2"), GATEWAY.to_owned(), listener, one]
+}
+
 pub(crate) fn host_listeners(port: u16, count: usize) -> String {
     let line = |host| format!("  - {{port: {port}, protocol: HTTP, hostname: h{host}.mesh, tags: {{h: h{host}}}}}\n");
     (0..count).map(line).collect()

@@ -3,6 +3,7 @@
 
 mod dns;
 mod http;
+mod http2_upstream;
 mod memory;
 mod mtls;
 mod sni;
@@ -22,11 +23,13 @@ use std::time::Duration;
 pub(super) const HTTP: u16 = 19_001;
 pub(super) const ECHO: u16 = 19_002;
 pub(super) const SINK: u16 = 19_003;
+pub(super) const HTTP2: u16 = 19_004;
 const START_MAX: Duration = Duration::from_secs(60);
 
 type Group = fn(&Context, &mut Results) -> Res<()>;
-const GROUPS: [(&[&str], Group); 8] = [
+const GROUPS: [(&[&str], Group); 9] = [
     (http::JOBS, http::run),
+    (http2_upstream::JOBS, http2_upstream::run),
     (mtls::JOBS, mtls::run),
     (tcp::JOBS, tcp::run),
     (vip::JOBS, vip::run),

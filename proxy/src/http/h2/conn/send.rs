@@ -1,7 +1,8 @@
-//! What streams send on their connection: heads, data, trailers, windows given back. Must not know what clients send.
+//! What streams send on their connection: heads, data, trailers, windows given back. Must not know what peers send.
 
-use super::{Core, PLACES_KEPT_MAX, Shared, Stream};
-use crate::http::h2::answer::{self, Answer};
+use super::{Core, PLACES_KEPT_MAX, Shared, Side, Stream};
+use crate::http::h2::answer;
+use crate::http::h2::ask::{self, Sent};
 use crate::http::h2::frame::{self, Code};
 use crate::http::h2::{CONNECTION_WINDOW_BYTES, OUT_BYTES_MAX, STREAM_WINDOW_BYTES, hpack};
 use std::io;
@@ -66,19 +67,26 @@ impl Core {
         self.wake();
     }
 
-    /// A response's head, which is at the start of `bytes` in HTTP/1; None while it isn't whole.
-    pub(in super::super) fn push_head(
-        &mut self,
-        (id, to_head): (u32, bool),
-        bytes: &[u8],
-    ) -> io::Result<Option<Answer>> {
+    /// A message's head, which is at the start of `bytes` in HTTP/1; None while it isn't whole. A request's opens its
+    /// stream; if it can't, nothing is sent and the stream says so.
+    pub(in super::super) fn push_head(&mut self, shared: &Shared, bytes: &[u8]) -> io::Result<Option<Sent>> {
         let start = self.out.len();
-        let answer = answer::push(bytes, to_head, &mut self.out)?;
-        if let Some(answer) = &answer {
-            frame::seal_headers(&mut self.out, start, (id, answer.is_end()), self.frame_max);
-            self.wake();
-        }
-        Ok(answer)
+        let (id, sent) = if let Side::Client(_) = self.side {
+            let scheme = shared.borrow().scheme();
+            let Some((sent, to_head)) = ask::push(bytes, scheme, &mut self.out)? else { return Ok(None) };
+            let Some(id) = self.open(shared, to_head) else {
+                self.out.truncate(start);
+                return Ok(None);
+            };
+            (id, sent)
+        } else {
+            let stream = shared.borrow();
+            let Some(answer) = answer::push(bytes, stream.is_to_head(), &mut self.out)? else { return Ok(None) };
+            (stream.id, answer.sent())
+        };
+        frame::seal_headers(&mut self.out, start, (id, sent.is_end()), self.frame_max);
+        self.wake();
+        Ok(Some(sent))
     }
 
     pub(in super::super) fn push_trailers<'a>(&mut self, id: u32, fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) {
@@ -91,7 +99,7 @@ impl Core {
         self.wake();
     }
 
-    /// `count` bytes were used: the client may send as many more.
+    /// `count` bytes were used: the peer may send as many more.
     pub(in super::super) fn give_back(&mut self, count: u32) {
         self.used += count;
         if self.used >= CONNECTION_WINDOW_BYTES / 2 {
@@ -103,7 +111,7 @@ impl Core {
     }
 
     pub(in super::super) fn give_back_to(&mut self, stream: &mut Stream) {
-        if stream.used >= STREAM_WINDOW_BYTES / 2 && !stream.client_ended {
+        if stream.used >= STREAM_WINDOW_BYTES / 2 && !stream.peer_ended {
             frame::push_window(&mut self.out, stream.id, stream.used);
             stream.recv_window += i64::from(stream.used);
             stream.used = 0;
@@ -113,19 +121,22 @@ impl Core {
 
     /// The stream's exchange is over.
     pub(in super::super) fn forget(&mut self, stream: &Stream) {
-        if let Ok(at) = self.at(stream.id) {
-            self.streams.remove(at);
-        }
+        let is_open = self.at(stream.id).map(|at| self.streams.remove(at)).is_ok();
         self.give_back(stream.unread());
-        if !stream.is_aborted() {
-            let code = if stream.ended { Code::NoError } else { Code::Internal };
-            if !stream.ended || !stream.client_ended {
-                frame::push_reset(&mut self.out, stream.id, code);
-                self.remember(stream.id);
-            }
+        if is_open && !stream.is_aborted() && !(stream.ended && stream.peer_ended) {
+            let code = match (stream.is_ours(), stream.ended, stream.peer_ended) {
+                (true, _, false) => Code::Cancel,
+                (false, false, _) => Code::Internal,
+                _ => Code::NoError,
+            };
+            frame::push_reset(&mut self.out, stream.id, code);
+            self.remember(stream.id);
         }
-        if stream.ended {
+        if if stream.is_ours() { stream.answered } else { stream.ended } {
             self.budget.served();
+        }
+        if stream.is_ours() {
+            self.free_place();
         }
         // Also when nothing is to be written: it may have been the last one.
         if self.streams.is_empty() || self.written < self.out.len() {

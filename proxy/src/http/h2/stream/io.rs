@@ -1,10 +1,11 @@
-//! A stream as the byte stream of an HTTP/1 client: its request reads as HTTP/1, and the HTTP/1 answer that is written to
-//! it leaves as frames. So all that decides, forwards and times requests exists once. Must not know it.
+//! A stream as the byte stream of an HTTP/1 peer: what the peer sends reads as HTTP/1, and the HTTP/1 that is written to it
+//! leaves as frames. So all that decides, forwards and times requests exists once. Must not know it.
 
-use super::Stage;
+use super::{Abort, Stage};
 use crate::http::buffer::Buffer;
 use crate::http::framing::Framing;
-use crate::http::h2::answer::{self, Answer};
+use crate::http::h2::answer;
+use crate::http::h2::ask::Sent;
 use crate::http::h2::conn::{Core, Shared};
 use crate::http::head::{Cursor, Fields, HEAD_BYTES_MAX, Head, parse_fields};
 use crate::stream::Wired;
@@ -15,12 +16,12 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// An answer's head in pieces: as large as one may be.
+/// A head in pieces: as large as one may be.
 const PARTIAL_BYTES_MAX: usize = 2 * HEAD_BYTES_MAX;
 
-/// What the answer's next bytes are. They come from our own side, so they are sound.
+/// What the next bytes written are. They come from our own side, so they are sound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Down {
+enum Next {
     Head,
     /// Body left.
     Length(u64),
@@ -32,17 +33,17 @@ enum Down {
     Done,
 }
 
-pub(in super::super) struct StreamIo {
+pub(in crate::http) struct StreamIo {
     core: Rc<RefCell<Core>>,
     stream: Shared,
-    down: Down,
+    next: Next,
     /// The start of a head or trailer section whose end hasn't come.
     partial: Vec<u8>,
 }
 
 impl StreamIo {
     pub(in super::super) fn new(core: Rc<RefCell<Core>>, stream: Shared) -> Self {
-        Self { core, stream, down: Down::Head, partial: Vec::new() }
+        Self { core, stream, next: Next::Head, partial: Vec::new() }
     }
 
     /// Ready once a stream is open here; false when there will be no other.
@@ -62,11 +63,11 @@ impl StreamIo {
     pub(in super::super) fn take_head(&mut self, head: &mut Head, input: &mut Buffer) -> bool {
         let mut guard = self.stream.borrow_mut();
         let stream = &mut *guard;
-        if stream.request.head.len == 0 || !input.put(&stream.request.bytes) {
+        if stream.message.head.len == 0 || !input.put(&stream.message.bytes) {
             return false;
         }
-        std::mem::swap(head, &mut stream.request.head);
-        stream.head_read = stream.request.bytes.len();
+        std::mem::swap(head, &mut stream.message.head);
+        stream.head_read = stream.message.bytes.len();
         true
     }
 
@@ -74,8 +75,16 @@ impl StreamIo {
     pub(in super::super) fn close(&mut self) {
         self.forget();
         self.core.borrow_mut().keep(&self.stream);
-        self.down = Down::Head;
+        self.next = Next::Head;
         self.partial = Vec::new();
+    }
+
+    /// Why an endpoint ended a stream of ours, and what was written to it, to be written to another one; None if it can't
+    /// be, or an answer has begun.
+    pub(in super::super) fn take_back(&mut self) -> Option<(Abort, Vec<u8>)> {
+        let mut stream = self.stream.borrow_mut();
+        let why = stream.aborted.filter(|_| stream.is_ours && !stream.answered)?;
+        Some((why, stream.sent.take()?))
     }
 
     fn forget(&mut self) {
@@ -94,27 +103,27 @@ impl StreamIo {
     fn take(&mut self, bytes: &[u8], cx: &Context<'_>) -> io::Result<usize> {
         let mut at = 0;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
-            let count = match self.down {
-                Down::Head => self.send_head(rest)?,
-                Down::Length(left) => {
+            let count = match self.next {
+                Next::Head => self.send_head(rest)?,
+                Next::Length(left) => {
                     let count = self.take_data(rest, left, true, cx);
                     let left = left - count as u64;
-                    self.down = if left == 0 { Down::Done } else { Down::Length(left) };
+                    self.next = if left == 0 { Next::Done } else { Next::Length(left) };
                     count
                 }
-                Down::ChunkSize(size) => self.take_size(rest, size),
-                Down::Chunk(left) => {
+                Next::ChunkSize(size) => self.take_size(rest, size),
+                Next::Chunk(left) => {
                     let count = self.take_data(rest, left, false, cx);
                     let left = left - count as u64;
-                    self.down = if left == 0 { Down::ChunkEnd(2) } else { Down::Chunk(left) };
+                    self.next = if left == 0 { Next::ChunkEnd(2) } else { Next::Chunk(left) };
                     count
                 }
-                Down::ChunkEnd(left) => {
-                    self.down = if left > 1 { Down::ChunkEnd(left - 1) } else { Down::ChunkSize(0) };
+                Next::ChunkEnd(left) => {
+                    self.next = if left > 1 { Next::ChunkEnd(left - 1) } else { Next::ChunkSize(0) };
                     1
                 }
-                Down::Trailers => self.take_trailers(rest)?,
-                Down::Done => rest.len(),
+                Next::Trailers => self.take_trailers(rest)?,
+                Next::Done => rest.len(),
             };
             if count == 0 {
                 break;
@@ -142,36 +151,36 @@ impl StreamIo {
             match char::from(*byte).to_digit(16) {
                 Some(digit) => size = size.wrapping_mul(16).wrapping_add(u64::from(digit)),
                 None if *byte == b'\n' => {
-                    self.down = if size == 0 { Down::Trailers } else { Down::Chunk(size) };
+                    self.next = if size == 0 { Next::Trailers } else { Next::Chunk(size) };
                     return at + 1;
                 }
                 None => {}
             }
         }
-        self.down = Down::ChunkSize(size);
+        self.next = Next::ChunkSize(size);
         bytes.len()
     }
 
     fn send_head(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.partial.is_empty()
-            && let Some(answer) = self.try_head(bytes)?
-        {
-            return self.sent_head(&answer);
+        if self.partial.is_empty() {
+            let sent = self.core.borrow_mut().push_head(&self.stream, bytes)?;
+            if let Some(sent) = sent {
+                return self.sent_head(&sent);
+            }
+        }
+        if self.stream.borrow().is_aborted() {
+            return Ok(0);
         }
         let before = self.keep(bytes)?;
         let partial = std::mem::take(&mut self.partial);
-        match self.try_head(&partial)? {
-            Some(answer) => Ok(self.sent_head(&answer)?.saturating_sub(before)),
+        let sent = self.core.borrow_mut().push_head(&self.stream, &partial)?;
+        match sent {
+            Some(sent) => Ok(self.sent_head(&sent)?.saturating_sub(before)),
             None => {
                 self.partial = partial;
                 Ok(bytes.len())
             }
         }
-    }
-
-    fn try_head(&mut self, bytes: &[u8]) -> io::Result<Option<Answer>> {
-        let stream = self.stream.borrow();
-        self.core.borrow_mut().push_head((stream.id, stream.request.to_head), bytes)
     }
 
     /// Adds to what is kept: how much it was before.
@@ -184,19 +193,21 @@ impl StreamIo {
         Ok(before)
     }
 
-    fn sent_head(&mut self, answer: &Answer) -> io::Result<usize> {
-        let last = answer.is_final();
+    fn sent_head(&mut self, sent: &Sent) -> io::Result<usize> {
         let mut stream = self.stream.borrow_mut();
-        (stream.answered, stream.ended) = (last, answer.is_end());
-        self.down = match answer.framing {
-            _ if !last => Down::Head,
-            Framing::Empty | Framing::Length(0) => Down::Done,
-            Framing::Length(length) => Down::Length(length),
-            Framing::Chunked => Down::ChunkSize(0),
-            // We always say how our answers end.
+        stream.ended = sent.is_end();
+        if !stream.is_ours {
+            stream.answered = sent.is_final;
+        }
+        self.next = match sent.framing {
+            _ if !sent.is_final => Next::Head,
+            Framing::Empty | Framing::Length(0) => Next::Done,
+            Framing::Length(length) => Next::Length(length),
+            Framing::Chunked => Next::ChunkSize(0),
+            // We always say how our messages end.
             Framing::UntilClose => return Err(answer::unsound("without an end")),
         };
-        Ok(answer.len)
+        Ok(sent.len)
     }
 
     fn take_trailers(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -221,19 +232,24 @@ impl StreamIo {
             core.push_trailers(stream.id, fields.iter().map(|f| (f.name.of(kept), f.value.of(kept))));
         }
         stream.ended = true;
-        self.down = Down::Done;
+        self.next = Next::Done;
         Ok(section.saturating_sub(before))
     }
 }
 
-fn reset() -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionReset, "the stream was reset or its connection closed")
+fn error(why: Abort) -> io::Error {
+    let (kind, text) = match why {
+        Abort::Reset => (io::ErrorKind::ConnectionReset, "the stream was reset or its connection closed"),
+        Abort::Refused => (io::ErrorKind::ConnectionReset, "the stream was refused"),
+        Abort::Broken => (io::ErrorKind::InvalidData, "the stream or its connection breaks HTTP/2"),
+    };
+    io::Error::new(kind, text)
 }
 
 impl Wired for StreamIo {
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut stream = self.stream.borrow_mut();
-        if stream.has_bytes() || stream.aborted {
+        if stream.has_bytes() || stream.aborted.is_some() {
             return Poll::Ready(());
         }
         stream.await_bytes(cx);
@@ -244,8 +260,8 @@ impl Wired for StreamIo {
 impl AsyncRead for StreamIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut stream = self.stream.borrow_mut();
-        if stream.aborted {
-            return Poll::Ready(Err(reset()));
+        if let Some(why) = stream.broken_off() {
+            return Poll::Ready(Err(error(why)));
         }
         let before = buffer.filled().len();
         let data = stream.read(buffer);
@@ -273,13 +289,18 @@ impl AsyncWrite for StreamIo {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.stream.borrow().aborted {
-            return Poll::Ready(Err(reset()));
+        let aborted = self.stream.borrow().aborted;
+        match aborted {
+            // Whoever reads gets to know it.
+            Some(Abort::Refused) => return Poll::Pending,
+            Some(why) => return Poll::Ready(Err(error(why))),
+            None => {}
         }
         let mut total = 0;
         for part in parts {
             let count = self.take(part, cx)?;
             total += count;
+            self.stream.borrow_mut().remember_sent(part.get(..count).unwrap_or_default());
             if count < part.len() {
                 break;
             }
@@ -306,6 +327,10 @@ impl AsyncWrite for StreamIo {
 impl Drop for StreamIo {
     fn drop(&mut self) {
         self.forget();
-        self.stream.borrow_mut().dismiss();
+        let is_ours = self.stream.borrow().is_ours;
+        match is_ours {
+            true => self.core.borrow_mut().keep(&self.stream),
+            false => self.stream.borrow_mut().dismiss(),
+        }
     }
 }

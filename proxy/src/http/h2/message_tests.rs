@@ -1,25 +1,25 @@
 //! Header blocks as HTTP/1 heads, and that they are what HTTP/1 would have parsed.
 
 use super::*;
-use crate::http::head::Kind;
+use crate::http::head::Kind as HeadKind;
 use proptest::prelude::*;
 
-fn built(fields: &[(&[u8], &[u8])], ended: bool) -> Result<Request, Malformed> {
+fn built(fields: &[(&[u8], &[u8])], ended: bool) -> Result<Message, Malformed> {
     let mut builder = Builder::default();
     // What an earlier block left behind must not show.
-    builder.start(false);
+    builder.start(Kind::Request);
     for (name, value) in [(b":method".as_slice(), b"PUT".as_slice()), (b"x-old", b"1"), (b"cookie", b"old=1")] {
         builder.field(name, value);
     }
-    builder.start(false);
+    builder.start(Kind::Request);
     for (name, value) in fields {
         builder.field(name, value);
     }
-    let mut request = Request::default();
+    let mut request = Message::default();
     builder.request(ended, &mut request).map(|()| request)
 }
 
-fn text(request: &Request) -> &str {
+fn text(request: &Message) -> &str {
     std::str::from_utf8(&request.bytes).unwrap()
 }
 
@@ -78,7 +78,7 @@ proptest! {
         block.extend(fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
         let Ok(request) = built(&block, ended) else { return Ok(()) };
         let mut parsed = Head::default();
-        let fault = parsed.parse(&request.bytes, Kind::Request);
+        let fault = parsed.parse(&request.bytes, HeadKind::Request);
         if request.head.len == 0 {
             prop_assert!(fault.is_err());
             return Ok(());
