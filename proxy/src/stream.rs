@@ -86,6 +86,11 @@ pub trait Wired: AsyncRead + AsyncWrite + Unpin {
         Poll::Ready(())
     }
 
+    /// The socket that a read must wait for, where that is all there is to [`Self::poll_readable`].
+    fn awaits(&self) -> Option<&TcpStream> {
+        self.socket()
+    }
+
     /// The socket, if reading and writing it is all that reading and writing this does.
     fn socket(&self) -> Option<&TcpStream> {
         None
@@ -98,6 +103,13 @@ impl Wired for Stream {
             Self::Plain(tcp) => tcp.poll_readable(cx),
             Self::Tls(tls) if tls.holds_nothing() => tls.get_ref().poll_readable(cx),
             Self::Replayed(_) | Self::Tls(_) | Self::Mux(_) => Poll::Ready(()),
+        }
+    }
+
+    fn awaits(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tls(tls) if tls.holds_nothing() => Some(tls.get_ref()),
+            _ => self.socket(),
         }
     }
 

@@ -11,7 +11,7 @@ use crate::passthrough;
 use crate::routing::{self, Decided, Seen};
 use crate::socket;
 use crate::stream::Stream;
-use crate::upstream::{self, no_endpoint};
+use crate::upstream::{self, Balancing, no_endpoint};
 use crate::worker::Worker;
 use snapshot::lookup::{self, Facts, Routed};
 use snapshot::{Access, Address, Filters, Protocol, Role, ServiceRow, Snapshot, SniTarget, Timeouts, UpstreamTls};
@@ -125,6 +125,8 @@ struct Counted {
     service: Rc<str>,
     /// The row's [`tls_digest`].
     tls: u64,
+    /// The row's service's.
+    balancing: Balancing,
     metrics: Handle,
 }
 
@@ -172,6 +174,7 @@ impl HttpTraffic {
             row: Arc::downgrade(row),
             service: row.name.as_str().into(),
             tls: tls_digest(&row.tls),
+            balancing: self.worker.upstreams.balancing(row),
             metrics: self.metrics(&row.name),
         }
     }
@@ -186,8 +189,9 @@ impl HttpTraffic {
         match last.as_ref().filter(|known| known.row.as_ptr() == Weak::new().as_ptr() && *known.service == *service) {
             Some(known) => known.clone(),
             None => {
-                let metrics = self.metrics(service);
-                last.insert(Rc::new(Counted { row: Weak::new(), service: service.into(), tls: 0, metrics })).clone()
+                let (metrics, balancing) = (self.metrics(service), Balancing::default());
+                let counted = Counted { row: Weak::new(), service: service.into(), tls: 0, balancing, metrics };
+                last.insert(Rc::new(counted)).clone()
             }
         }
     }
@@ -346,9 +350,10 @@ impl Traffic for HttpTraffic {
         let place =
             |tried: &EndpointKey| row.endpoints.iter().position(|e| tried.address == e.address && tried.port == e.port);
         let tried = tried.and_then(place);
-        let picked = self.worker.upstreams.pick(row, tried.as_slice()).ok_or_else(|| no_endpoint(row))?;
-        let endpoint = picked.endpoint().ok_or_else(|| no_endpoint(row))?;
         let counted = self.counted(row);
+        let picked = self.worker.upstreams.pick_by(&counted.balancing, row, tried.as_slice());
+        let picked = picked.ok_or_else(|| no_endpoint(row))?;
+        let endpoint = picked.endpoint().ok_or_else(|| no_endpoint(row))?;
         let key = EndpointKey {
             service: Some(counted.service.clone()),
             address: endpoint.address.clone(),

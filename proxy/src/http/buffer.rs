@@ -106,7 +106,10 @@ impl Buffer {
             return self.poll_socket(socket, cx, most);
         }
         if self.bytes.is_empty() {
-            ready!(io.poll_readable(cx));
+            match io.awaits() {
+                Some(socket) => ready!(self.poll_awaited(socket, cx))?,
+                None => ready!(io.poll_readable(cx)),
+            }
         }
         self.poll_read(io, cx, most)
     }
@@ -115,7 +118,7 @@ impl Buffer {
     fn poll_socket(&mut self, socket: &TcpStream, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
         loop {
             // Whom the runtime was to wake is mostly polled because it did: a read shows.
-            let is_asked = self.asked && self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+            let is_asked = self.is_asked(cx);
             if !is_asked {
                 ready!(self.ask(socket, cx))?;
             }
@@ -144,6 +147,26 @@ impl Buffer {
                 return Poll::Ready(failed);
             }
         }
+    }
+
+    /// Until the socket is readable.
+    fn poll_awaited(&mut self, socket: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.is_asked(cx) {
+            return self.ask(socket, cx);
+        }
+        // Without a system call, and without the lock that asking takes.
+        match socket.try_io(Interest::READABLE, || Ok(())) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+            done => {
+                self.asked = false;
+                Poll::Ready(done)
+            }
+        }
+    }
+
+    /// The runtime is to wake this task.
+    fn is_asked(&self, cx: &Context<'_>) -> bool {
+        self.asked && self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()))
     }
 
     /// Has the runtime wake this task once the socket is readable, if it isn't.

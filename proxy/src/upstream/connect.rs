@@ -1,9 +1,9 @@
 //! From a service to an open stream: at most a few endpoints are tried, before any byte of payload is sent.
 
-use super::Upstreams;
 use super::balance::Lease;
 use super::outlier::Health;
 use super::tunnel;
+use super::{Balancing, Upstreams};
 use crate::error::{ConnError, Reason};
 use crate::identity::Identities;
 use crate::socket::{self, ConnectOptions};
@@ -73,10 +73,20 @@ struct Wish<'a> {
 }
 
 impl Upstreams {
+    /// The state of a row's service, as long as that isn't pruned.
+    pub(crate) fn balancing(&self, service: &ServiceRow) -> Balancing {
+        let mut services = self.services.borrow_mut();
+        services.entry_ref(service.name.as_str()).or_default().clone()
+    }
+
     /// The endpoint for the next connection or request. `tried` are indices that failed before.
     pub(crate) fn pick(&self, service: &ServiceRow, tried: &[usize]) -> Option<Picked> {
-        let mut services = self.services.borrow_mut();
-        let state = services.entry_ref(service.name.as_str()).or_default();
+        self.pick_by(&self.balancing(service), service, tried)
+    }
+
+    /// The same without a lookup.
+    pub(crate) fn pick_by(&self, balancing: &Balancing, service: &ServiceRow, tried: &[usize]) -> Option<Picked> {
+        let mut state = balancing.borrow_mut();
         let mut rng = self.rng.borrow_mut();
         state.sync(&service.endpoints, &mut rng);
         let index = state.pick(service.balance, tried, &mut rng, Instant::now)?;
@@ -90,8 +100,8 @@ impl Upstreams {
 
     /// The endpoint at a place, when the caller has chosen it before.
     pub(crate) fn at(&self, service: &ServiceRow, index: usize) -> Option<Picked> {
-        let mut services = self.services.borrow_mut();
-        let state = services.entry_ref(service.name.as_str()).or_default();
+        let balancing = self.balancing(service);
+        let mut state = balancing.borrow_mut();
         state.sync(&service.endpoints, &mut self.rng.borrow_mut());
         let (lease, health) = (state.lease(index)?, state.health(index)?);
         Some(Picked { endpoints: Arc::clone(&service.endpoints), index, _lease: lease, health })

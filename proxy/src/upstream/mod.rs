@@ -16,11 +16,15 @@ use balance::{Rng, State};
 use hashbrown::HashMap;
 use resolve::Resolver;
 use std::cell::RefCell;
+use std::rc::Rc;
+
+/// One worker's state of one service, for whoever picks of it again and again.
+pub(crate) type Balancing = Rc<RefCell<State>>;
 
 /// One worker's upstream state.
 #[derive(Debug)]
 pub(crate) struct Upstreams {
-    services: RefCell<HashMap<String, State>>,
+    services: RefCell<HashMap<String, Balancing>>,
     rng: RefCell<Rng>,
     resolver: Resolver,
     options: ConnectOptions,

@@ -63,6 +63,13 @@ impl<Io: AsyncWrite + Unpin> Upstream<Io> {
 }
 
 impl<Io: Wired> Wired for Upstream<Io> {
+    fn awaits(&self) -> Option<&tokio::net::TcpStream> {
+        match self {
+            Self::Own(io) => io.awaits(),
+            Self::Stream(io) => io.awaits(),
+        }
+    }
+
     fn poll_readable(&self, cx: &mut Task<'_>) -> Poll<()> {
         match self {
             Self::Own(io) => io.poll_readable(cx),
