@@ -254,6 +254,45 @@ impl Drop for Buffer {
 #[cfg(test)]
 mod tests {
     use super::Buffer;
+    use std::future::poll_fn;
+    use std::task::{Context, Waker};
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    #[tokio::test]
+    async fn whoever_waits_last_is_woken_and_every_byte_comes_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut writer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut reader, _) = listener.accept().await.unwrap();
+        let mut buffer = Buffer::default();
+        for size in [1, 2, 5_000, 16_384, 16_385, 100_000, 1] {
+            let sent: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
+            for _ in 0..2 {
+                // Someone who never comes back, then someone who stays.
+                let mut gone = Context::from_waker(Waker::noop());
+                assert!(buffer.poll_fill_wired(&mut reader, &mut gone).is_pending());
+            }
+            let read = async {
+                let mut got = Vec::new();
+                while got.len() < size {
+                    let count = poll_fn(|cx| buffer.poll_fill_wired(&mut reader, cx)).await.unwrap();
+                    got.extend_from_slice(buffer.data());
+                    assert_eq!(buffer.data().len(), count);
+                    buffer.consume(count);
+                    tokio::task::yield_now().await;
+                }
+                got
+            };
+            let write = async {
+                for piece in sent.chunks(7_777) {
+                    tokio::task::yield_now().await;
+                    writer.write_all(piece).await.unwrap();
+                }
+            };
+            let (got, ()) = tokio::join!(read, write);
+            assert!(got == sent, "{size} bytes");
+        }
+    }
 
     #[test]
     fn consuming_more_than_there_is_empties_the_buffer() {
