@@ -6,6 +6,7 @@ mod admin;
 mod admission;
 mod app;
 mod bare;
+mod capture;
 pub mod channel;
 mod connection;
 pub mod error;

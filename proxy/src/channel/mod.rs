@@ -192,6 +192,7 @@ impl Feed<'_> {
                 let is_last = !delta.more;
                 let received = self.receive(delta);
                 if !is_last {
+                    self.announce(&received).await?;
                     self.receiving = Some(received);
                     return Ok(());
                 }
@@ -205,6 +206,15 @@ impl Feed<'_> {
                 };
                 say(&self.outbox, answer).await
             }
+        }
+    }
+
+    /// What the proxy can get ready for while the rest of its first generation is on its way.
+    async fn announce(&self, received: &Receiving) -> Result<(), ChannelError> {
+        let is_first = self.receiving.is_none() && self.base.generation == Generation::default();
+        match received.rows.as_ref().ok().and_then(Incoming::proxy).filter(|_| is_first) {
+            Some(proxy) => send(self.updates, Update::Ahead(Box::new(proxy.clone()))).await,
+            None => Ok(()),
         }
     }
 
