@@ -8,6 +8,7 @@ mod app;
 mod bare;
 mod capture;
 pub mod channel;
+mod clock;
 mod connection;
 pub mod error;
 pub mod http;
