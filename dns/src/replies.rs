@@ -13,8 +13,6 @@ use std::cmp::Reverse;
 use std::io::{self, IoSlice};
 use std::net::{SocketAddr, UdpSocket};
 
-/// Replies that wait to be sent; those of one client are no more than the kernel cuts out of one packet.
-const WAITING_MAX: usize = 2 * BATCH;
 /// Packets given to the kernel at once.
 const AT_ONCE: usize = 16;
 /// A control message: its length and kind, then the length of a segment.
@@ -50,34 +48,20 @@ impl Replies {
     pub(crate) fn new(socket: &UdpSocket) -> Self {
         // An older kernel would take the control message for nothing, and send all as one datagram.
         let can_join = getsockopt(socket, sockopt::UdpGsoSegment).is_ok();
-        let bytes = vec![0; WAITING_MAX * ANSWER_BYTES_MAX].into();
-        Self {
-            bytes,
-            len: 0,
-            waiting: Vec::with_capacity(WAITING_MAX),
-            alone: Vec::with_capacity(WAITING_MAX),
-            can_join,
-        }
+        let bytes = vec![0; BATCH * ANSWER_BYTES_MAX].into();
+        Self { bytes, len: 0, waiting: Vec::with_capacity(BATCH), alone: Vec::with_capacity(BATCH), can_join }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
-    }
-
-    /// There may be no room for another batch's.
-    pub(crate) fn is_full(&self) -> bool {
-        self.waiting.len() > WAITING_MAX - BATCH
-    }
-
-    /// Where the next reply is written.
+    /// Where the next reply is written; there is room after every [`Replies::add`].
     pub(crate) fn room(&mut self) -> &mut [u8] {
         self.bytes.get_mut(self.len..self.len + ANSWER_BYTES_MAX).unwrap_or_default()
     }
 
-    /// Takes the reply that stands in the room.
-    pub(crate) fn add(&mut self, length: usize, client: SocketAddr) {
+    /// Takes the reply that stands in the room, and sends when there is no more: how many couldn't be sent.
+    pub(crate) fn add(&mut self, length: usize, client: SocketAddr, socket: &UdpSocket) -> usize {
         self.waiting.push(Reply { client, start: self.len, length });
         self.len += length;
+        if self.waiting.len() == BATCH { self.flush(socket) } else { 0 }
     }
 
     /// Sends what waits: how many replies couldn't be. A full send buffer loses them, as a full queue on the way would:
@@ -125,7 +109,7 @@ fn send_joined(socket: &UdpSocket, bytes: &[u8], run: &[Reply]) -> Option<io::Re
     let first = run.first().filter(|_| run.len() > 1)?;
     let control = control(u16::try_from(first.length).ok()?);
     let mut replies = run.iter();
-    let slices: [IoSlice<'_>; WAITING_MAX] =
+    let slices: [IoSlice<'_>; BATCH] =
         std::array::from_fn(|_| IoSlice::new(replies.next().map_or(&[], |reply| reply.of(bytes))));
     let to = SockAddr::from(first.client);
     let message = MsgHdr::new().with_addr(&to).with_buffers(slices.get(..run.len())?).with_control(&control);

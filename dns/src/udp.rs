@@ -141,12 +141,12 @@ impl<S: SockaddrLike + Copy> Batch<S> {
         Self { headers: MultiHeaders::preallocate(BATCH, None), queries, from: [(0, None); BATCH] }
     }
 
-    /// Takes the datagrams that are there: how many. Waits for one if there is none, where it may.
-    fn receive(&mut self, socket: &UdpSocket, waits: bool) -> nix::Result<usize> {
+    /// Waits for one datagram and takes those that are there with it: how many.
+    fn receive(&mut self, socket: &UdpSocket) -> nix::Result<usize> {
         let mut queries = self.queries.iter_mut();
         let mut slices: [[IoSliceMut<'_>; 1]; BATCH] =
             std::array::from_fn(|_| [IoSliceMut::new(queries.next().map_or(&mut [], |q| q.as_mut_slice()))]);
-        let flags = if waits { MsgFlags::MSG_WAITFORONE } else { MsgFlags::MSG_DONTWAIT };
+        let flags = MsgFlags::MSG_WAITFORONE;
         let messages = recvmmsg(socket.as_raw_fd(), &mut self.headers, &mut slices, flags, None)?;
         let mut count = 0;
         for (message, from) in messages.zip(&mut self.from) {
@@ -158,33 +158,22 @@ impl<S: SockaddrLike + Copy> Batch<S> {
 }
 
 impl Answerer {
-    /// Answers leave when no question is left, or when they are many: whoever asks much is mostly still at it when its first
-    /// question is here, and each packet that isn't sent is half the cost of an answer.
     fn run<S: SockaddrLike + Copy>(mut self, to_std: fn(S) -> SocketAddr) {
         let (mut batch, mut replies) = (Batch::<S>::new(), Replies::new(&self.socket));
         let mut reader = self.core.reader.cached();
-        let mut start = Instant::now();
         loop {
-            let received = batch.receive(&self.socket, replies.is_empty());
+            let received = batch.receive(&self.socket);
             if self.stop.load(Relaxed) {
                 return;
             }
-            if received != Err(Errno::EAGAIN) && replies.is_empty() {
-                start = Instant::now();
-            }
             match received {
-                Ok(count) => self.answer((&batch, count), &mut replies, (reader.load(), start), to_std),
+                Ok(count) => self.answer((&batch, count), &mut replies, reader.load(), to_std),
                 // ICMP errors of replies sent earlier surface here; they say nothing about the next datagram.
                 Err(Errno::EINTR | Errno::EAGAIN | Errno::ECONNREFUSED | Errno::EHOSTUNREACH | Errno::ENETUNREACH) => {}
                 Err(error) => {
                     warn!(%error, "DNS socket failed");
                     std::thread::sleep(ERROR_PAUSE);
                 }
-            }
-            if received.is_err() || replies.is_full() {
-                let lost = replies.flush(&self.socket);
-                self.core.metrics.dropped(lost);
-                self.core.metrics.add(&mut self.tally, start.elapsed());
             }
         }
     }
@@ -193,9 +182,10 @@ impl Answerer {
         &mut self,
         (batch, count): (&Batch<S>, usize),
         replies: &mut Replies,
-        (snapshot, start): (&Snapshot, Instant),
+        snapshot: &Snapshot,
         to_std: fn(S) -> SocketAddr,
     ) {
+        let start = Instant::now();
         let mut lost = 0;
         for (query, (length, from)) in batch.queries.iter().zip(&batch.from).take(count) {
             let (Some(from), Some(message)) = (from, query.get(..*length)) else { continue };
@@ -219,9 +209,11 @@ impl Answerer {
             let reply = room.get(..length).unwrap_or_default();
             self.tally.replied(reply);
             self.core.log(client, reply, Source::Local, start);
-            replies.add(length, client);
+            lost += replies.add(length, client, &self.socket);
         }
+        lost += replies.flush(&self.socket);
         self.core.metrics.dropped(lost);
+        self.core.metrics.add(&mut self.tally, start.elapsed());
     }
 
     /// `Err`: too many are waiting already.
