@@ -4,7 +4,7 @@
 mod common;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
-use snapshot::{Delta, Snapshot, Tables};
+use snapshot::{FORMAT, Incoming, Part, Snapshot, Tables};
 use std::hint::black_box;
 
 fn build(c: &mut Criterion) {
@@ -33,17 +33,23 @@ fn wire(c: &mut Criterion) {
     for size in common::SIZES {
         let tables = common::sidecar(size);
         let changed = common::one_endpoint_moved(&tables);
-        let all = Delta { upserts: snapshot::rows(&tables), removals: Vec::new() };
-        let one = snapshot::diff(&tables, &changed);
+        let all: Vec<Part> = snapshot::parts(None, &tables).collect();
+        let one: Vec<Part> = snapshot::parts(Some(&tables), &changed).collect();
         let nothing = Tables::default();
-        group.bench_function(BenchmarkId::new("decode all", size), |b| {
-            b.iter(|| snapshot::apply(&nothing, black_box(&all)))
+        let apply = |base: &Tables, parts: &[Part]| {
+            let mut incoming = Incoming::new(FORMAT).expect("our own format");
+            parts.iter().for_each(|part| incoming.take(part).expect("our own rows"));
+            incoming.apply(base)
+        };
+        group.bench_function(BenchmarkId::new("encode all", size), |b| {
+            b.iter(|| snapshot::parts(None, black_box(&tables)).map(|part| part.upserts.len()).sum::<usize>())
         });
+        group.bench_function(BenchmarkId::new("decode all", size), |b| b.iter(|| apply(&nothing, black_box(&all))));
         group.bench_function(BenchmarkId::new("diff one endpoint", size), |b| {
-            b.iter(|| snapshot::diff(&tables, black_box(&changed)))
+            b.iter(|| snapshot::parts(Some(&tables), black_box(&changed)).count())
         });
         group.bench_function(BenchmarkId::new("apply one endpoint", size), |b| {
-            b.iter(|| snapshot::apply(&tables, black_box(&one)))
+            b.iter(|| apply(&tables, black_box(&one)))
         });
     }
     group.finish();

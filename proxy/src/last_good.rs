@@ -1,7 +1,6 @@
 //! The last good snapshot and identities on disk, so that a proxy starts and serves while its control plane is away.
 
 use crate::identity::Identities;
-use serde::{Deserialize, Serialize};
 use snapshot::{Generation, Snapshot, Tables};
 use std::io::{self, Write as _};
 use std::ops::RangeInclusive;
@@ -22,13 +21,9 @@ const SAVER_NICE: i32 = 19;
 #[derive(Clone, Debug)]
 pub(crate) struct LastGood {
     snapshot: PathBuf,
+    /// Where releases before 2026-11-21 saved it.
+    old_snapshot: PathBuf,
     identities: PathBuf,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Saved {
-    generation: Generation,
-    tables: Tables,
 }
 
 impl LastGood {
@@ -37,7 +32,8 @@ impl LastGood {
         let safe: String =
             proxy.chars().map(|c| if c.is_ascii_alphanumeric() || "-._".contains(c) { c } else { '_' }).collect();
         Self {
-            snapshot: folder.join(format!("{safe}.snapshot.json")),
+            snapshot: folder.join(format!("{safe}.snapshot")),
+            old_snapshot: folder.join(format!("{safe}.snapshot.json")),
             identities: folder.join(format!("{safe}.identity.json")),
         }
     }
@@ -47,18 +43,25 @@ impl LastGood {
     /// # Errors
     /// The file is there and can't be used.
     pub(crate) fn load(&self, identities: &Identities) -> Result<Option<(Generation, Arc<Tables>)>, String> {
-        let bytes = match std::fs::read(&self.snapshot) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(format!("{}: {e}", self.snapshot.display())),
-        };
-        let saved: Saved = serde_json::from_slice(&bytes).map_err(|e| format!("{}: {e}", self.snapshot.display()))?;
+        let Some((path, bytes)) = self.read()? else { return Ok(None) };
+        let (generation, tables) = snapshot::load(&bytes).map_err(|e| format!("{}: {e}", path.display()))?;
         match identities.import(&self.identities) {
             Ok(problems) => problems.iter().for_each(|p| tracing::warn!("{}: {p}", self.identities.display())),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => tracing::warn!("{}: {e}; certificates come with the control plane", self.identities.display()),
         }
-        Ok(Some((saved.generation, Arc::new(saved.tables))))
+        Ok(Some((generation, Arc::new(tables))))
+    }
+
+    fn read(&self) -> Result<Option<(&Path, Vec<u8>)>, String> {
+        for path in [&self.snapshot, &self.old_snapshot] {
+            match std::fs::read(path) {
+                Ok(bytes) => return Ok(Some((path, bytes))),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(format!("{}: {e}", path.display())),
+            }
+        }
+        Ok(None)
     }
 
     /// Saves in the background.
@@ -80,10 +83,13 @@ impl LastGood {
             }
             let scratch = self.snapshot.with_extension("new");
             let mut file = io::BufWriter::new(std::fs::File::create(&scratch)?);
-            let saved = Saved { generation, tables: tables.clone() };
-            serde_json::to_writer(&mut file, &saved)?;
+            snapshot::save(generation, tables, &mut file)?;
             file.flush()?;
-            std::fs::rename(&scratch, &self.snapshot)
+            std::fs::rename(&scratch, &self.snapshot)?;
+            match std::fs::remove_file(&self.old_snapshot) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+                _ => Ok(()),
+            }
         };
         if let Err(error) = write() {
             tracing::warn!(path = %self.snapshot.display(), %error, "last good snapshot not saved; a restart without control plane has nothing to serve");

@@ -6,21 +6,21 @@ mod leg;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use tokio::task::coop::has_budget_remaining;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use crate::error::Reason;
 use crate::mux::Failed;
 use crate::splice::Pipe;
 use crate::stream::Stream;
-use leg::Leg;
 pub(crate) use leg::take_waiting;
+use leg::{Leg, Plain};
 
 /// A read that fills this much is the sign of bulk: from there on plain bytes are spliced.
 const BUFFER_BYTES: usize = 16 << 10;
@@ -35,6 +35,8 @@ const POOL_BUFFERS_MAX: usize = 64;
 const POOL_LARGE_MAX: usize = 16;
 /// A connection that lasts this long gets the socket options that short ones do without.
 const SETTLE_AFTER: Duration = Duration::from_secs(10);
+/// The idle time is looked at so many times: a silent pair ends that share of it late at most, and no byte asks for the time.
+const IDLE_LOOKS: u32 = 8;
 /// What one direction moves before the worker's other connections get their turn.
 const TURN_BYTES: usize = 1 << 20;
 
@@ -107,8 +109,9 @@ pub async fn copy_watched(a: &mut Stream, b: &mut Stream, idle: Duration, progre
         // A side that finished sending isn't read any more, so its reset would go unnoticed while the other is silent.
         let mut a_broke = pin!(a.broke());
         let mut b_broke = pin!(b.broke());
-        let mut timer = pin!(tokio::time::sleep(idle.min(SETTLE_AFTER)));
-        let mut last_move = Instant::now();
+        let look = idle / IDLE_LOOKS;
+        let mut timer = pin!(tokio::time::sleep(look.min(SETTLE_AFTER)));
+        let mut due = Instant::now() + idle;
         let mut waker = Waker::noop().clone();
         poll_fn(move |cx| {
             let is_known = waker.will_wake(cx.waker());
@@ -133,20 +136,26 @@ pub async fn copy_watched(a: &mut Stream, b: &mut Stream, idle: Duration, progre
                 (false, true) if b_broke.as_mut().poll(cx).is_ready() => return Poll::Ready(End::UpstreamReset),
                 _ => {}
             }
-            let now = Instant::now();
-            if std::mem::take(&mut up.moved) | std::mem::take(&mut down.moved) {
-                last_move = now;
-            }
             // Its registration stands.
-            if is_known && now < timer.deadline() {
+            if is_known && !timer.is_elapsed() {
                 return Poll::Pending;
             }
-            let end = poll_idle(cx, timer.as_mut(), last_move + idle, &mut b);
+            while timer.as_mut().poll(cx).is_ready() {
+                b.settle();
+                let now = Instant::now();
+                if std::mem::take(&mut up.moved) | std::mem::take(&mut down.moved) {
+                    due = now + idle;
+                }
+                if due <= now {
+                    return Poll::Ready(End::Idle);
+                }
+                timer.as_mut().reset(due.min(now + look));
+            }
             if !has_budget_remaining() {
                 // The timer may have had no turn to register.
                 waker.clone_from(Waker::noop());
             }
-            end
+            Poll::Pending
         })
         .await
     };
@@ -155,18 +164,6 @@ pub async fn copy_watched(a: &mut Stream, b: &mut Stream, idle: Duration, progre
         b.reset_on_drop();
     }
     Copied { up_bytes: progress.up_bytes(), down_bytes: progress.down_bytes(), ended }
-}
-
-/// The timer is moved only when it fires, not at every byte.
-fn poll_idle(cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, due: Instant, upstream: &mut Leg<'_>) -> Poll<End> {
-    while timer.as_mut().poll(cx).is_ready() {
-        upstream.settle();
-        if due <= Instant::now() {
-            return Poll::Ready(End::Idle);
-        }
-        timer.as_mut().reset(due);
-    }
-    Poll::Pending
 }
 
 /// What one direction holds between its reader and its writer.
@@ -241,6 +238,17 @@ impl<'p> Direction<'p> {
     ) -> Poll<Result<(), Broken>> {
         let mut turn_bytes = TURN_BYTES;
         while self.phase == Phase::Moving {
+            if let (Leg::Plain(from), Leg::Plain(to), Carry::Nothing, false) =
+                (&mut *from, &mut *to, &self.carry, self.bulk || self.large)
+            {
+                match ready!(self.poll_message(cx, from, to)) {
+                    Ok(0) => self.phase = Phase::Closing,
+                    Ok(_) => {}
+                    Err(Failed::Source) => return Poll::Ready(Err(Broken::Reading)),
+                    Err(Failed::Sink) => return self.fail(),
+                }
+                continue;
+            }
             if ready!(self.poll_drain(cx, to)).is_err() {
                 return self.fail();
             }
@@ -281,6 +289,39 @@ impl<'p> Direction<'p> {
         self.failed = true;
         self.phase = Phase::Done;
         Poll::Ready(Ok(()))
+    }
+
+    /// One read of a socket, written to the other at once; what that doesn't take is kept. Small messages have this way alone.
+    fn poll_message(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Plain<'_>,
+        to: &mut Plain<'_>,
+    ) -> Poll<Result<usize, Failed>> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let count = match ready!(from.poll_read_into(cx, scratch)) {
+                Ok(0) => return Poll::Ready(Ok(0)),
+                Ok(count) => count,
+                Err(_) => return Poll::Ready(Err(Failed::Source)),
+            };
+            let bytes = scratch.get(..count).unwrap_or_default();
+            self.moved = true;
+            if count == BUFFER_BYTES {
+                (self.bulk, self.large) = (self.may_splice, !self.may_splice);
+                from.settle();
+            }
+            let written = match to.poll_write(cx, bytes) {
+                Poll::Pending => 0,
+                Poll::Ready(Ok(written)) if written > 0 => written,
+                Poll::Ready(_) => return Poll::Ready(Err(Failed::Sink)),
+            };
+            self.deliver(written);
+            let rest = bytes.get(written..).unwrap_or_default();
+            if !rest.is_empty() {
+                self.carry = Carry::Buffer { buffer: Buffer::with(rest), from: 0, to: rest.len() };
+            }
+            Poll::Ready(Ok(count))
+        })
     }
 
     /// One read, passed on at once or kept to be written.
@@ -390,6 +431,8 @@ impl<'p> Direction<'p> {
 }
 
 thread_local! {
+    /// What passes through it is in it only during a turn.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER_BYTES].into_boxed_slice());
     static BUFFERS: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
     static LARGE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
 }
@@ -401,6 +444,13 @@ impl Buffer {
     pub(crate) fn take() -> Self {
         let pooled = BUFFERS.with_borrow_mut(Vec::pop);
         Self(pooled.unwrap_or_else(|| vec![0; BUFFER_BYTES].into_boxed_slice()))
+    }
+
+    /// Not more than [`BUFFER_BYTES`].
+    fn with(bytes: &[u8]) -> Self {
+        let mut buffer = Self::take();
+        buffer.range_mut(0, bytes.len()).copy_from_slice(bytes);
+        buffer
     }
 
     fn of(large: bool) -> Self {

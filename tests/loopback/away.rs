@@ -29,7 +29,7 @@ fn a_proxy_serves_without_its_control_plane_also_after_its_own_kill_9() {
     cp.process.wait(LONG);
     assert_eq!(get(address, "web.mesh", "/").body, "web");
     // Saving the last good snapshot follows its publication.
-    let saved = ground.path("proxies").join("default.web.snapshot.json");
+    let saved = ground.path("proxies").join("default.web.snapshot");
     eventually("the saved snapshot", LONG, || saved.exists().then_some(()));
     proxy.kill();
     proxy.wait(LONG);

@@ -20,7 +20,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
 /// What tests of these crates may use beyond that.
 const ALLOWED_IN_TESTS: &[(&str, &[&str])] = &[("weir", &["harness"]), ("proxy", &["harness"]), ("dns", &["harness"])];
 /// Everything of others that the contract may use: no runtime, no network, no YAML.
-const OF_SNAPSHOT: &[&str] = &["arc-swap", "hashbrown", "regex", "serde", "serde_json"];
+const OF_SNAPSHOT: &[&str] = &["arc-swap", "hashbrown", "regex", "rmp-serde", "serde", "serde_json"];
 
 pub(crate) fn metadata(root: &Path) -> Result<Value, String> {
     let arguments = ["metadata", "--no-deps", "--format-version", "1", "--offline"];

@@ -240,8 +240,12 @@ impl Check {
         refer_again: bool,
     ) -> Index<Listener> {
         let changed = Changes::between(&before.tables.listeners, rows);
-        let to_ask: Vec<&Arc<ListenerRow>> = if refer_again { rows.iter().collect() } else { changed.new.clone() };
-        to_ask.into_iter().for_each(|row| self.listener_refers(row, known));
+        if refer_again {
+            rows.iter().for_each(|row| self.listener_refers(None, row, known));
+        } else {
+            let held = |row: &ListenerRow| before.listeners.get(&row.address).map(|listener| listener.row.as_ref());
+            changed.new.iter().for_each(|row| self.listener_refers(held(row), row, known));
+        }
         let mut index = before.listeners.clone();
         if changed.is_empty() {
             return index;
@@ -297,10 +301,20 @@ impl Check {
         }
     }
 
-    fn listener_refers(&mut self, row: &ListenerRow, known: &Known<'_>) {
+    /// `held`: an earlier row at that address, whose references still hold.
+    fn listener_refers(&mut self, held: Option<&ListenerRow>, row: &ListenerRow, known: &Known<'_>) {
         let place = || format!("listener {}", row.address);
         match &row.role {
-            Role::Outbound { handler, .. } | Role::Gateway { handler, .. } => self.handler(&place, handler, known),
+            Role::Outbound { handler, .. } | Role::Gateway { handler, .. } => {
+                let proven = match held.map(|held| &held.role) {
+                    Some(
+                        Role::Outbound { handler: Handler::Http { hosts }, .. }
+                        | Role::Gateway { handler: Handler::Http { hosts }, .. },
+                    ) => hosts.as_slice(),
+                    _ => &[],
+                };
+                self.handler(&place, (handler, proven), known);
+            }
             Role::Inbound { permission, .. } => self.permission(&place, permission, known),
             Role::Zone => {}
         }
@@ -337,7 +351,7 @@ impl Check {
             SniTarget::Passthrough { service } => self.service_exists(&place, service, known),
             SniTarget::Terminate { permission, handler, .. } => {
                 self.permission(&place, permission, known);
-                self.handler(&place, handler, known);
+                self.handler(&place, (handler, &[]), known);
             }
         }
     }
@@ -353,11 +367,14 @@ impl Check {
         Arc::new(Sni { row: row.clone(), hosts })
     }
 
-    fn handler(&mut self, place: Place<'_>, handler: &Handler, known: &Known<'_>) {
+    /// Hosts at the same place in `proven` were asked before.
+    fn handler(&mut self, place: Place<'_>, (handler, proven): (&Handler, &[Arc<VirtualHost>]), known: &Known<'_>) {
         match handler {
             Handler::Tcp { backends, .. } => self.backends(place, backends, known),
             Handler::Http { hosts } => {
-                for route in hosts.iter().flat_map(|h| &h.routes) {
+                let is_new = |at: usize, host: &Arc<VirtualHost>| proven.get(at).is_none_or(|p| !Arc::ptr_eq(p, host));
+                let new = hosts.iter().enumerate().filter(|(at, host)| is_new(*at, host));
+                for route in new.flat_map(|(_, host)| &host.routes) {
                     if let crate::RouteAction::Forward(forward) = &route.action {
                         self.backends(place, &forward.backends, known);
                         if let Some(mirror) = &forward.filters.mirror {

@@ -1,11 +1,12 @@
 //! Hostname patterns and their precedence: exact, then the longest wildcard, then any.
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Error, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::cmp::Ordering;
 use std::fmt;
 
 /// `foo.example.com`, `*.example.com` or `*`. Lower case, without port or trailing dot.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(from = "String", into = "String")]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum HostPattern {
     Exact(String),
     /// What follows the star, with its dot: `.example.com`.
@@ -45,20 +46,62 @@ impl HostPattern {
         }
     }
 
+    /// Whether it begins with a star, and the rest of its text.
+    fn parts(&self) -> (bool, &str) {
+        match self {
+            Self::Exact(name) => (false, name),
+            Self::Suffix(suffix) => (true, suffix),
+            Self::Any => (true, ""),
+        }
+    }
+
     pub fn intersects(&self, other: &Self) -> bool {
         self.contains(other) || other.contains(self)
     }
 }
 
-impl From<String> for HostPattern {
-    fn from(text: String) -> Self {
-        Self::parse(&text)
+/// As their texts.
+impl Ord for HostPattern {
+    fn cmp(&self, other: &Self) -> Ordering {
+        match (self.parts(), other.parts()) {
+            ((true, one), (true, two)) | ((false, one), (false, two)) => one.cmp(two),
+            ((true, _), (false, two)) => "*".cmp(two).then(Ordering::Greater),
+            ((false, one), (true, _)) => one.cmp("*").then(Ordering::Less),
+        }
     }
 }
 
-impl From<HostPattern> for String {
-    fn from(pattern: HostPattern) -> Self {
-        pattern.to_string()
+impl PartialOrd for HostPattern {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Serialize for HostPattern {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Exact(name) => to.serialize_str(name),
+            Self::Suffix(_) => to.collect_str(self),
+            Self::Any => to.serialize_str("*"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for HostPattern {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = HostPattern;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a host name or `*` or `*.suffix`")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<HostPattern, E> {
+                Ok(HostPattern::parse(text))
+            }
+        }
+        from.deserialize_str(Text)
     }
 }
 

@@ -31,4 +31,4 @@ pub use tables::{
     UpstreamTls, VirtualHost,
 };
 pub use upstream::DnsUpstream;
-pub use wire::{Delta, RowId, RowUpsert, WireError, apply, diff, rows, share};
+pub use wire::{FORMAT, Incoming, Part, RowId, Rows, WireError, load, parts, save, share};

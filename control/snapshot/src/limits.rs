@@ -16,7 +16,5 @@ pub const CONNECT_TIMEOUT_MS: u64 = 5_000;
 pub const REQUEST_TIMEOUT_MS: u64 = 15_000;
 /// A connection without a byte in either direction ends after this long.
 pub const IDLE_TIMEOUT_MS: u64 = 3_600_000;
-/// One row of the control channel, encoded.
-pub const WIRE_ROW_BYTES_MAX: usize = 4 << 20;
 /// Rows in one snapshot.
 pub const ROWS_MAX: usize = 1 << 20;

@@ -1,19 +1,29 @@
-//! Rows as the channel carries them: what changed since a base (upserts and removals), and back. Sans I/O; bodies are
-//! JSON, so that a frame can be read by a person.
+//! Rows as the channel carries them: what changed since a base (upserts and removals), and back. Sans I/O. Bodies are
+//! MessagePack with field names, so that control planes and proxies of different releases understand each other: fields that
+//! are unknown are passed over, new ones have defaults. What can't be done that way takes another [`FORMAT`].
 
 mod hosts;
+mod incoming;
+mod saved;
+
+pub use incoming::Incoming;
+pub use saved::{load, save};
 
 use crate::changed::changed;
+use crate::host::HostPattern;
 use crate::index::Keyed;
-use crate::limits;
-use crate::tables::{ListenerRow, NameRow, PermissionRow, ProxyRow, ServiceRow, SniRow, Tables};
+use crate::tables::{ListenerRow, NameRow, PermissionRow, ServiceRow, SniRow, Tables, VirtualHost};
 use serde::{Serialize, de::DeserializeOwned};
 use std::borrow::Cow;
 use std::cmp::Ordering;
-use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
+
+/// How rows are written. A peer that reads and writes another one is refused.
+pub const FORMAT: u32 = 1;
+/// Rows travel in pieces of about this size, so that the first are read while the next are written.
+const PART_BYTES: usize = 64 << 10;
 
 /// A row's place: the table's name and the key in it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,20 +32,24 @@ pub struct RowId {
     pub key: String,
 }
 
+/// Rows of one table, one after the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RowUpsert {
-    pub id: RowId,
-    pub body: Vec<u8>,
+pub struct Rows {
+    pub table: String,
+    pub count: usize,
+    pub bodies: Vec<u8>,
 }
 
-/// What turns one proxy's tables into the next.
+/// A piece of what turns one proxy's tables into the next.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Delta {
-    pub upserts: Vec<RowUpsert>,
+pub struct Part {
+    pub upserts: Vec<Rows>,
     pub removals: Vec<RowId>,
+    /// All of them together take effect.
+    pub is_last: bool,
 }
 
-/// A frame that can't be taken, with the row it fails at.
+/// A part that can't be taken, with the row it fails at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WireError {
     pub row: RowId,
@@ -48,7 +62,7 @@ impl fmt::Display for WireError {
     }
 }
 
-/// A row's key as a frame spells it.
+/// A row's key as removals spell it.
 trait KeyText: Ord {
     fn text(&self) -> Cow<'_, str>;
     /// Where the row of this key is in a sorted table, or would be.
@@ -75,21 +89,21 @@ impl KeyText for SocketAddr {
     }
 }
 
+impl KeyText for HostPattern {
+    fn text(&self) -> Cow<'_, str> {
+        Cow::Owned(self.to_string())
+    }
+    fn find<T: Keyed<Key = Self>>(rows: &[Arc<T>], text: &str) -> Result<usize, usize> {
+        let host = Self::parse(text);
+        rows.binary_search_by(|row| row.key().cmp(&host))
+    }
+}
+
 /// A row of a sorted table.
 trait Row: Keyed<Key: KeyText> + Serialize + DeserializeOwned + PartialEq {
     const TABLE: &'static str;
-    fn key_text(&self) -> Cow<'_, str> {
-        self.key().text()
-    }
     fn order(&self, other: &Self) -> Ordering {
         self.key().cmp(other.key())
-    }
-    fn find(rows: &[Arc<Self>], key: &str) -> Result<usize, usize> {
-        Self::Key::find(rows, key)
-    }
-    /// Makes what several of these rows have in common one allocation.
-    fn unify(rows: &mut [Self]) {
-        let _ = rows;
     }
     /// This row with what it can share of `held`, the row of the same key.
     fn sharing(&self, held: &Self) -> Option<Self> {
@@ -104,9 +118,6 @@ impl Row for NameRow {
 
 impl Row for ListenerRow {
     const TABLE: &'static str = "listener";
-    fn unify(rows: &mut [Self]) {
-        hosts::unify(rows);
-    }
     fn sharing(&self, held: &Self) -> Option<Self> {
         hosts::sharing(self, held)
     }
@@ -124,106 +135,108 @@ impl Row for SniRow {
     const TABLE: &'static str = "sni";
 }
 
+/// Of one listener.
+impl Row for VirtualHost {
+    const TABLE: &'static str = hosts::TABLE;
+}
+
 const PROXY: &str = "proxy";
 
-/// All rows, as a first frame carries them.
-pub fn rows(tables: &Tables) -> Vec<RowUpsert> {
-    let nothing = Tables::default();
-    let mut delta = diff(&nothing, tables);
-    if tables.proxy == nothing.proxy {
-        delta.upserts.push(proxy_row(&tables.proxy));
+/// What is to be written.
+enum Item<'a> {
+    Put(&'static str, &'a (dyn Encode + Sync)),
+    /// A listener without its hosts.
+    Frame(Box<ListenerRow>),
+    Host(SocketAddr, &'a VirtualHost),
+    /// A listener that does what an earlier one does.
+    Twin(hosts::Twin),
+    Gone(&'static str, String),
+}
+
+trait Encode {
+    fn encode(&self, into: &mut Vec<u8>);
+}
+
+impl<T: Serialize> Encode for T {
+    fn encode(&self, into: &mut Vec<u8>) {
+        // Rows hold strings, numbers and lists only, and memory takes what is written: there is nothing that can fail.
+        let _ = rmp_serde::encode::write_named(into, self);
     }
-    delta.upserts
 }
 
-/// What changed from `base` to `next`.
-pub fn diff(base: &Tables, next: &Tables) -> Delta {
-    let mut delta = Delta::default();
-    if base.proxy != next.proxy {
-        delta.upserts.push(proxy_row(&next.proxy));
+impl Part {
+    fn write(&mut self, item: &Item<'_>) {
+        match item {
+            Item::Put(table, row) => self.put(table, *row),
+            Item::Frame(row) => self.put(ListenerRow::TABLE, row.as_ref()),
+            Item::Host(listener, host) => self.put(hosts::TABLE, &hosts::HostRef { listener: *listener, host }),
+            Item::Twin(twin) => self.put(hosts::TWINS, twin),
+            Item::Gone(table, key) => self.removals.push(RowId { table: (*table).to_owned(), key: key.clone() }),
+        }
     }
-    diff_table(&base.names, &next.names, &mut delta, &upsert);
-    diff_table(&base.listeners, &next.listeners, &mut delta, &hosts::upsert);
-    diff_table(&base.services, &next.services, &mut delta, &upsert);
-    diff_table(&base.permissions, &next.permissions, &mut delta, &upsert);
-    diff_table(&base.snis, &next.snis, &mut delta, &upsert);
-    delta
+
+    fn put(&mut self, table: &str, row: &dyn Encode) {
+        match self.upserts.last_mut().filter(|rows| rows.table == table) {
+            Some(rows) => {
+                rows.count += 1;
+                row.encode(&mut rows.bodies);
+            }
+            None => {
+                let mut bodies = Vec::new();
+                row.encode(&mut bodies);
+                self.upserts.push(Rows { table: table.to_owned(), count: 1, bodies });
+            }
+        }
+    }
+
+    fn size_bytes(&self) -> usize {
+        let removals: usize = self.removals.iter().map(|id| id.table.len() + id.key.len()).sum();
+        self.upserts.iter().map(|rows| rows.bodies.len()).sum::<usize>() + removals
+    }
 }
 
-fn proxy_row(row: &ProxyRow) -> RowUpsert {
-    RowUpsert { id: RowId { table: PROXY.into(), key: String::new() }, body: encode(row) }
-}
-
-fn encode<T: Serialize>(row: &T) -> Vec<u8> {
-    // Rows hold strings, numbers and lists only: there is nothing that JSON can't carry.
-    serde_json::to_vec(row).unwrap_or_default()
-}
-
-/// Writes what is to be sent of a row that is new or differs from the old one.
-type Write<'a, T> = &'a dyn Fn(Option<&T>, &T, &mut Delta);
-
-fn upsert<T: Row>(_old: Option<&T>, row: &T, delta: &mut Delta) {
-    let id = RowId { table: T::TABLE.into(), key: row.key_text().into_owned() };
-    delta.upserts.push(RowUpsert { id, body: encode(row) });
+/// What changed from `base` to `next`, written piece by piece as it is asked for; without a base, everything. There is a last
+/// piece always.
+pub fn parts<'a>(base: Option<&'a Tables>, next: &'a Tables) -> impl Iterator<Item = Part> + Send + 'a {
+    static NOTHING: LazyLock<Tables> = LazyLock::new(Tables::default);
+    let is_new = base.is_none_or(|base| base.proxy != next.proxy);
+    let proxy = is_new.then_some(Item::Put(PROXY, &next.proxy as &(dyn Encode + Sync)));
+    let base = base.unwrap_or(&NOTHING);
+    let mut written = hosts::Written::default();
+    let listeners = changed(&base.listeners, &next.listeners, ListenerRow::order);
+    let listeners = listeners
+        .flat_map(move |(old, new)| hosts::items(old.map(AsRef::as_ref), new.map(AsRef::as_ref), &mut written));
+    let mut items = proxy
+        .into_iter()
+        .chain(items(&base.services, &next.services))
+        .chain(items(&base.permissions, &next.permissions))
+        .chain(listeners)
+        .chain(items(&base.snis, &next.snis))
+        .chain(items(&base.names, &next.names));
+    let mut is_over = false;
+    std::iter::from_fn(move || {
+        let mut part = Part::default();
+        while !is_over && part.size_bytes() < PART_BYTES {
+            match items.next() {
+                Some(item) => part.write(&item),
+                None => (is_over, part.is_last) = (true, true),
+            }
+        }
+        (part.is_last || !is_over).then_some(part)
+    })
 }
 
 /// Both are sorted; rows that are one allocation aren't looked at.
-fn diff_table<T: Row>(base: &[Arc<T>], next: &[Arc<T>], delta: &mut Delta, write: Write<'_, T>) {
-    for (old, new) in changed(base, next, T::order) {
-        match (old, new) {
-            (Some(old), Some(new)) if old == new => {}
-            (old, Some(new)) => write(old.map(AsRef::as_ref), new, delta),
-            (Some(old), None) => {
-                delta.removals.push(RowId { table: T::TABLE.into(), key: old.key_text().into_owned() });
-            }
-            (None, None) => {}
-        }
-    }
-}
-
-/// The tables that follow from `base` by `delta`; rows that didn't change are shared.
-///
-/// # Errors
-/// The first row that can't be decoded; `base` is untouched.
-pub fn apply(base: &Tables, delta: &Delta) -> Result<Tables, WireError> {
-    let mut next = base.clone();
-    let mut by_table: HashMap<&str, Change<'_>> = HashMap::new();
-    for row in &delta.upserts {
-        if row.body.len() > limits::WIRE_ROW_BYTES_MAX {
-            let problem = format!("{} bytes, the limit is {}", row.body.len(), limits::WIRE_ROW_BYTES_MAX);
-            return Err(WireError { row: row.id.clone(), problem });
-        }
-        by_table.entry(&row.id.table).or_default().upserts.push(row);
-    }
-    for id in &delta.removals {
-        by_table.entry(&id.table).or_default().removals.insert(&id.key);
-    }
-    let hosts = by_table.remove(hosts::TABLE);
-    for (table, change) in by_table {
-        match table {
-            PROXY => {
-                for row in change.upserts {
-                    next.proxy = decode(row)?;
-                }
-            }
-            NameRow::TABLE => change.apply(&mut next.names)?,
-            ListenerRow::TABLE => change.apply(&mut next.listeners)?,
-            ServiceRow::TABLE => change.apply(&mut next.services)?,
-            PermissionRow::TABLE => change.apply(&mut next.permissions)?,
-            SniRow::TABLE => change.apply(&mut next.snis)?,
-            other => {
-                let row = RowId { table: other.into(), key: String::new() };
-                return Err(WireError {
-                    row,
-                    problem: "no such table; the control plane may be newer than this proxy".into(),
-                });
-            }
-        }
-    }
-    if let Some(change) = hosts {
-        hosts::apply(&mut next.listeners, change)?;
-    }
-    Ok(next)
+fn items<'a, T: Row + Send + Sync>(
+    base: &'a [Arc<T>],
+    next: &'a [Arc<T>],
+) -> impl Iterator<Item = Item<'a>> + Send + 'a {
+    changed(base, next, T::order).filter_map(|(old, new)| match (old, new) {
+        (Some(old), Some(new)) if old == new => None,
+        (_, Some(new)) => Some(Item::Put(T::TABLE, new.as_ref())),
+        (Some(old), None) => Some(Item::Gone(T::TABLE, old.key().text().into_owned())),
+        (None, None) => None,
+    })
 }
 
 /// `next` with the rows of `held` where they are equal, so that a set made or sent in full takes no memory twice, and what
@@ -255,73 +268,6 @@ fn share_table<T: Row>(held: &[Arc<T>], next: &mut [Arc<T>]) {
             *row = Arc::new(shared);
         }
     }
-}
-
-/// So many changes are worked into a table one by one; of more it is sorted anew.
-const SINGLE_CHANGES_MAX: usize = 256;
-
-#[derive(Default)]
-struct Change<'a> {
-    upserts: Vec<&'a RowUpsert>,
-    removals: HashSet<&'a str>,
-}
-
-impl Change<'_> {
-    fn apply<T: Row>(self, rows: &mut Vec<Arc<T>>) -> Result<(), WireError> {
-        let mut fresh = Vec::with_capacity(self.upserts.len());
-        for upsert in self.upserts {
-            let row: T = decode(upsert)?;
-            if row.key_text() != upsert.id.key {
-                return Err(WireError {
-                    row: upsert.id.clone(),
-                    problem: format!("the body is of row {}", row.key_text()),
-                });
-            }
-            fresh.push(row);
-        }
-        T::unify(&mut fresh);
-        let mut fresh: Vec<Arc<T>> = fresh.into_iter().map(Arc::new).collect();
-        if fresh.len() + self.removals.len() > SINGLE_CHANGES_MAX {
-            rebuild(rows, &mut fresh, &self.removals);
-            return Ok(());
-        }
-        for key in self.removals {
-            if let Ok(at) = T::find(rows, key) {
-                rows.remove(at);
-            }
-        }
-        for row in fresh {
-            match T::find(rows, &row.key_text()) {
-                Ok(at) => drop(rows.get_mut(at).map(|old| *old = row)),
-                Err(at) => rows.insert(at, row),
-            }
-        }
-        Ok(())
-    }
-}
-
-fn rebuild<T: Row>(rows: &mut Vec<Arc<T>>, fresh: &mut Vec<Arc<T>>, removals: &HashSet<&str>) {
-    if !rows.is_empty() {
-        let replaced: HashSet<Cow<'_, str>> = fresh.iter().map(|row| row.key_text()).collect();
-        rows.retain(|row| {
-            let key = row.key_text();
-            !removals.contains(key.as_ref()) && !replaced.contains(&key)
-        });
-    }
-    rows.append(fresh);
-    rows.sort_by(|a, b| a.order(b));
-    // Of a row sent twice the last counts.
-    rows.dedup_by(|later, kept| {
-        let is_twice = kept.order(later).is_eq();
-        if is_twice {
-            std::mem::swap(later, kept);
-        }
-        is_twice
-    });
-}
-
-fn decode<T: DeserializeOwned>(row: &RowUpsert) -> Result<T, WireError> {
-    serde_json::from_slice(&row.body).map_err(|e| WireError { row: row.id.clone(), problem: e.to_string() })
 }
 
 #[cfg(test)]

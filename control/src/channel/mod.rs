@@ -23,7 +23,7 @@ use proto::channel_server::{Channel, ChannelServer};
 use proto::from_proxy::Message as Hear;
 use proto::to_proxy::Message as Say;
 use register::Registered;
-use snapshot::{Delta, Generation, RowId, RowUpsert};
+use snapshot::{FORMAT, Generation, RowId, Rows};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -214,20 +214,26 @@ impl Stream {
     }
 
     async fn offer_tables(&mut self, offer: Offer) -> Result<(), Over> {
-        let (base, delta) = match &offer.base {
-            Some((generation, base)) => (Some(to_generation(*generation)), snapshot::diff(base, &offer.tables)),
-            None => (None, Delta { upserts: snapshot::rows(&offer.tables), removals: Vec::new() }),
-        };
-        let row = |r: RowUpsert| proto::Row { table: r.id.table, key: r.id.key, body: r.body };
+        let rows = |r: Rows| proto::Rows { table: r.table, count: r.count as u32, bodies: r.bodies };
         let id = |i: RowId| proto::RowId { table: i.table, key: i.key };
         self.insight.sent();
-        self.say(Say::Delta(proto::Delta {
-            generation: Some(to_generation(offer.generation)),
-            base,
-            upserts: delta.upserts.into_iter().map(row).collect(),
-            removals: delta.removals.into_iter().map(id).collect(),
-        }))
-        .await
+        for part in snapshot::parts(offer.base.as_ref().map(|(_, tables)| tables.as_ref()), &offer.tables) {
+            let more = !part.is_last;
+            self.say(Say::Delta(proto::Delta {
+                generation: Some(to_generation(offer.generation)),
+                base: offer.base.as_ref().map(|(generation, _)| to_generation(*generation)),
+                removals: part.removals.into_iter().map(id).collect(),
+                upserts: part.upserts.into_iter().map(rows).collect(),
+                format: FORMAT,
+                more,
+            }))
+            .await?;
+            if more {
+                // It leaves while the next is written.
+                tokio::task::yield_now().await;
+            }
+        }
+        Ok(())
     }
 
     async fn hear(&mut self, message: proto::FromProxy) -> Result<(), Over> {

@@ -44,6 +44,9 @@ pub struct Hello {
     /// The machine has IPv6: AAAA answers make sense.
     #[prost(bool, tag = "8")]
     pub ipv6: bool,
+    /// Of rows that the proxy reads.
+    #[prost(uint32, repeated, tag = "9")]
+    pub formats: ::prost::alloc::vec::Vec<u32>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Generation {
@@ -108,6 +111,7 @@ pub mod to_proxy {
         IdentityWanted(super::IdentityWanted),
     }
 }
+/// A generation is one of these or several, which take effect together with the last.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Delta {
     #[prost(message, optional, tag = "1")]
@@ -115,20 +119,26 @@ pub struct Delta {
     /// What the upserts and removals apply to; absent = nothing (a full set of rows).
     #[prost(message, optional, tag = "2")]
     pub base: ::core::option::Option<Generation>,
-    #[prost(message, repeated, tag = "3")]
-    pub upserts: ::prost::alloc::vec::Vec<Row>,
     #[prost(message, repeated, tag = "4")]
     pub removals: ::prost::alloc::vec::Vec<RowId>,
+    #[prost(message, repeated, tag = "5")]
+    pub upserts: ::prost::alloc::vec::Vec<Rows>,
+    /// Of the rows: 1 is MessagePack with field names.
+    #[prost(uint32, tag = "6")]
+    pub format: u32,
+    /// Not the last of its generation.
+    #[prost(bool, tag = "7")]
+    pub more: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Row {
+pub struct Rows {
     #[prost(string, tag = "1")]
     pub table: ::prost::alloc::string::String,
-    #[prost(string, tag = "2")]
-    pub key: ::prost::alloc::string::String,
-    /// JSON.
+    #[prost(uint32, tag = "2")]
+    pub count: u32,
+    /// One after the other.
     #[prost(bytes = "vec", tag = "3")]
-    pub body: ::prost::alloc::vec::Vec<u8>,
+    pub bodies: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RowId {

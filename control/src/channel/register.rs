@@ -7,6 +7,7 @@ use crate::core::Core;
 use crate::identity::{DataplaneClaims, TokenError, TokenScope, ZoneClaims, check_dataplane, check_zone};
 use crate::resource::{Resource, Spec, Tags, read};
 use crate::settings::Auth;
+use snapshot::FORMAT;
 use std::sync::Arc;
 use tonic::Status;
 
@@ -60,6 +61,15 @@ pub(super) async fn register(
         other => return Err(Status::invalid_argument(format!("invalid proxy type \"{other}\""))),
     };
     let claims = authenticate(core, gate.auth, &hello.token, &key)?;
+    if !hello.formats.contains(&FORMAT) {
+        return Err(Status::invalid_argument(format!(
+            "{}: this control plane writes rows in format {FORMAT}, the proxy (release {}) reads {:?}; \
+             install the same release of both",
+            key.origin(),
+            hello.version,
+            hello.formats
+        )));
+    }
     let brought = !hello.resource.is_empty();
     let mut resource = if brought { own_resource(&hello.resource, &key)? } else { stored(core, &key)? };
     let zone = authorize(claims, hello, (&key, gate.zone), &resource)?;

@@ -28,6 +28,7 @@ async fn core() -> Arc<Core> {
 fn hello(proxy_type: &str, name: &str, resource: &str) -> proto::Hello {
     let mesh = if proxy_type == "dataplane" { "default" } else { "" };
     proto::Hello {
+        formats: vec![FORMAT],
         proxy_type: proxy_type.into(),
         mesh: mesh.into(),
         name: name.into(),

@@ -17,7 +17,7 @@ use snapshot::{
     UpstreamTls, VirtualHost, limits, spiffe_id,
 };
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -81,6 +81,8 @@ pub(super) struct Rows {
     pub aside: Aside,
     /// Rows that others have too; at the same place one's own counts.
     pub shared: Option<Arc<Shared>>,
+    /// Rows that others have too where nothing else is shared, sorted.
+    pub services_in_common: Arc<Vec<Arc<ServiceRow>>>,
 }
 
 impl Rows {
@@ -113,6 +115,7 @@ impl Rows {
         let shared = self.shared.take();
         let nothing = Tables::default();
         let common = shared.as_ref().map_or(&nothing, |shared| shared.snapshot.tables());
+        let services = if shared.is_some() { &common.services } else { self.services_in_common.as_ref() };
         for own in self.listeners.values() {
             let at = common.listeners.binary_search_by(|row| row.address.cmp(&own.address)).ok();
             let taken = at.and_then(|at| common.listeners.get(at));
@@ -131,7 +134,7 @@ impl Rows {
             proxy,
             names: merged(self.names.into_values(), &common.names, |a, b| a.name.cmp(&b.name)),
             listeners: merged(listeners, &common.listeners, |a, b| a.address.cmp(&b.address)),
-            services: merged(self.services.into_values(), &common.services, |a, b| a.name.cmp(&b.name)),
+            services: merged(self.services.into_values(), services, |a, b| a.name.cmp(&b.name)),
             permissions: self.permissions.into_values().map(Arc::new).collect(),
             snis: self.snis.into_values().map(Arc::new).collect(),
         };
@@ -150,6 +153,35 @@ fn merged<T>(own: impl Iterator<Item = Arc<T>>, common: &[Arc<T>], order: impl F
         match rows.binary_search_by(|held| order(held, &row)) {
             Ok(at) => drop(rows.get_mut(at).map(|held| *held = row)),
             Err(at) => rows.insert(at, row),
+        }
+    }
+    rows
+}
+
+/// So many rows are put in their places one by one; with more the list is sorted.
+const SINGLE_ROWS_MAX: usize = 64;
+
+/// Sorted rows without some and with others.
+pub(super) fn patch<'a, T: 'a>(
+    held: &'a [Arc<T>],
+    gone: impl Iterator<Item = &'a Arc<T>>,
+    new: impl Iterator<Item = &'a Arc<T>>,
+    order: impl Fn(&T, &T) -> Ordering,
+) -> Vec<Arc<T>> {
+    let gone: HashSet<*const T> = gone.map(Arc::as_ptr).collect();
+    let new: Vec<&Arc<T>> = new.collect();
+    let is_kept = |row: &&Arc<T>| gone.is_empty() || !gone.contains(&Arc::as_ptr(row));
+    let mut rows: Vec<Arc<T>> = Vec::with_capacity(held.len() + new.len());
+    rows.extend(held.iter().filter(is_kept).cloned());
+    if new.len() > SINGLE_ROWS_MAX {
+        rows.extend(new.into_iter().cloned());
+        rows.sort_by(|a, b| order(a, b));
+        rows.dedup_by(|a, b| order(a, b).is_eq());
+        return rows;
+    }
+    for row in new {
+        if let Err(at) = rows.binary_search_by(|held| order(held, row)) {
+            rows.insert(at, row.clone());
         }
     }
     rows

@@ -1,20 +1,17 @@
 //! What all sidecars of a mesh in a zone have in common: the rows of its named outbounds, made and checked once, and made
 //! after the rows before when something changed. It doesn't know which proxies there are.
 
-use super::rows::{Client, Reached, Upstreams, handler_for};
+use super::rows::{Client, Reached, Upstreams, handler_for, patch};
 use super::sidecar;
+use super::stale::Stale;
 use super::world::{MeshIndex, World};
 use crate::names::NamedOutbound;
 use snapshot::{Generation, ListenerRow, NameRow, Role, ServiceRow, Snapshot, Tables, limits};
 use std::cell::LazyCell;
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
-
-/// So many rows are put in their places one by one; with more the list is sorted.
-const SINGLE_ROWS_MAX: usize = 64;
 
 /// What sidecars differ in before their own resource says anything.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,16 +27,8 @@ pub(super) struct Sidecars(Mutex<BTreeMap<Place, Slot>>);
 #[derive(Clone)]
 struct Slot {
     shared: Arc<Shared>,
-    stale: Stale,
-}
-
-/// What may be different now in rows that were made in an earlier world.
-#[derive(Clone)]
-enum Stale {
-    Nothing,
-    /// Rows of these services, and which names there are.
-    Services(BTreeSet<Arc<str>>),
-    Everything,
+    /// What may be different now; None = nothing.
+    stale: Option<Stale>,
 }
 
 pub(super) struct Shared {
@@ -64,23 +53,21 @@ struct Entry {
 impl Sidecars {
     /// For a world in which anything may be different.
     pub(super) fn outdated(&self) -> Self {
-        self.map(|_| Stale::Everything)
+        self.map(|_| Some(Stale::Everything))
     }
 
     /// For a world in which these services and the names may be different; None = nothing is.
     pub(super) fn after(&self, touched: Option<&BTreeSet<Arc<str>>>) -> Self {
-        self.map(|stale| match (stale, touched) {
-            (stale, None) => stale.clone(),
-            (Stale::Nothing, Some(now)) => Stale::Services(now.clone()),
-            (Stale::Services(before), Some(now)) => Stale::Services(before.union(now).cloned().collect()),
-            (Stale::Everything, Some(_)) => Stale::Everything,
+        self.map(|stale| match touched {
+            None => stale.cloned(),
+            Some(touched) => Some(Stale::and(stale, touched)),
         })
     }
 
-    fn map(&self, stale: impl Fn(&Stale) -> Stale) -> Self {
+    fn map(&self, stale: impl Fn(Option<&Stale>) -> Option<Stale>) -> Self {
         let slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let map = |(place, slot): (&Place, &Slot)| {
-            (place.clone(), Slot { shared: slot.shared.clone(), stale: stale(&slot.stale) })
+            (place.clone(), Slot { shared: slot.shared.clone(), stale: stale(slot.stale.as_ref()) })
         };
         Self(Mutex::new(slots.iter().map(map).collect()))
     }
@@ -90,16 +77,17 @@ impl Sidecars {
         // Held while they are made, so that of many proxies only one makes them.
         let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let before = match slots.get(&place) {
-            Some(Slot { shared, stale: Stale::Nothing }) => return Some(shared.clone()),
-            Some(slot) => Some(slot.clone()),
+            Some(Slot { shared, stale: None }) => return Some(shared.clone()),
+            Some(Slot { shared, stale: Some(stale) }) => Some((shared.clone(), stale.clone())),
             None => None,
         };
-        let touched = match before.as_ref().map(|slot| &slot.stale) {
-            Some(Stale::Services(touched)) => touched.iter().map(|service| hash(service)).collect(),
-            _ => HashSet::new(),
+        let touched = match &before {
+            Some((_, Stale::Services(touched))) => Some(touched.iter().map(|service| hash(service)).collect()),
+            Some((_, Stale::Everything)) | None => None,
         };
-        let shared = Arc::new(Making { world, mesh, place: &place, before: before.as_ref(), touched }.make()?);
-        slots.insert(place, Slot { shared: shared.clone(), stale: Stale::Nothing });
+        let before = before.map(|(shared, _)| shared);
+        let shared = Arc::new(Making { world, mesh, place: &place, before: before.as_deref(), touched }.make()?);
+        slots.insert(place, Slot { shared: shared.clone(), stale: None });
         Some(shared)
     }
 }
@@ -115,9 +103,10 @@ struct Making<'a> {
     world: &'a World,
     mesh: &'a MeshIndex,
     place: &'a Place,
-    before: Option<&'a Slot>,
-    /// Services whose rows may be others, as [`hash`]es: of two with the same one more is made anew than has to be.
-    touched: HashSet<u64>,
+    before: Option<&'a Shared>,
+    /// Services whose rows may be others, as [`hash`]es: of two with the same one more is made anew than has to be. None:
+    /// all of them.
+    touched: Option<HashSet<u64>>,
 }
 
 fn hash(service: &str) -> u64 {
@@ -130,7 +119,7 @@ impl Making<'_> {
     fn make(&self) -> Option<Shared> {
         let nothing = (Vec::new(), Arc::default());
         let (held, snapshot) = match self.before {
-            Some(slot) => (slot.shared.entries.as_slice(), Some(&slot.shared.snapshot)),
+            Some(shared) => (shared.entries.as_slice(), Some(&shared.snapshot)),
             None => (nothing.0.as_slice(), None),
         };
         let client = Client { mesh: self.mesh, zone: &self.place.zone, dataplane: None };
@@ -162,7 +151,7 @@ impl Making<'_> {
         gone.extend(old);
         let before: &Snapshot = snapshot.unwrap_or(&nothing.1);
         let freed = self.freed(before.tables(), &entries);
-        let held_freed = self.before.map_or(&[][..], |slot| &slot.shared.freed);
+        let held_freed = self.before.map_or(&[][..], |shared| &shared.freed);
         let gone_listeners = gone.iter().flat_map(|e| &e.listeners).flatten().chain(held_freed);
         let new_listeners = new.iter().flat_map(|e| &e.listeners).flatten().chain(&freed);
         let (services, listeners) = (&before.tables().services, &before.tables().listeners);
@@ -185,12 +174,8 @@ impl Making<'_> {
 
     /// Whether an entry that was made for an outbound at the same address still holds.
     fn is_current(&self, entry: &Entry, outbound: &Arc<NamedOutbound>) -> bool {
-        let is_same = || Arc::ptr_eq(&entry.outbound, outbound) || entry.outbound == *outbound;
-        match self.before.map(|slot| &slot.stale) {
-            Some(Stale::Services(_)) => !self.touched.contains(&entry.of) && is_same(),
-            Some(Stale::Nothing) => is_same(),
-            Some(Stale::Everything) | None => false,
-        }
+        let is_untouched = self.touched.as_ref().is_some_and(|touched| !touched.contains(&entry.of));
+        is_untouched && (Arc::ptr_eq(&entry.outbound, outbound) || entry.outbound == *outbound)
     }
 
     fn entry(&self, upstreams: &mut Upstreams<'_>, outbound: &Arc<NamedOutbound>, held: Option<&Entry>) -> Entry {
@@ -215,7 +200,7 @@ impl Making<'_> {
 
     /// The equal row of before, so that there is one of each name.
     fn held(&self, row: Arc<ServiceRow>) -> Arc<ServiceRow> {
-        let services = self.before.map_or(&[][..], |slot| &slot.shared.snapshot.tables().services);
+        let services = self.before.map_or(&[][..], |shared| &shared.snapshot.tables().services);
         let at = services.binary_search_by(|held| held.name.cmp(&row.name));
         at.ok().and_then(|at| services.get(at)).filter(|held| **held == row).cloned().unwrap_or(row)
     }
@@ -269,30 +254,4 @@ impl Making<'_> {
 /// What outbounds are sorted by.
 fn place_of(outbound: &NamedOutbound) -> (Option<Ipv4Addr>, Option<std::net::Ipv6Addr>, u16) {
     (outbound.v4, outbound.v6, outbound.port)
-}
-
-/// Sorted rows without some and with others.
-fn patch<'a, T: 'a>(
-    held: &'a [Arc<T>],
-    gone: impl Iterator<Item = &'a Arc<T>>,
-    new: impl Iterator<Item = &'a Arc<T>>,
-    order: impl Fn(&T, &T) -> Ordering,
-) -> Vec<Arc<T>> {
-    let gone: HashSet<*const T> = gone.map(Arc::as_ptr).collect();
-    let new: Vec<&Arc<T>> = new.collect();
-    let is_kept = |row: &&Arc<T>| gone.is_empty() || !gone.contains(&Arc::as_ptr(row));
-    let mut rows: Vec<Arc<T>> = Vec::with_capacity(held.len() + new.len());
-    rows.extend(held.iter().filter(is_kept).cloned());
-    if new.len() > SINGLE_ROWS_MAX {
-        rows.extend(new.into_iter().cloned());
-        rows.sort_by(|a, b| order(a, b));
-        rows.dedup_by(|a, b| order(a, b).is_eq());
-        return rows;
-    }
-    for row in new {
-        if let Err(at) = rows.binary_search_by(|held| order(held, row)) {
-            rows.insert(at, row.clone());
-        }
-    }
-    rows
 }

@@ -8,7 +8,7 @@ mod zones;
 
 pub(super) use services::{Asker, Instance, Service, Services};
 
-use super::gateway_hosts::Routes;
+use super::gateway::Gateways;
 use super::shared::Sidecars;
 use super::sni::{MESH, SERVICE, ZONE, service};
 use super::{Problem, gateway};
@@ -94,8 +94,8 @@ pub(super) struct MeshIndex {
     pub gateway_instances: Arc<Services>,
     /// What sidecars have in common.
     pub sidecars: Sidecars,
-    /// What became of gateway routes.
-    pub routes: Routes,
+    /// What gateways have in common.
+    pub gateways: Gateways,
     /// Of the whole world, sorted by kind, mesh, name.
     resources: Arc<Vec<Arc<Resource>>>,
     external: Arc<BTreeMap<String, Vec<Arc<Resource>>>>,
@@ -122,6 +122,11 @@ impl MeshIndex {
     /// Sorted by name.
     fn list(&self, kind: &str) -> &[Arc<Resource>] {
         of_kind_and_mesh(&self.resources, kind, &self.name)
+    }
+
+    /// Of the whole world, sorted by kind, mesh, name.
+    pub(super) fn resources(&self) -> Arc<Vec<Arc<Resource>>> {
+        self.resources.clone()
     }
 
     /// Sorted by name.
@@ -249,7 +254,7 @@ impl World {
         for (name, index) in previous.iter().flat_map(|p| &p.meshes) {
             if let Some(own) = self.meshes.get_mut(name) {
                 own.sidecars = index.sidecars.outdated();
-                own.routes = index.routes.handed_on();
+                own.gateways = index.gateways.outdated();
             }
         }
     }

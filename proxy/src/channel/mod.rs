@@ -11,7 +11,7 @@ use crate::source::{Update, Updates};
 use proto::channel_client::ChannelClient;
 use proto::from_proxy::Message as Say;
 use proto::to_proxy::Message as Hear;
-use snapshot::{Delta, Generation, RowId, RowUpsert, Tables};
+use snapshot::{FORMAT, Generation, Incoming, Part, RowId, Rows, Tables};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -24,8 +24,8 @@ use tokio_stream::StreamExt;
 const RENEWAL_CHECK: Duration = Duration::from_secs(10);
 /// Messages to the control plane that wait to be sent.
 const OUTBOX_MAX: usize = 16;
-/// A frame of the channel: a first full set of rows of a large mesh must fit.
-const FRAME_BYTES_MAX: usize = 256 << 20;
+/// A frame of the channel. Rows come in parts of 64 KiB; one that is larger by itself must fit.
+const FRAME_BYTES_MAX: usize = 16 << 20;
 
 /// Who we are and whom we dial.
 #[derive(Clone, Debug)]
@@ -88,6 +88,22 @@ pub struct Base {
     pub tables: Arc<Tables>,
 }
 
+/// A generation whose last part isn't there yet.
+struct Receiving {
+    generation: Generation,
+    base: Generation,
+    /// Or why it is refused.
+    rows: Result<Incoming, String>,
+}
+
+/// What one stream brings.
+struct Feed<'a> {
+    updates: &'a Updates,
+    outbox: mpsc::Sender<proto::FromProxy>,
+    base: &'a mut Base,
+    receiving: Option<Receiving>,
+}
+
 /// Feeds `updates` until the proxy goes away. Returns only when the control plane refuses this proxy, or can't be
 /// reached for `give_up_after`, and there is nothing to serve meanwhile.
 ///
@@ -139,12 +155,13 @@ async fn connect(
     let mut renewal = tokio::time::interval(RENEWAL_CHECK);
     let first = status.borrow_and_update().clone();
     say(&outbox, status_message(first)).await?;
+    let mut feed = Feed { updates, outbox: outbox.clone(), base, receiving: None };
     loop {
         tokio::select! {
             frame = frames.next() => match frame {
                 None => return Err(ChannelError::Lost("the control plane closed the channel".into())),
                 Some(Err(error)) => return Err(refusal(error)),
-                Some(Ok(frame)) => hear(frame, updates, &outbox, base).await?,
+                Some(Ok(frame)) => feed.hear(frame).await?,
             },
             _ = renewal.tick() => {
                 csrs(Vec::new(), updates, &outbox).await?;
@@ -165,71 +182,101 @@ async fn connect(
     }
 }
 
-async fn hear(
-    frame: proto::ToProxy,
-    updates: &Updates,
-    outbox: &mpsc::Sender<proto::FromProxy>,
-    base: &mut Base,
-) -> Result<(), ChannelError> {
-    match frame.message {
-        None => Ok(()),
-        Some(Hear::IdentityWanted(wanted)) => csrs(wanted.meshes, updates, outbox).await,
-        Some(Hear::Material(material)) => send(updates, Update::Material(from_wire(material))).await,
-        Some(Hear::Delta(delta)) => {
-            let generation = from_generation(delta.generation);
-            let answer = match take(delta, generation, updates, base).await? {
-                Ok(()) => Say::Ack(proto::Ack { generation: Some(to_generation(generation)) }),
-                Err(reasons) => {
-                    tracing::error!(%generation, ?reasons, serving = %base.generation, "snapshot refused; the last good one keeps serving");
-                    Say::Nack(proto::Nack { generation: Some(to_generation(generation)), reasons })
+impl Feed<'_> {
+    async fn hear(&mut self, frame: proto::ToProxy) -> Result<(), ChannelError> {
+        match frame.message {
+            None => Ok(()),
+            Some(Hear::IdentityWanted(wanted)) => csrs(wanted.meshes, self.updates, &self.outbox).await,
+            Some(Hear::Material(material)) => send(self.updates, Update::Material(from_wire(material))).await,
+            Some(Hear::Delta(delta)) => {
+                let is_last = !delta.more;
+                let is_first = self.receiving.is_none() && self.base.generation == Generation::default();
+                let received = self.receive(delta);
+                if !is_last {
+                    if is_first {
+                        self.announce(&received).await?;
+                    }
+                    self.receiving = Some(received);
+                    return Ok(());
                 }
-            };
-            say(outbox, answer).await
+                let generation = received.generation;
+                let answer = match self.take(received).await? {
+                    Ok(()) => Say::Ack(proto::Ack { generation: Some(to_generation(generation)) }),
+                    Err(reasons) => {
+                        tracing::error!(%generation, ?reasons, serving = %self.base.generation, "snapshot refused; the last good one keeps serving");
+                        Say::Nack(proto::Nack { generation: Some(to_generation(generation)), reasons })
+                    }
+                };
+                say(&self.outbox, answer).await
+            }
         }
     }
-}
 
-/// Applies a delta to the base and offers the result; the base moves on only when the proxy takes it.
-async fn take(
-    delta: proto::Delta,
-    generation: Generation,
-    updates: &Updates,
-    base: &mut Base,
-) -> Result<Result<(), Vec<String>>, ChannelError> {
-    let empty = Tables::default();
-    let wanted_base = from_generation(delta.base);
-    let on = if wanted_base == Generation::default() {
-        &empty
-    } else if wanted_base == base.generation {
-        base.tables.as_ref()
-    } else {
-        let problem = format!("the delta is based on generation {wanted_base}, this proxy serves {}", base.generation);
-        return Ok(Err(vec![problem]));
-    };
-    let row_id = |id: proto::RowId| RowId { table: id.table, key: id.key };
-    let upsert = |r: proto::Row| RowUpsert { id: RowId { table: r.table, key: r.key }, body: r.body };
-    let change = Delta {
-        upserts: delta.upserts.into_iter().map(upsert).collect(),
-        removals: delta.removals.into_iter().map(row_id).collect(),
-    };
-    tracing::debug!(%generation, upserts = change.upserts.len(), removals = change.removals.len(), "delta received");
-    let tables = match snapshot::apply(on, &change) {
-        Ok(tables) if std::ptr::eq(on, &empty) => Arc::new(snapshot::share(&base.tables, tables)),
-        Ok(tables) => Arc::new(tables),
-        Err(error) => return Ok(Err(vec![error.to_string()])),
-    };
-    drop(change);
-    if generation == base.generation && tables == base.tables {
-        // After a reconnect: what is in force already, restored from disk perhaps.
-        return Ok(Ok(()));
+    /// What the proxy can get ready for while the rest of its first generation is on its way.
+    async fn announce(&self, received: &Receiving) -> Result<(), ChannelError> {
+        match received.rows.as_ref().ok().and_then(Incoming::proxy) {
+            Some(proxy) => send(self.updates, Update::Ahead(Box::new(proxy.clone()))).await,
+            None => Ok(()),
+        }
     }
-    let (verdict, answer) = oneshot::channel();
-    send(updates, Update::Offer { tables: tables.clone(), generation, verdict }).await?;
-    let outcome = answer.await.map_err(|_| ChannelError::Lost("the proxy is stopping".into()))?;
-    if outcome.is_ok() {
-        *base = Base { generation, tables };
+
+    /// Reads a part while the next is on its way.
+    fn receive(&mut self, delta: proto::Delta) -> Receiving {
+        let generation = from_generation(delta.generation);
+        let fresh = || Receiving { generation, base: from_generation(delta.base), rows: Incoming::new(delta.format) };
+        // Parts of what was given up are of no use.
+        let mut receiving = self.receiving.take().filter(|r| r.generation == generation).unwrap_or_else(fresh);
+        if let Ok(rows) = &mut receiving.rows {
+            let of_table = |r: proto::Rows| Rows { table: r.table, count: r.count as usize, bodies: r.bodies };
+            let row_id = |id: proto::RowId| RowId { table: id.table, key: id.key };
+            let part = Part {
+                upserts: delta.upserts.into_iter().map(of_table).collect(),
+                removals: delta.removals.into_iter().map(row_id).collect(),
+                is_last: !delta.more,
+            };
+            if let Err(error) = rows.take(&part) {
+                receiving.rows = Err(error.to_string());
+            }
+        }
+        receiving
     }
-    Ok(outcome)
+
+    /// Applies what came to the base and offers the result; the base moves on only when the proxy takes it.
+    async fn take(&mut self, received: Receiving) -> Result<Result<(), Vec<String>>, ChannelError> {
+        let Receiving { generation, base: wanted_base, rows } = received;
+        let base = &mut *self.base;
+        let empty = Tables::default();
+        let on = if wanted_base == Generation::default() {
+            &empty
+        } else if wanted_base == base.generation {
+            base.tables.as_ref()
+        } else {
+            let problem =
+                format!("the delta is based on generation {wanted_base}, this proxy serves {}", base.generation);
+            return Ok(Err(vec![problem]));
+        };
+        let rows = match rows {
+            Ok(rows) => rows,
+            Err(problem) => return Ok(Err(vec![problem])),
+        };
+        tracing::debug!(%generation, rows = rows.rows(), "delta received");
+        let tables = match rows.apply(on) {
+            Ok(tables) if std::ptr::eq(on, &empty) => Arc::new(snapshot::share(&base.tables, tables)),
+            Ok(tables) => Arc::new(tables),
+            Err(error) => return Ok(Err(vec![error.to_string()])),
+        };
+        if generation == base.generation && tables == base.tables {
+            // After a reconnect: what is in force already, restored from disk perhaps.
+            return Ok(Ok(()));
+        }
+        let (verdict, answer) = oneshot::channel();
+        send(self.updates, Update::Offer { tables: tables.clone(), generation, verdict }).await?;
+        let outcome = answer.await.map_err(|_| ChannelError::Lost("the proxy is stopping".into()))?;
+        if outcome.is_ok() {
+            *base = Base { generation, tables };
+        }
+        Ok(outcome)
+    }
 }
 
 async fn csrs(
@@ -269,6 +316,7 @@ fn hello(config: &Config, token: String, base: &Base) -> proto::Hello {
         version: env!("CARGO_PKG_VERSION").into(),
         have: Some(to_generation(base.generation)),
         ipv6: config.ipv6,
+        formats: vec![FORMAT],
     }
 }
 
@@ -319,5 +367,55 @@ fn from_wire(material: proto::Material) -> Material {
         identities: material.identities.into_iter().map(identity).collect(),
         bundles: material.bundles.into_iter().map(bundle).collect(),
         secrets: material.secrets.into_iter().map(secret).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A delta with one name, and what becomes of it on the way to the coordinator.
+    fn delta(sequence: u64, name: &str, more: bool) -> proto::Delta {
+        let (v4, v6, origin) = (None, None, snapshot::Origin::default());
+        let row = snapshot::NameRow { name: name.into(), v4, v6, origin };
+        let tables = Tables { names: vec![Arc::new(row)], ..Tables::default() };
+        let rows = |r: Rows| proto::Rows { table: r.table, count: r.count as u32, bodies: r.bodies };
+        let upserts = snapshot::parts(None, &tables).flat_map(|part| part.upserts).map(rows).collect();
+        let generation = Some(to_generation(Generation { epoch: 1, sequence }));
+        proto::Delta { generation, base: None, removals: vec![], upserts, format: FORMAT, more }
+    }
+
+    #[tokio::test]
+    async fn rows_in_a_format_of_another_release_are_refused_by_name() {
+        let (updates, mut offers) = mpsc::channel(1);
+        let (outbox, mut said) = mpsc::channel(1);
+        let mut feed = Feed { updates: &updates, outbox, base: &mut Base::default(), receiving: None };
+        let message = Some(Hear::Delta(proto::Delta { format: FORMAT + 1, ..delta(1, "a.mesh", false) }));
+        feed.hear(proto::ToProxy { message }).await.unwrap();
+        let Some(Say::Nack(nack)) = said.recv().await.unwrap().message else { panic!("no nack") };
+        assert!(nack.reasons.concat().contains("install the same release"), "{:?}", nack.reasons);
+        assert!(offers.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_generation_takes_effect_with_its_last_part_and_without_those_of_one_that_was_given_up() {
+        let (updates, mut offers) = mpsc::channel(1);
+        let (outbox, mut said) = mpsc::channel(1);
+        let mut feed = Feed { updates: &updates, outbox, base: &mut Base::default(), receiving: None };
+        let coordinator = async {
+            assert!(matches!(offers.recv().await, Some(Update::Ahead(_))));
+            let Some(Update::Offer { tables, verdict, .. }) = offers.recv().await else { panic!("no offer") };
+            let _ = verdict.send(Ok(()));
+            tables
+        };
+        let channel = async {
+            for delta in [delta(1, "a.mesh", true), delta(2, "b.mesh", true), delta(2, "c.mesh", false)] {
+                feed.hear(proto::ToProxy { message: Some(Hear::Delta(delta)) }).await.unwrap();
+            }
+        };
+        let (tables, ()) = tokio::join!(coordinator, channel);
+        let names: Vec<&str> = tables.names.iter().map(|row| row.name.as_str()).collect();
+        assert_eq!(names, ["b.mesh", "c.mesh"]);
+        assert!(matches!(said.recv().await.unwrap().message, Some(Say::Ack(_))));
     }
 }

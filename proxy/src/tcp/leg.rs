@@ -36,12 +36,14 @@ pub(super) struct Plain<'a> {
     unsettled: bool,
     /// The poller will wake the task when there is something to read.
     is_awaited: bool,
+    /// The last read took all there was.
+    is_dry: bool,
     /// It took less than the last write offered: the poller is asked before the next one.
     is_full: bool,
 }
 
 impl Plain<'_> {
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         if std::mem::take(&mut self.unsettled) {
             settle(self.tcp);
         }
@@ -57,7 +59,7 @@ impl Plain<'_> {
         self.poll_reading(cx, wanted, read)
     }
 
-    fn poll_read_into(&mut self, cx: &mut Context<'_>, space: &mut [u8]) -> Poll<io::Result<usize>> {
+    pub(super) fn poll_read_into(&mut self, cx: &mut Context<'_>, space: &mut [u8]) -> Poll<io::Result<usize>> {
         let tcp = self.tcp;
         self.poll_reading(cx, space.len(), || Ok(recv(tcp, &mut *space, RecvFlags::empty())?.0))
     }
@@ -70,12 +72,15 @@ impl Plain<'_> {
         mut read: impl FnMut() -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         loop {
-            if let Some(done) = bare::attempt(self.tcp, Interest::READABLE, wanted, &mut read) {
-                self.is_awaited = false;
-                return Poll::Ready(done);
-            }
-            if self.is_awaited {
-                return Poll::Pending;
+            if !std::mem::take(&mut self.is_dry) {
+                if let Some(done) = bare::attempt(self.tcp, Interest::READABLE, wanted, &mut read) {
+                    self.is_awaited = false;
+                    self.is_dry = matches!(done, Ok(count) if count < wanted);
+                    return Poll::Ready(done);
+                }
+                if self.is_awaited {
+                    return Poll::Pending;
+                }
             }
             let ready = self.tcp.poll_read_ready(cx);
             // Without budget it is the task that is pending, not the socket.
@@ -85,7 +90,7 @@ impl Plain<'_> {
     }
 
     /// Tried at once: a socket mostly takes what it is given, and of a new one the poller knows nothing yet.
-    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if !std::mem::take(&mut self.unwritten) {
             self.settle();
         }
@@ -125,7 +130,8 @@ pub(crate) fn take_waiting(stream: &mut Stream) -> io::Result<Bytes> {
 
 impl<'a> Leg<'a> {
     pub(super) fn of(stream: &'a mut Stream, unwritten: bool, unsettled: bool) -> (Self, Bytes) {
-        let plain = |tcp| Self::Plain(Plain { tcp, unwritten, unsettled, is_awaited: false, is_full: false });
+        let plain =
+            |tcp| Self::Plain(Plain { tcp, unwritten, unsettled, is_awaited: false, is_dry: false, is_full: false });
         match stream {
             Stream::Plain(tcp) => (plain(tcp), Bytes::new()),
             Stream::Replayed(replayed) => (plain(&replayed.tcp), std::mem::take(&mut replayed.prefix)),

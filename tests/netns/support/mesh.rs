@@ -130,8 +130,8 @@ impl Mesh {
         eventually(&format!("{words:?} in the last good snapshot of {name}"), LONG, || {
             let entries = std::fs::read_dir(self.path(&format!("{name}.state"))).ok()?;
             let mut files = entries.filter_map(Result::ok).map(|entry| entry.path());
-            let file = files.find(|path| path.to_string_lossy().ends_with(".snapshot.json"))?;
-            std::fs::read_to_string(file).ok()?.contains(words).then_some(())
+            let file = files.find(|path| path.to_string_lossy().ends_with(".snapshot"))?;
+            snapshot::load(&std::fs::read(file).ok()?).ok()?.1.to_string().contains(words).then_some(())
         })
     }
 

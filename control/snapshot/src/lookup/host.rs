@@ -26,7 +26,7 @@ impl HostTable {
     ) -> Result<Self, Vec<String>> {
         if let Some((rows, old)) = before
             && rows.len() == hosts.len()
-            && rows.iter().zip(hosts).all(|(a, b)| a.host == b.host)
+            && rows.iter().zip(hosts).all(|(a, b)| Arc::ptr_eq(a, b) || a.host == b.host)
         {
             return old.with_routes(rows, hosts);
         }

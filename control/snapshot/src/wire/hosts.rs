@@ -1,16 +1,77 @@
 //! Virtual hosts on the wire: a listener of many hosts travels as its frame and a row for each host, so that a changed route
-//! carries its host and not ten thousand others. Hosts of such a listener are sorted by their text. Knows no other row.
+//! carries its host and not ten thousand others. Hosts of such a listener are sorted. Knows no other row.
 
-use super::{Change, Delta, Row, RowId, RowUpsert, WireError, decode, encode};
+use super::Item;
 use crate::host::HostPattern;
+use crate::index::Keyed;
 use crate::tables::{Handler, ListenerRow, Role, VirtualHost};
-use std::collections::{HashMap, HashSet};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// Keys are `<address> <host>`.
+/// Keys of removals are `<address> <host>`.
 pub(super) const TABLE: &str = "host";
+pub(super) const TWINS: &str = "twin";
 
 type Hosts = Vec<Arc<VirtualHost>>;
+
+/// A host with the listener it belongs to.
+#[derive(Serialize)]
+pub(super) struct HostRef<'a> {
+    pub listener: SocketAddr,
+    pub host: &'a VirtualHost,
+}
+
+#[derive(Deserialize)]
+pub(super) struct HostRow {
+    pub listener: SocketAddr,
+    pub host: Arc<VirtualHost>,
+}
+
+/// The IPv4 and the IPv6 listener of a name do the same: the second is written as this.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Twin {
+    pub address: SocketAddr,
+    /// Which of the generation's listeners, as they came.
+    pub of: usize,
+}
+
+/// Listeners of the generation that is being written.
+#[derive(Default)]
+pub(super) struct Written<'a> {
+    listeners: usize,
+    /// By the address of their only host in memory: what the compiler made for both families is one allocation.
+    by_host: HashMap<usize, (usize, &'a ListenerRow)>,
+}
+
+impl<'a> Written<'a> {
+    fn item(&mut self, row: &'a ListenerRow) -> Item<'a> {
+        let number = self.listeners;
+        self.listeners += 1;
+        if let Some([host]) = of(row).map(Vec::as_slice) {
+            let (of, first) = *self.by_host.entry(Arc::as_ptr(host).addr()).or_insert((number, row));
+            if of != number && first.role == row.role && first.origin == row.origin {
+                return Item::Twin(Twin { address: row.address, of });
+            }
+        }
+        Item::Put(<ListenerRow as super::Row>::TABLE, row)
+    }
+}
+
+/// None if the listener it is like isn't there.
+pub(super) fn add_twin(listeners: &mut Vec<Arc<ListenerRow>>, twin: &Twin) -> Option<()> {
+    let row = ListenerRow { address: twin.address, ..ListenerRow::clone(listeners.get(twin.of)?) };
+    listeners.push(Arc::new(row));
+    Some(())
+}
+
+impl Keyed for VirtualHost {
+    type Key = HostPattern;
+    fn key(&self) -> &HostPattern {
+        &self.host
+    }
+}
 
 fn of(row: &ListenerRow) -> Option<&Hosts> {
     match &row.role {
@@ -20,7 +81,7 @@ fn of(row: &ListenerRow) -> Option<&Hosts> {
     }
 }
 
-fn of_mut(row: &mut ListenerRow) -> Option<&mut Hosts> {
+pub(super) fn of_mut(row: &mut ListenerRow) -> Option<&mut Hosts> {
     match &mut row.role {
         Role::Outbound { handler: Handler::Http { hosts }, .. }
         | Role::Gateway { handler: Handler::Http { hosts }, .. } => Some(hosts),
@@ -31,17 +92,7 @@ fn of_mut(row: &mut ListenerRow) -> Option<&mut Hosts> {
 /// Hosts of a listener that travels in pieces: several, in order, none twice.
 fn pieces(row: &ListenerRow) -> Option<&Hosts> {
     let hosts = of(row).filter(|hosts| hosts.len() > 1)?;
-    hosts.is_sorted_by(|a, b| text(&a.host).lt(text(&b.host))).then_some(hosts)
-}
-
-/// As the key spells it.
-fn text(host: &HostPattern) -> impl Iterator<Item = u8> {
-    let (star, rest) = match host {
-        HostPattern::Exact(name) => ("", name.as_str()),
-        HostPattern::Suffix(suffix) => ("*", suffix.as_str()),
-        HostPattern::Any => ("*", ""),
-    };
-    star.bytes().chain(rest.bytes())
+    hosts.is_sorted_by(|a, b| a.host < b.host).then_some(hosts)
 }
 
 /// The row without its hosts.
@@ -57,34 +108,35 @@ fn frame(row: &ListenerRow) -> ListenerRow {
     ListenerRow { address: row.address, role, origin: row.origin.clone() }
 }
 
-/// Writes a listener that is new or differs from `old`.
-pub(super) fn upsert(old: Option<&ListenerRow>, row: &ListenerRow, delta: &mut Delta) {
-    let Some(hosts) = pieces(row) else { return super::upsert(old, row, delta) };
-    let frame_now = frame(row);
-    let held = old.filter(|old| frame(old) == frame_now).and_then(pieces);
-    let id = |host: &VirtualHost| RowId { table: TABLE.into(), key: format!("{} {}", row.address, host.host) };
-    let Some(held) = held else {
-        super::upsert(None, &frame_now, delta);
-        delta.upserts.extend(hosts.iter().map(|h| RowUpsert { id: id(h), body: encode(h.as_ref()) }));
-        return;
+/// What is to be written of a listener that may have changed.
+pub(super) fn items<'a>(
+    old: Option<&'a ListenerRow>,
+    new: Option<&'a ListenerRow>,
+    written: &mut Written<'a>,
+) -> Box<dyn Iterator<Item = Item<'a>> + Send + 'a> {
+    let table = <ListenerRow as super::Row>::TABLE;
+    let Some(row) = new else {
+        return Box::new(old.into_iter().map(move |old| Item::Gone(table, old.address.to_string())));
     };
-    let old: HashMap<_, _> = held.iter().map(|h| (&h.host, h)).collect();
-    for host in hosts {
-        if !old.get(&host.host).is_some_and(|o| Arc::ptr_eq(o, host) || *o == host) {
-            delta.upserts.push(RowUpsert { id: id(host), body: encode(host.as_ref()) });
-        }
+    if old == Some(row) {
+        return Box::new(std::iter::empty());
     }
-    let kept: HashSet<_> = hosts.iter().map(|h| &h.host).collect();
-    delta.removals.extend(held.iter().filter(|h| !kept.contains(&h.host)).map(|h| id(h)));
-}
-
-/// The IPv4 and the IPv6 listener of a name do the same.
-pub(super) fn unify(rows: &mut [ListenerRow]) {
-    let mut seen: HashSet<Arc<VirtualHost>> = HashSet::new();
-    for host in rows.iter_mut().filter_map(of_mut).filter(|hosts| hosts.len() == 1).flatten() {
-        match seen.get(&*host) {
-            Some(same) => *host = same.clone(),
-            None => drop(seen.insert(host.clone())),
+    let Some(hosts) = pieces(row) else { return Box::new(std::iter::once(written.item(row))) };
+    let frame_now = frame(row);
+    match old.filter(|old| frame(old) == frame_now).and_then(pieces) {
+        None => {
+            written.listeners += 1;
+            let hosts = hosts.iter().map(|host| Item::Host(row.address, host));
+            Box::new(std::iter::once(Item::Frame(Box::new(frame_now))).chain(hosts))
+        }
+        Some(held) => {
+            let changed = crate::changed(held, hosts, |a, b| a.host.cmp(&b.host));
+            Box::new(changed.filter_map(|(old, new)| match (old, new) {
+                (Some(old), Some(new)) if old == new => None,
+                (_, Some(new)) => Some(Item::Host(row.address, new)),
+                (Some(old), None) => Some(Item::Gone(TABLE, format!("{} {}", row.address, old.host))),
+                (None, None) => None,
+            }))
         }
     }
 }
@@ -99,44 +151,4 @@ pub(super) fn sharing(row: &ListenerRow, held: &ListenerRow) -> Option<ListenerR
         }
     }
     Some(shared)
-}
-
-/// Works host rows into listeners that are there already.
-pub(super) fn apply(listeners: &mut [Arc<ListenerRow>], change: Change<'_>) -> Result<(), WireError> {
-    let mut by_listener: HashMap<&str, HashMap<&str, Option<Arc<VirtualHost>>>> = HashMap::new();
-    let wrong = |key: &str, problem: &str| WireError {
-        row: RowId { table: TABLE.into(), key: key.to_owned() },
-        problem: problem.to_owned(),
-    };
-    for key in &change.removals {
-        let (address, host) = key.split_once(' ').ok_or_else(|| wrong(key, "isn't `address host`"))?;
-        by_listener.entry(address).or_default().insert(host, None);
-    }
-    for upsert in &change.upserts {
-        let key = upsert.id.key.as_str();
-        let (address, host) = key.split_once(' ').ok_or_else(|| wrong(key, "isn't `address host`"))?;
-        let row: VirtualHost = decode(upsert)?;
-        if row.host.to_string() != host {
-            return Err(wrong(key, "the body is of another host"));
-        }
-        by_listener.entry(address).or_default().insert(host, Some(Arc::new(row)));
-    }
-    for (address, mut changed) in by_listener {
-        let found = ListenerRow::find(listeners, address).ok().and_then(|at| listeners.get_mut(at));
-        let hosts = found.and_then(|row| of_mut(Arc::make_mut(row)));
-        let Some(hosts) = hosts else { return Err(wrong(address, "there is no such HTTP listener")) };
-        let mut next: Vec<(String, Arc<VirtualHost>)> = Vec::with_capacity(hosts.len() + changed.len());
-        for host in hosts.drain(..) {
-            let text = host.host.to_string();
-            match changed.remove(text.as_str()) {
-                None => next.push((text, host)),
-                Some(Some(host)) => next.push((text, host)),
-                Some(None) => {}
-            }
-        }
-        next.extend(changed.into_iter().filter_map(|(text, host)| Some((text.to_owned(), host?))));
-        next.sort_by(|a, b| a.0.cmp(&b.0));
-        *hosts = next.into_iter().map(|(_, host)| host).collect();
-    }
-    Ok(())
 }

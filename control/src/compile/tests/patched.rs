@@ -65,19 +65,25 @@ fn parsed(text: &str) -> Resource {
 }
 
 fn some_route(dice: &mut Dice) -> Resource {
-    let selector = dice.one_of(&[
+    let selectors = [
         "kuma.io/service: edge",
         "h: one, kuma.io/service: edge",
         "h: two, kuma.io/service: '*'",
         "h: '*', kuma.io/service: '*'",
-    ]);
-    let hostnames = dice.one_of(&["", "hostnames: [one.example], ", "hostnames: ['*.example'], "]);
+    ];
+    let hostnames = ["", "hostnames: [one.example], ", "hostnames: ['*.example'], "];
+    let number = dice.below(5);
+    // Most keep their hosts when they change.
+    let (selector, hostnames) = match dice.below(3) {
+        0 => (dice.one_of(&selectors), dice.one_of(&hostnames)),
+        _ => (selectors[number % 4], hostnames[number % 3]),
+    };
     parsed(&format!(
         "type: MeshGatewayRoute\nmesh: default\nname: r{}\nselectors: [{{match: {{{selector}}}}}]\nconf: {{http: {{{hostnames}rules: \
          [{{matches: [{{path: {{match: {}, value: /{}}}}}], backends: [{{destination: {{kuma.io/service: {}}}, weight: 1}}]}}]}}}}\n",
-        dice.below(5),
+        number,
         dice.one_of(&["PREFIX", "EXACT", "REGEX"]),
-        dice.one_of(&["", "x"]),
+        dice.one_of(&["", "x", "x("]),
         dice.one_of(&["a", "b", "ext", "x"])
     ))
 }

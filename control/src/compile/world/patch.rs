@@ -19,6 +19,7 @@ struct Touched<'a> {
     /// Services whose endpoints may be others now.
     services: BTreeSet<Arc<str>>,
     has_externals: bool,
+    has_secrets: bool,
 }
 
 /// The world after `previous`; None when it has to be made from nothing.
@@ -54,7 +55,11 @@ pub(super) fn patched(
             instances: world.instances_after(before, touched),
             gateway_instances: before.gateway_instances.clone(),
             sidecars: before.sidecars.after((!is_same).then_some(&touched.services)),
-            routes: before.routes.handed_on(),
+            gateways: if touched.has_secrets {
+                before.gateways.outdated()
+            } else {
+                before.gateways.after(&touched.services)
+            },
             resources: resources.clone(),
             external: if touched.has_externals { externals(resources, mesh) } else { before.external.clone() },
         };
@@ -139,6 +144,7 @@ fn touched<'a>(previous: &World, changes: &'a [Change<'a>]) -> Option<BTreeMap<&
                     touched.services.insert(service(&es.tags).into());
                     touched.has_externals = true;
                 }
+                Spec::Secret(_) => touched.has_secrets = true,
                 // Read anew by each compilation, or known from the names.
                 Spec::MeshGatewayRoute(_)
                 | Spec::TrafficPermission(_)
@@ -146,8 +152,7 @@ fn touched<'a>(previous: &World, changes: &'a [Change<'a>]) -> Option<BTreeMap<&
                 | Spec::VirtualOutbound(_)
                 | Spec::MeshService(_)
                 | Spec::MeshExternalService(_)
-                | Spec::MeshMultiZoneService(_)
-                | Spec::Secret(_) => {}
+                | Spec::MeshMultiZoneService(_) => {}
                 Spec::Mesh(_) | Spec::ZoneEgress(_) | Spec::ZoneIngress(_) | Spec::MeshGateway(_) => return None,
                 Spec::GlobalSecret(_) | Spec::Zone(_) | Spec::HostnameGenerator(_) | Spec::Opaque(_) => {}
             }
@@ -201,8 +206,8 @@ impl World {
             // By Dataplane; its inbounds are in their order already.
             list.sort_by(|a, b| a.origin.name.cmp(&b.origin.name));
             match list.is_empty() {
-                true => drop(services.remove(name)),
-                false => drop(services.insert(name.clone(), Service::new(list))),
+                true => services.remove(name),
+                false => services.insert(name.clone(), Service::new(list)),
             }
         }
         Arc::new(services)

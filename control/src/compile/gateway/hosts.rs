@@ -1,13 +1,12 @@
-//! The virtual hosts of a gateway's HTTP port: which there are, and which routes each one has in which order. Hosts whose
-//! routes are the same as in the world before are the same rows. It knows no socket and no certificate.
+//! The virtual hosts of a gateway's HTTP port: which there are, and which routes each one has in which order. It knows no
+//! socket and no certificate.
 
-use super::Problem;
-use super::gateway::Builtin;
-use super::gateway_routes::{Prepared, prepare};
-use crate::resource::{GatewayListener, GatewayProtocol, MeshGatewayRoute, Resource, RouteConf};
+use super::routes::Prepared;
+use crate::compile::Problem;
+use crate::resource::{GatewayListener, MeshGatewayRoute, Resource, RouteConf};
 use snapshot::{HostPattern, Match, Origin, PathMatch, RouteAction, RouteRow, VirtualHost};
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// A host without any route answers this with 404.
 const PAGE: &str = "This is a Kuma MeshGateway. No routes match this MeshGateway!\n";
@@ -22,77 +21,27 @@ pub(super) struct Sub<'a> {
 }
 
 /// Routes of a virtual host by name: attached twice counts once.
-type Attached<'a> = BTreeMap<&'a str, &'a Arc<Resource>>;
+pub(super) type Attached<'a> = BTreeMap<&'a str, &'a Arc<Resource>>;
 type Hosts<'a> = BTreeMap<String, (HostPattern, Attached<'a>)>;
 
-/// Routes and hosts that were made already, for this world and for the one before. No result depends on it.
-#[derive(Default)]
-pub(super) struct Routes {
-    now: Arc<Mutex<Memo>>,
-    before: Arc<Mutex<Memo>>,
-}
-
-#[derive(Default)]
-struct Memo {
-    /// By the resource's place in memory, and the port.
-    routes: HashMap<(usize, u16), Arc<Prepared>>,
-    hosts: HashMap<HostKey, Arc<Host>>,
-}
-
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct HostKey {
-    gateway: String,
-    port: u16,
-    is_https: bool,
-    host: HostPattern,
+pub(super) struct HostKey {
+    pub gateway: String,
+    pub port: u16,
+    pub is_https: bool,
+    pub host: HostPattern,
 }
 
 /// A virtual host and what it was made of.
-struct Host {
-    routes: Vec<Arc<Prepared>>,
-    row: Arc<VirtualHost>,
-    notes: Vec<Problem>,
-}
-
-impl Routes {
-    /// For the next world. One that no gateway asked for hands on what it was given.
-    pub(super) fn handed_on(&self) -> Self {
-        let is_used = !lock(&self.now).routes.is_empty();
-        let before = if is_used { &self.now } else { &self.before };
-        Self { now: Arc::default(), before: before.clone() }
-    }
-
-    fn route(&self, resource: &Arc<Resource>, port: u16) -> Arc<Prepared> {
-        let key = (Arc::as_ptr(resource) as usize, port);
-        if let Some(known) = lock(&self.now).routes.get(&key) {
-            return known.clone();
-        }
-        let known = lock(&self.before).routes.get(&key).cloned();
-        let route = known.unwrap_or_else(|| Arc::new(prepare(resource, port)));
-        lock(&self.now).routes.insert(key, route.clone());
-        route
-    }
-
-    fn host(&self, key: HostKey, routes: Vec<Arc<Prepared>>, origin: &Origin) -> Arc<Host> {
-        let is_same = |host: &&Arc<Host>| {
-            host.routes.len() == routes.len() && host.routes.iter().zip(&routes).all(|(a, b)| Arc::ptr_eq(a, b))
-        };
-        if let Some(known) = lock(&self.now).hosts.get(&key).filter(is_same) {
-            return known.clone();
-        }
-        let known = lock(&self.before).hosts.get(&key).filter(is_same).cloned();
-        let host = known.unwrap_or_else(|| Arc::new(Host::new(&key, routes, origin)));
-        lock(&self.now).hosts.insert(key, host.clone());
-        host
-    }
-}
-
-fn lock(memo: &Mutex<Memo>) -> MutexGuard<'_, Memo> {
-    memo.lock().unwrap_or_else(PoisonError::into_inner)
+pub(super) struct Host {
+    pub routes: Vec<Arc<Prepared>>,
+    pub row: Arc<VirtualHost>,
+    pub notes: Vec<Problem>,
 }
 
 impl Host {
-    fn new(key: &HostKey, prepared: Vec<Arc<Prepared>>, origin: &Origin) -> Self {
+    /// `origin`: of the MeshGateway.
+    pub(super) fn new(key: &HostKey, prepared: Vec<Arc<Prepared>>, origin: &Origin) -> Self {
         let mut entries: Vec<_> = prepared.iter().flat_map(|route| &route.entries).collect();
         entries.sort_by(|a, b| a.0.cmp(&b.0));
         let mut routes: Vec<RouteRow> = entries.into_iter().map(|(_, row)| row.clone()).collect();
@@ -108,21 +57,10 @@ impl Host {
     }
 }
 
-/// The virtual hosts of a port.
-pub(super) fn hosts(gateway: &mut Builtin<'_>, subs: &[Sub<'_>], first: &GatewayListener) -> Vec<Arc<VirtualHost>> {
-    let is_https = first.protocol == GatewayProtocol::Https;
-    let distributed = if is_https { distribute_apart(subs) } else { distribute(subs) };
-    let memo = &gateway.input.mesh.routes;
-    let mut rows = Vec::with_capacity(distributed.len());
-    for (host, attached) in distributed.into_values() {
-        let routes: Vec<Arc<Prepared>> = attached.into_values().map(|r| memo.route(r, first.port)).collect();
-        routes.iter().for_each(|route| gateway.take(&route.draft));
-        let key = HostKey { gateway: gateway.origin.name.clone(), port: first.port, is_https, host };
-        let host = memo.host(key, routes, &gateway.origin);
-        gateway.rows.aside.problems.extend(host.notes.iter().cloned());
-        rows.push(host.row.clone());
-    }
-    rows
+/// The virtual hosts of a port, in the order of their texts, each with its routes.
+pub(super) fn distributed<'a>(subs: &[Sub<'a>], is_https: bool) -> impl Iterator<Item = (HostPattern, Attached<'a>)> {
+    let hosts = if is_https { distribute_apart(subs) } else { distribute(subs) };
+    hosts.into_values()
 }
 
 /// All listeners of an HTTP port share one table.

@@ -1,8 +1,8 @@
 //! What a gateway's route does, whatever gateway it is: its rules as rows, the services that they send to. It knows no
 //! host, no socket and no certificate.
 
-use super::Problem;
-use super::sni::{self, service};
+use crate::compile::Problem;
+use crate::compile::sni::{self, service};
 use crate::resource::{
     self, HeaderFilter, HttpRule, MatcherKind, PathReplace, Resource, RouteConf, RouteFilter, RouteMatch, Spec, Tags,
 };
@@ -61,7 +61,7 @@ impl Precedence {
 /// An HTTP route on a port. The same for every gateway of the mesh, and for as long as the resource is the same.
 pub(super) struct Prepared {
     /// Held, so that no other is at its place in memory.
-    _resource: Arc<Resource>,
+    pub resource: Arc<Resource>,
     pub entries: Vec<(Precedence, RouteRow)>,
     pub draft: Draft,
 }
@@ -117,7 +117,7 @@ pub(super) fn prepare(resource: &Arc<Resource>, port: u16) -> Prepared {
             Err(text) => draft.note(format!("rule {at} is left out: {text}")),
         }
     }
-    Prepared { _resource: resource.clone(), entries, draft }
+    Prepared { resource: resource.clone(), entries, draft }
 }
 
 fn match_of(matching: &RouteMatch) -> Result<Match, String> {
