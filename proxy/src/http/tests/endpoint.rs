@@ -72,6 +72,19 @@ impl Endpoint {
     }
 }
 
+/// On a connection of its own, of the same worker.
+fn another_client(bench: &Bench) -> DuplexStream {
+    let (client, io) = duplex(64 * 1024);
+    let context = Context {
+        traffic: Rc::clone(&bench.fake),
+        pools: Rc::clone(&bench.pools),
+        settings: Arc::new(Settings::sidecar()),
+        peer: None,
+    };
+    tokio::task::spawn_local(serve(io, context, bench.drain.subscribe(), Wire::Sniff, |end, _| end));
+    client
+}
+
 const POST: &str = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nping";
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const OKAY: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
@@ -82,17 +95,7 @@ async fn streams_beyond_what_a_connection_allows_get_another_one() {
     let mut endpoints = Vec::new();
     // Three clients at once; the endpoint allows one stream.
     let mut clients = vec![std::mem::replace(&mut bench.client, duplex(1).0)];
-    for _ in 0..2 {
-        let (client, io) = duplex(64 * 1024);
-        let context = Context {
-            traffic: Rc::clone(&bench.fake),
-            pools: Rc::clone(&bench.pools),
-            settings: Arc::new(Settings::sidecar()),
-            peer: None,
-        };
-        tokio::task::spawn_local(serve(io, context, bench.drain.subscribe(), Wire::Sniff, |end, _| end));
-        clients.push(client);
-    }
+    clients.extend((0..2).map(|_| another_client(&bench)));
     for client in &mut clients {
         say(client, GET).await;
     }
@@ -379,4 +382,33 @@ async fn an_endpoint_that_speaks_http_1_is_502_and_named() {
     say(&mut io, "HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n").await;
     assert!(head(&mut bench.client).await.starts_with("HTTP/1.1 502 "));
     assert_eq!(bench.outcomes(), [(502, Some(Reason::UpstreamProtocol))]);
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn a_silent_endpoint_is_asked_for_a_sign_of_life_but_rarely() {
+    let decide: Box<Decide> = Box::new(|_| {
+        let timeouts = Timeouts { request_ms: 0, stream_idle_ms: 0 };
+        Decision { action: Action::Forward(Plan { h2: true, timeouts, ..plan() }), filters: None }
+    });
+    let mut bench = Bench::new(Settings::sidecar(), decide);
+    bench.send(GET).await;
+    let mut endpoint = Endpoint::accept(&mut bench, b"").await;
+    let began = tokio::time::Instant::now();
+    let (mut asked, mut clients) = (Vec::new(), Vec::new());
+    // The clock goes on whenever everything rests.
+    while asked.len() < 2 {
+        let mut head = [0; 9];
+        endpoint.io.read_exact(&mut head).await.unwrap();
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        endpoint.io.read_exact(&mut payload).await.unwrap();
+        if head[3] == 6 {
+            asked.push(began.elapsed().as_secs());
+            endpoint.send(&frame(6, 1, 0, &payload)).await;
+            // It gets something more that it says nothing to.
+            let mut client = another_client(&bench);
+            say(&mut client, GET).await;
+            clients.push(client);
+        }
+    }
+    assert_eq!(asked, [30, 390]);
 }
