@@ -278,6 +278,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Due {
     /// The places for streams are needed no more.
     Tidy,
@@ -285,3 +286,7 @@ enum Due {
     Ping,
     GiveUp,
 }
+
+#[cfg(test)]
+#[path = "drive_tests.rs"]
+mod tests;

@@ -383,32 +383,3 @@ async fn an_endpoint_that_speaks_http_1_is_502_and_named() {
     assert!(head(&mut bench.client).await.starts_with("HTTP/1.1 502 "));
     assert_eq!(bench.outcomes(), [(502, Some(Reason::UpstreamProtocol))]);
 }
-
-#[tokio::test(flavor = "local", start_paused = true)]
-async fn a_silent_endpoint_is_asked_for_a_sign_of_life_but_rarely() {
-    let decide: Box<Decide> = Box::new(|_| {
-        let timeouts = Timeouts { request_ms: 0, stream_idle_ms: 0 };
-        Decision { action: Action::Forward(Plan { h2: true, timeouts, ..plan() }), filters: None }
-    });
-    let mut bench = Bench::new(Settings::sidecar(), decide);
-    bench.send(GET).await;
-    let mut endpoint = Endpoint::accept(&mut bench, b"").await;
-    let began = tokio::time::Instant::now();
-    let (mut asked, mut clients) = (Vec::new(), Vec::new());
-    // The clock goes on whenever everything rests.
-    while asked.len() < 2 {
-        let mut head = [0; 9];
-        endpoint.io.read_exact(&mut head).await.unwrap();
-        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
-        endpoint.io.read_exact(&mut payload).await.unwrap();
-        if head[3] == 6 {
-            asked.push(began.elapsed().as_secs());
-            endpoint.send(&frame(6, 1, 0, &payload)).await;
-            // It gets something more that it says nothing to.
-            let mut client = another_client(&bench);
-            say(&mut client, GET).await;
-            clients.push(client);
-        }
-    }
-    assert_eq!(asked, [30, 390]);
-}
