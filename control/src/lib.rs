@@ -4,6 +4,7 @@
 pub mod api;
 mod changed;
 pub mod channel;
+mod chunks;
 pub mod compile;
 pub mod core;
 #[cfg(test)]

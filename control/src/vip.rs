@@ -213,9 +213,9 @@ impl<A: Family> Cidr<A> {
         (self.first()..=self.last()).contains(&address.number())
     }
 
-    /// All that are given out, in order.
-    pub(crate) fn addresses(&self) -> impl Iterator<Item = A> {
-        (self.first()..=self.last()).map(A::from_number)
+    /// Those that don't come before `address`, in order.
+    pub(crate) fn addresses_from(&self, address: A) -> impl Iterator<Item = A> {
+        (self.first().max(address.number())..=self.last()).map(A::from_number)
     }
 
     fn first(&self) -> u128 {

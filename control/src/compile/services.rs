@@ -126,11 +126,12 @@ fn instances<'a>(
     let tags = &meshed.selector.dataplane_tags;
     let named = meshed.selector.dataplane_ref.as_ref();
     let selects_none = tags.is_empty() && named.is_none();
-    let of_service = (!service(tags).is_empty()).then(|| service(tags));
-    let lists = mesh.instances.iter().filter(move |(name, _)| of_service.is_none_or(|wanted| &***name == wanted));
+    let of_service = (!service(tags).is_empty()).then(|| mesh.instances.get(service(tags)));
+    let all = mesh.instances.iter().filter(move |_| of_service.is_none() && !selects_none);
+    let lists = of_service.flatten().into_iter().chain(all.map(|(_, service)| service));
     let zone = meta.labels.get(ZONE_LABEL);
     let target = port.target_port.clone().unwrap_or(TargetPort::Number(port.port));
-    lists.flat_map(|(_, service)| &service.instances).filter(move |instance| {
+    lists.flat_map(|service| &service.instances).filter(move |instance| {
         let is_port = match &target {
             TargetPort::Number(number) => instance.port == *number,
             TargetPort::Name(name) => instance.inbound == *name,

@@ -24,7 +24,19 @@ pub(super) struct Addresses {
 
 /// Addresses that have an owner or rest.
 #[derive(Default)]
-struct Used(HashSet<Ipv4Addr>, HashSet<Ipv6Addr>);
+struct Used(Taken<Ipv4Addr>, Taken<Ipv6Addr>);
+
+struct Taken<A> {
+    all: HashSet<A>,
+    /// Below it nothing of the range is free.
+    lowest: Option<A>,
+}
+
+impl<A> Default for Taken<A> {
+    fn default() -> Self {
+        Self { all: HashSet::new(), lowest: None }
+    }
+}
 
 /// What became of some keys of a stored table; null = nothing of it is left.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,8 +127,6 @@ impl Addresses {
             }
             journal.entries.insert(key, None);
         }
-        // Nothing is freed from here on, so the lowest free address only moves up.
-        let mut free = (ranges.v4.iter().flat_map(Cidr::addresses), ranges.v6.iter().flat_map(Cidr::addresses));
         for key in added {
             let resting = match journal.quarantine.get(key) {
                 Some(_) => None,
@@ -130,8 +140,8 @@ impl Addresses {
                 Some(IpAddr::V6(ip)) => Vip { v4: None, v6: Some(ip) },
                 None => {
                     let had = resting.map(|freed| freed.vip).unwrap_or_default();
-                    let v4 = taken(&mut used.0, had.v4, ranges.v4, &mut free.0)?;
-                    Vip { v4, v6: taken(&mut used.1, had.v6, ranges.v6, &mut free.1)? }
+                    let v4 = used.0.take(had.v4, ranges.v4)?;
+                    Vip { v4, v6: used.1.take(had.v6, ranges.v6)? }
                 }
             };
             journal.entries.insert(key.clone(), Some(vip));
@@ -167,33 +177,40 @@ impl Used {
         let mut used = Self::default();
         let owned = table.entries.iter().filter(|(key, _)| key.literal().is_none()).map(|(_, vip)| *vip);
         for vip in owned.chain(table.quarantine.values().map(|freed| freed.vip)) {
-            used.0.extend(vip.v4);
-            used.1.extend(vip.v6);
+            used.0.all.extend(vip.v4);
+            used.1.all.extend(vip.v6);
         }
         used
     }
 
     fn remove(&mut self, vip: Vip) {
-        vip.v4.map(|ip| self.0.remove(&ip));
-        vip.v6.map(|ip| self.1.remove(&ip));
+        vip.v4.into_iter().for_each(|ip| self.0.free(ip));
+        vip.v6.into_iter().for_each(|ip| self.1.free(ip));
     }
 }
 
-/// The address that the name had, else the lowest free one; nothing without a range. None when the range is exhausted, or
-/// isn't what it was.
-fn taken<A: Family + Hash>(
-    used: &mut HashSet<A>,
-    had: Option<A>,
-    range: Option<Cidr<A>>,
-    free: &mut impl Iterator<Item = A>,
-) -> Option<Option<A>> {
-    let Some(range) = range else { return Some(None) };
-    let address = match had {
-        Some(had) => Some(had).filter(|had| range.contains(*had)),
-        None => free.find(|address| !used.contains(address)),
-    }?;
-    used.insert(address);
-    Some(Some(address))
+impl<A: Family + Hash> Taken<A> {
+    /// The address that the name had, else the lowest free one; nothing without a range. None when the range is exhausted,
+    /// or isn't what it was.
+    fn take(&mut self, had: Option<A>, range: Option<Cidr<A>>) -> Option<Option<A>> {
+        let Some(range) = range else { return Some(None) };
+        let address = match had {
+            Some(had) => Some(had).filter(|had| range.contains(*had)),
+            None => {
+                let mut from = range.addresses_from(self.lowest.unwrap_or(A::from_number(0)));
+                self.lowest = from.find(|address| !self.all.contains(address));
+                self.lowest
+            }
+        }?;
+        self.all.insert(address);
+        Some(Some(address))
+    }
+
+    fn free(&mut self, address: A) {
+        if self.all.remove(&address) && self.lowest.is_some_and(|lowest| address.number() < lowest.number()) {
+            self.lowest = Some(address);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::names::{
 };
 use crate::resource::{Dataplane, Resource, Spec, Tags};
 use crate::sorted::range_of_kind;
-use crate::vip::{Key, Ranges, VipTable};
+use crate::vip::{EntryKind, Key, Ranges, VipTable};
 use snapshot::NameRow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -241,7 +241,9 @@ impl Kept {
         // A host written as an address may have one that is allocated, and then the order of all counts.
         let may_collide = |key: &Key| key.literal().is_some_and(|ip| given.ranges.contains(ip));
         let collides = self.warnings.iter().any(|w| matches!(w, NameWarning::Occupied { .. }));
-        if collides || self.view.entries.keys().chain(new.keys()).any(may_collide) {
+        let hosts = self.view.entries.range(Key::new(EntryKind::Host, "")..).map(|(key, _)| key);
+        let mut hosts = hosts.take_while(|key| key.kind == EntryKind::Host).chain(new.keys());
+        if collides || hosts.any(may_collide) {
             return None;
         }
         let before: Vec<(Key, Claimed)> =

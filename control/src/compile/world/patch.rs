@@ -206,8 +206,8 @@ impl World {
             // By Dataplane; its inbounds are in their order already.
             list.sort_by(|a, b| a.origin.name.cmp(&b.origin.name));
             match list.is_empty() {
-                true => drop(services.remove(name)),
-                false => drop(services.insert(name.clone(), Service::new(list))),
+                true => services.remove(name),
+                false => services.insert(name.clone(), Service::new(list)),
             }
         }
         Arc::new(services)

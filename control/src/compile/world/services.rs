@@ -2,6 +2,7 @@
 //! world to world while nothing in it changes, and the rows made of it with it.
 
 use super::{MESH, MeshIndex, World, ZONE, service};
+use crate::chunks::Chunks;
 use crate::compile::{Problem, gateway};
 use crate::resource::{Dataplane, GatewayType, Inbound, InboundState, Tags};
 use snapshot::{Origin, ServiceRow};
@@ -24,7 +25,7 @@ pub(in crate::compile) struct Instance {
 }
 
 /// By value of `kuma.io/service`.
-pub(in crate::compile) type Services = BTreeMap<Arc<str>, Arc<Service>>;
+pub(in crate::compile) type Services = Chunks<Arc<str>, Arc<Service>>;
 
 /// All instances of a service in a mesh, by Dataplane.
 #[derive(Debug, Default)]
@@ -77,7 +78,7 @@ impl World {
                 }
             }
             let made =
-                groups.map(|g| g.into_iter().map(|(name, list)| (name, Service::new(list))).collect::<Services>());
+                groups.map(|g| Services::of_sorted(g.into_iter().map(|(name, list)| (name, Service::new(list)))));
             found.push((mesh.clone(), made.map(Arc::new)));
         }
         for (mesh, [instances, gateway_instances]) in found {

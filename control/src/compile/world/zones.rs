@@ -77,7 +77,7 @@ impl World {
         let mut zones: BTreeMap<String, Offers> = BTreeMap::new();
         for (mesh, index) in &self.meshes {
             for (is_gateway, map) in [(false, &index.instances), (true, &index.gateway_instances)] {
-                for instance in map.values().flat_map(|s| &s.instances) {
+                for instance in map.iter().flat_map(|(_, s)| &s.instances) {
                     let offers = zones.entry(instance.zone.clone()).or_default();
                     if instance.ready {
                         add(offers.entry(mesh.clone()).or_default(), is_gateway, &instance.tags, 1);
