@@ -6,6 +6,7 @@ mod admin;
 mod admission;
 mod app;
 mod bare;
+mod capture;
 pub mod channel;
 mod clock;
 mod connection;
