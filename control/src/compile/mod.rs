@@ -1,6 +1,7 @@
 //! From resources to the rows that one proxy executes. Pure: the same resources, in any order, give the same tables;
 //! a piece that is wrong is left out with a note, and the rest is compiled. It knows no store, channel, socket or clock.
 
+mod backends;
 mod direct;
 mod egress;
 mod endpoints;
