@@ -2,9 +2,9 @@
 //! publishes. Every fallible step of starting is in [`Proxy::bind`].
 
 use crate::admin::{Admin, AdminState, Format, Readiness};
+use crate::capture::Capture;
 use crate::channel::Status;
 use crate::identity::Identities;
-use crate::interception::Range;
 use crate::last_good::{LastGood, Saver};
 use crate::listener;
 use crate::memory::Trimmer;
@@ -107,7 +107,7 @@ impl Proxy {
             metrics,
             readiness,
             sockets: Sockets::new(&config.name, workers),
-            interception: None,
+            capture: Capture::new(&config.name, config.mode.filter(|_| config.manage_routes)),
             saver: saver.map_err(|e| format!("{}: saver: {e}", config.name))?,
             last_good,
             told: published_sender,
@@ -265,8 +265,7 @@ struct Coordinator {
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
     sockets: Sockets,
-    /// What was installed, and for which ranges and port.
-    interception: Option<((Vec<Range>, u16), crate::interception::Installed)>,
+    capture: Capture,
     last_good: Option<LastGood>,
     saver: Option<Saver>,
     /// Wakes what must hear of each publish.
@@ -317,6 +316,7 @@ impl Coordinator {
                 // A source that went away meanwhile doesn't wait for the answer.
                 let _ = verdict.send(outcome);
             }
+            Update::Ahead(row) => self.capture.ahead(&row),
             Update::Material(material) => {
                 for problem in self.identities.install(material, now_ms()) {
                     tracing::error!(proxy = %self.config.name, "{problem}");
@@ -364,7 +364,7 @@ impl Coordinator {
         if *self.draining.borrow() {
             return self.publish(snapshot);
         }
-        self.prepare_interception(tables);
+        self.capture.follow(&tables.proxy).await;
         let wanted = listener::plan(tables, self.config.mode);
         self.sockets.warn_of(listener::uncaptured(tables, self.config.mode));
         let bound = self.sockets.bind(&wanted).await;
@@ -384,24 +384,6 @@ impl Coordinator {
         self.trimmer.published();
         self.metrics.prune(|service| snapshot.service(service).is_some());
         Ok(())
-    }
-
-    /// Routes of the VIP ranges (and tproxy's rule), anew when the mesh's ranges change.
-    fn prepare_interception(&mut self, tables: &Tables) {
-        let Some(mode) = self.config.mode.filter(|_| self.config.manage_routes) else { return };
-        let ranges = tables.proxy.dns.vip_ranges.iter().filter_map(|r| r.parse().ok()).collect::<Vec<Range>>();
-        let wanted = (ranges, tables.proxy.interception.outbound_port);
-        if self.interception.as_ref().is_some_and(|(have, _)| *have == wanted) {
-            return;
-        }
-        // The old routes go first: what is there already isn't added, and would then be missing.
-        self.interception = None;
-        match crate::interception::install(mode, &wanted.0, wanted.1) {
-            Ok(installed) => self.interception = Some((wanted, installed)),
-            Err(error) => {
-                tracing::error!(proxy = %self.config.name, %error, "virtual IPs can't be reached on this machine")
-            }
-        }
     }
 
     fn trim(&mut self) {
@@ -457,9 +439,7 @@ impl Coordinator {
         if let Some(saver) = self.saver.take() {
             saver.finish().await;
         }
-        if let Some(Err(error)) = self.interception.take().map(|(_, installed)| installed.remove()) {
-            tracing::warn!(proxy = %self.config.name, %error, "interception is not fully removed");
-        }
+        self.capture.remove().await;
     }
 
     /// Policies still hold for live connections.

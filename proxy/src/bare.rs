@@ -8,13 +8,8 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 /// Reads what there is, up to what fits; 0 is the end of the stream.
-pub(crate) fn poll_recv(cx: &mut Context<'_>, from: &TcpStream, room: &mut [u8]) -> Poll<io::Result<usize>> {
-    loop {
-        match attempt(from, Interest::READABLE, room.len(), || Ok(recv(from, &mut *room, RecvFlags::empty())?.0)) {
-            Some(done) => return Poll::Ready(done),
-            None => ready!(from.poll_read_ready(cx))?,
-        }
-    }
+pub(crate) fn receive(from: &TcpStream, room: &mut [u8]) -> io::Result<usize> {
+    Ok(recv(from, room, RecvFlags::empty())?.0)
 }
 
 /// Writes as much as the socket takes.
@@ -35,16 +30,26 @@ pub(crate) fn attempt(
     wanted: usize,
     mut call: impl FnMut() -> io::Result<usize>,
 ) -> Option<io::Result<usize>> {
+    attempt_within(socket, interest, || Ok((call()?, wanted)))
+}
+
+/// The same for a call that says itself how much it wanted, beside how much it got.
+#[inline]
+pub(crate) fn attempt_within(
+    socket: &TcpStream,
+    interest: Interest,
+    mut call: impl FnMut() -> io::Result<(usize, usize)>,
+) -> Option<io::Result<usize>> {
     let mut short = 0;
     let done = socket.try_io(interest, || {
         loop {
             match call() {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(count) if 0 < count && count < wanted => {
+                Ok((count, wanted)) if 0 < count && count < wanted => {
                     short = count;
                     return Err(io::ErrorKind::WouldBlock.into());
                 }
-                done => return done,
+                done => return done.map(|(count, _)| count),
             }
         }
     });

@@ -1,16 +1,16 @@
 //! What the proxy counts, and its Prometheus text. Labels come from the snapshot (service, route) or from closed lists,
-//! never from the wire. A handle is resolved once a connection or request; counting is a relaxed atomic.
+//! never from the wire. A handle is resolved once a connection or service; counting is a plain store.
 //! Must not know HTTP servers or snapshots.
 
+mod cells;
 mod text;
 
-use crate::error::Reason;
+use cells::Series;
+pub(crate) use cells::{ConnectionGuard, Handle, RequestGuard};
 use hashbrown::HashMap;
 use snapshot::Generation;
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// Distinct (direction, service, route). Further ones are counted together under [`OTHER`].
 pub(crate) const SERIES_MAX: usize = 10_000;
@@ -57,36 +57,6 @@ pub(crate) struct Metrics {
     refused: AtomicU64,
 }
 
-#[derive(Debug, Default)]
-struct Series {
-    connections: AtomicU64,
-    active: AtomicI64,
-    /// By first digit of the status.
-    requests: [AtomicU64; 6],
-    active_requests: AtomicI64,
-    received: AtomicU64,
-    sent: AtomicU64,
-    /// One a bucket, then the rest.
-    durations: [AtomicU64; DURATION_BUCKETS_S.len() + 1],
-    duration_us: AtomicU64,
-    /// Failures are rare enough for a lock.
-    failures: Mutex<BTreeMap<&'static str, u64>>,
-}
-
-/// The counters of one service (and route).
-#[derive(Clone, Debug)]
-pub(crate) struct Handle(Arc<Series>);
-
-/// A connection that counts as active until it is dropped.
-#[derive(Debug)]
-pub(crate) struct ConnectionGuard(Handle);
-
-/// A request that counts as active until it is dropped.
-#[derive(Debug)]
-pub(crate) struct RequestGuard {
-    handle: Handle,
-}
-
 impl Metrics {
     pub(crate) fn new() -> Arc<Self> {
         Arc::default()
@@ -97,7 +67,7 @@ impl Metrics {
         let known = self.series.read().unwrap_or_else(PoisonError::into_inner);
         let found = known.get(&direction).and_then(|all| all.get(service)).and_then(|routes| routes.get(route));
         match found {
-            Some(series) => Handle(Arc::clone(series)),
+            Some(series) => Handle::new(series),
             None => {
                 drop(known);
                 self.add(direction, service, route)
@@ -114,7 +84,7 @@ impl Metrics {
             self.size.fetch_add(1, Relaxed);
             Arc::default()
         });
-        Handle(Arc::clone(found))
+        Handle::new(found)
     }
 
     /// Forgets services that the snapshot no longer has and that have no connection left.
@@ -144,72 +114,17 @@ impl Metrics {
     }
 
     /// Connections being served.
-    pub(crate) fn active_connections(&self) -> i64 {
+    pub(crate) fn active_connections(&self) -> u64 {
         let series = self.series.read().unwrap_or_else(PoisonError::into_inner);
-        series.values().flat_map(HashMap::values).flat_map(HashMap::values).map(|s| s.active.load(Relaxed)).sum()
-    }
-}
-
-impl Handle {
-    /// Counts a connection.
-    pub(crate) fn connection(&self) -> ConnectionGuard {
-        self.0.connections.fetch_add(1, Relaxed);
-        self.0.active.fetch_add(1, Relaxed);
-        ConnectionGuard(self.clone())
-    }
-
-    /// Counts a request from now on.
-    pub(crate) fn request(&self) -> RequestGuard {
-        self.0.active_requests.fetch_add(1, Relaxed);
-        RequestGuard { handle: self.clone() }
-    }
-
-    /// A request was answered with this status, after this long.
-    pub(crate) fn answered(&self, status: u16, took: Duration) {
-        let series = &self.0;
-        if let Some(class) = series.requests.get(usize::from(status / 100)) {
-            class.fetch_add(1, Relaxed);
-        }
-        let bucket = DURATION_BUCKETS_S.iter().take_while(|bound| took.as_secs_f64() > **bound).count();
-        if let Some(bucket) = series.durations.get(bucket) {
-            bucket.fetch_add(1, Relaxed);
-        }
-        series.duration_us.fetch_add(took.as_micros() as u64, Relaxed);
-    }
-
-    /// Bytes of payload from and to the downstream.
-    pub(crate) fn bytes(&self, received: u64, sent: u64) {
-        self.0.received.fetch_add(received, Relaxed);
-        self.0.sent.fetch_add(sent, Relaxed);
-    }
-
-    pub(crate) fn failed(&self, reason: Reason) {
-        let mut failures = self.0.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        *failures.entry(reason.consequence().label).or_default() += 1;
-    }
-}
-
-impl ConnectionGuard {
-    pub(crate) fn handle(&self) -> &Handle {
-        &self.0
-    }
-}
-
-impl Drop for ConnectionGuard {
-    fn drop(&mut self) {
-        self.0.0.active.fetch_sub(1, Relaxed);
-    }
-}
-
-impl Drop for RequestGuard {
-    fn drop(&mut self) {
-        self.handle.0.active_requests.fetch_sub(1, Relaxed);
+        series.values().flat_map(HashMap::values).flat_map(HashMap::values).map(|s| s.active()).sum()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Reason;
+    use std::time::Duration;
 
     #[test]
     fn a_connection_is_active_until_its_guard_is_dropped() {

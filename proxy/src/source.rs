@@ -2,7 +2,7 @@
 //! and `weir up` (in the same process) both speak it. Knows no transport.
 
 use crate::identity::Material;
-use snapshot::{Generation, Tables};
+use snapshot::{Generation, ProxyRow, Tables};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
@@ -18,6 +18,8 @@ pub enum Update {
         generation: Generation,
         verdict: oneshot::Sender<Result<(), Vec<String>>>,
     },
+    /// A first offer is on its way, of a proxy that captures what goes to these ranges: routes can be made meanwhile.
+    Ahead(Box<ProxyRow>),
     Material(Material),
     /// Certificate requests for these meshes; for those that are due when empty.
     Csrs {

@@ -116,13 +116,15 @@ pub(crate) struct HttpTraffic {
     /// The peer's identities; none without mTLS, and then no permission applies.
     peers: Option<Vec<String>>,
     last: RefCell<Option<Rc<Counted>>>,
-    /// The last row with TLS and its digest. Weak: it keeps only the address from being another row's.
-    last_tls: RefCell<(Weak<ServiceRow>, u64)>,
 }
 
 /// The service of the last request, which mostly is that of the next one too.
 struct Counted {
+    /// If it has one. Weak: it keeps only the address from being another row's.
+    row: Weak<ServiceRow>,
     service: Rc<str>,
+    /// The row's [`tls_digest`].
+    tls: u64,
     metrics: Handle,
 }
 
@@ -147,15 +149,7 @@ impl HttpTraffic {
 
     fn new(serving: &Serving, way: Way) -> Self {
         let (worker, peer) = (serving.worker.clone(), serving.peer);
-        Self {
-            worker,
-            way,
-            peer,
-            destination: serving.destination,
-            peers: None,
-            last: RefCell::default(),
-            last_tls: RefCell::default(),
-        }
+        Self { worker, way, peer, destination: serving.destination, peers: None, last: RefCell::default() }
     }
 
     /// Requests are admitted by the permission that the row names when they come: a connection outlives swaps.
@@ -164,26 +158,38 @@ impl HttpTraffic {
         self
     }
 
-    /// Name and counters of a service's row, without a lookup or an allocation while requests go to the same one.
-    fn counted(&self, service: &str) -> Rc<Counted> {
+    /// What is counted by a row, without a lookup or an allocation while requests go to the same one.
+    fn counted(&self, row: &Arc<ServiceRow>) -> Rc<Counted> {
         let mut last = self.last.borrow_mut();
-        if let Some(known) = last.as_ref().filter(|known| *known.service == *service) {
-            return known.clone();
+        match last.as_ref().filter(|known| known.row.as_ptr() == Arc::as_ptr(row)) {
+            Some(known) => known.clone(),
+            None => last.insert(Rc::new(self.count_row(row))).clone(),
         }
-        let metrics = self.worker.shared.metrics.handle(self.direction(), service, "");
-        last.insert(Rc::new(Counted { service: service.into(), metrics })).clone()
     }
 
-    /// [`tls_digest`], without hashing while requests go to the same row.
-    fn tls_digest(&self, row: &Arc<ServiceRow>) -> u64 {
-        if row.tls == UpstreamTls::None {
-            return 0;
+    fn count_row(&self, row: &Arc<ServiceRow>) -> Counted {
+        Counted {
+            row: Arc::downgrade(row),
+            service: row.name.as_str().into(),
+            tls: tls_digest(&row.tls),
+            metrics: self.metrics(&row.name),
         }
-        let mut last = self.last_tls.borrow_mut();
-        if last.0.as_ptr() != Arc::as_ptr(row) {
-            *last = (Arc::downgrade(row), tls_digest(&row.tls));
+    }
+
+    fn metrics(&self, service: &str) -> Handle {
+        self.worker.shared.metrics.handle(self.direction(), service, "")
+    }
+
+    /// Counters of what has no row.
+    fn counted_by_name(&self, service: &str) -> Rc<Counted> {
+        let mut last = self.last.borrow_mut();
+        match last.as_ref().filter(|known| known.row.as_ptr() == Weak::new().as_ptr() && *known.service == *service) {
+            Some(known) => known.clone(),
+            None => {
+                let metrics = self.metrics(service);
+                last.insert(Rc::new(Counted { row: Weak::new(), service: service.into(), tls: 0, metrics })).clone()
+            }
         }
-        last.1
     }
 
     fn direction(&self) -> Direction {
@@ -305,18 +311,19 @@ impl Traffic for HttpTraffic {
     type Io = Stream;
 
     fn decide(&self, request: &RequestView<'_>) -> Decision<Target> {
-        let snapshot = self.worker.snapshot();
-        if self.is_denied(&snapshot) {
-            return Decision::refuse(Reason::Denied, "RBAC: access denied");
-        }
-        match &self.way {
-            Way::Routed { site, scheme } => self.route(&snapshot, request, site, scheme),
-            Way::App { app, source, protocol, .. } => straight(Target::App(*app, *source), protocol.is_h2()),
-            Way::Passthrough => match passthrough::request(&snapshot, self.destination, request.host) {
-                Some(h2) => straight(Target::App(self.destination, None), h2),
-                None => Decision::refuse(Reason::PassthroughOff, passthrough::NOT_LISTED),
-            },
-        }
+        self.worker.with_snapshot(|snapshot| {
+            if self.is_denied(snapshot) {
+                return Decision::refuse(Reason::Denied, "RBAC: access denied");
+            }
+            match &self.way {
+                Way::Routed { site, scheme } => self.route(snapshot, request, site, scheme),
+                Way::App { app, source, protocol, .. } => straight(Target::App(*app, *source), protocol.is_h2()),
+                Way::Passthrough => match passthrough::request(snapshot, self.destination, request.host) {
+                    Some(h2) => straight(Target::App(self.destination, None), h2),
+                    None => Decision::refuse(Reason::PassthroughOff, passthrough::NOT_LISTED),
+                },
+            }
+        })
     }
 
     fn pick(&self, target: &Target, tried: Option<&EndpointKey>) -> Result<Picked<EndpointKey, Load>, ConnError> {
@@ -341,13 +348,13 @@ impl Traffic for HttpTraffic {
         let tried = tried.and_then(place);
         let picked = self.worker.upstreams.pick(row, tried.as_slice()).ok_or_else(|| no_endpoint(row))?;
         let endpoint = picked.endpoint().ok_or_else(|| no_endpoint(row))?;
-        let counted = self.counted(&row.name);
+        let counted = self.counted(row);
         let key = EndpointKey {
             service: Some(counted.service.clone()),
             address: endpoint.address.clone(),
             port: endpoint.port,
             source: None,
-            tls: self.tls_digest(row),
+            tls: counted.tls,
         };
         let host = picked.host().map(Arc::from);
         let load = Load::Service { _picked: picked, _active: counted.metrics.request() };
@@ -377,7 +384,10 @@ impl Traffic for HttpTraffic {
             (_, Way::Passthrough) => (passthrough::SERVICE, None),
             _ => ("", None),
         };
-        let counted = self.counted(service);
+        let counted = match plan.map(|plan| &plan.target) {
+            Some(Target::Service(row)) => self.counted(row),
+            _ => self.counted_by_name(service),
+        };
         let metrics = &counted.metrics;
         metrics.bytes(outcome.received, outcome.sent);
         metrics.answered(outcome.status, outcome.elapsed);

@@ -1,6 +1,7 @@
 //! One worker: a thread with a current-thread runtime, its own listeners, balancing state and upstream pools, so that a
 //! request never changes core. Owns the life of connections; what they do is `connection`'s.
 
+use crate::clock;
 use crate::connection;
 use crate::error::{ConnError, Reason};
 use crate::identity::Identities;
@@ -135,6 +136,11 @@ impl Worker {
         self.reader.borrow_mut().load().clone()
     }
 
+    /// The same without counting who holds it; `decide` mustn't ask for it again.
+    pub(crate) fn with_snapshot<R>(&self, decide: impl FnOnce(&Snapshot) -> R) -> R {
+        decide(self.reader.borrow_mut().load())
+    }
+
     /// A number below `bound`, for weights.
     pub(crate) fn draw(&self, bound: u64) -> u64 {
         self.rng.borrow_mut().below(bound)
@@ -208,7 +214,8 @@ pub(crate) fn start(shared: Shared, index: usize) -> std::io::Result<mpsc::Sende
     // Never sent elsewhere, so that a wake-up takes no lock; it can only be made where it runs.
     let (made, outcome) = std::sync::mpsc::channel();
     std::thread::Builder::new().name(format!("weir-{index}")).spawn(move || {
-        let built = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let built = runtime.enable_all().on_thread_unpark(clock::begin_turn).build_local(Default::default());
         match built {
             Ok(runtime) => {
                 // Whoever started us waits for the word.

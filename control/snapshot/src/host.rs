@@ -1,12 +1,12 @@
 //! Hostname patterns and their precedence: exact, then the longest wildcard, then any.
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Error, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::cmp::Ordering;
 use std::fmt;
 
 /// `foo.example.com`, `*.example.com` or `*`. Lower case, without port or trailing dot.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(from = "String", into = "String")]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum HostPattern {
     Exact(String),
     /// What follows the star, with its dot: `.example.com`.
@@ -77,15 +77,31 @@ impl PartialOrd for HostPattern {
     }
 }
 
-impl From<String> for HostPattern {
-    fn from(text: String) -> Self {
-        Self::parse(&text)
+impl Serialize for HostPattern {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Exact(name) => to.serialize_str(name),
+            Self::Suffix(_) => to.collect_str(self),
+            Self::Any => to.serialize_str("*"),
+        }
     }
 }
 
-impl From<HostPattern> for String {
-    fn from(pattern: HostPattern) -> Self {
-        pattern.to_string()
+impl<'de> Deserialize<'de> for HostPattern {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = HostPattern;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a host name or `*` or `*.suffix`")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<HostPattern, E> {
+                Ok(HostPattern::parse(text))
+            }
+        }
+        from.deserialize_str(Text)
     }
 }
 

@@ -148,6 +148,8 @@ enum Item<'a> {
     /// A listener without its hosts.
     Frame(Box<ListenerRow>),
     Host(SocketAddr, &'a VirtualHost),
+    /// A listener that does what an earlier one does.
+    Twin(hosts::Twin),
     Gone(&'static str, String),
 }
 
@@ -168,6 +170,7 @@ impl Part {
             Item::Put(table, row) => self.put(table, *row),
             Item::Frame(row) => self.put(ListenerRow::TABLE, row.as_ref()),
             Item::Host(listener, host) => self.put(hosts::TABLE, &hosts::HostRef { listener: *listener, host }),
+            Item::Twin(twin) => self.put(hosts::TWINS, twin),
             Item::Gone(table, key) => self.removals.push(RowId { table: (*table).to_owned(), key: key.clone() }),
         }
     }
@@ -199,12 +202,15 @@ pub fn parts<'a>(base: Option<&'a Tables>, next: &'a Tables) -> impl Iterator<It
     let is_new = base.is_none_or(|base| base.proxy != next.proxy);
     let proxy = is_new.then_some(Item::Put(PROXY, &next.proxy as &(dyn Encode + Sync)));
     let base = base.unwrap_or(&NOTHING);
+    let mut written = hosts::Written::default();
     let listeners = changed(&base.listeners, &next.listeners, ListenerRow::order);
+    let listeners = listeners
+        .flat_map(move |(old, new)| hosts::items(old.map(AsRef::as_ref), new.map(AsRef::as_ref), &mut written));
     let mut items = proxy
         .into_iter()
         .chain(items(&base.services, &next.services))
         .chain(items(&base.permissions, &next.permissions))
-        .chain(listeners.flat_map(|(old, new)| hosts::items(old.map(AsRef::as_ref), new.map(AsRef::as_ref))))
+        .chain(listeners)
         .chain(items(&base.snis, &next.snis))
         .chain(items(&base.names, &next.names));
     let mut is_over = false;

@@ -202,6 +202,36 @@ fn a_changed_route_carries_its_host_only() {
     assert_eq!(apply(&old, &delta), Ok(new));
 }
 
+#[test]
+fn the_second_listener_of_a_name_is_a_few_bytes_and_shares_what_the_first_holds() {
+    let action = RouteAction::Forward(crate::Forward {
+        backends: vec![Backend { service: "a-service".into(), weight: 1 }],
+        ..crate::Forward::default()
+    });
+    let route = RouteRow { matches: Match::default(), action, origin: Origin::default() };
+    let hosts = vec![Arc::new(VirtualHost { host: HostPattern::Any, routes: vec![route] })];
+    let role = Role::Outbound { vip: true, handler: Handler::Http { hosts } };
+    let row = |address: &str, name: &str| {
+        let origin = Origin::new("Dataplane", "default", name);
+        Arc::new(ListenerRow { address: address.parse().unwrap(), role: role.clone(), origin })
+    };
+    let listeners = vec![row("240.0.0.1:80", "a"), row("240.0.0.2:80", "b"), row("[fd00::1]:80", "a")];
+    let t = Tables { listeners, ..Tables::default() };
+    let parts = full(&t);
+    let rows: Vec<_> = parts[0].upserts.iter().map(|rows| (rows.table.as_str(), rows.count)).collect();
+    assert_eq!(rows, [("proxy", 1), ("listener", 2), ("twin", 1)]);
+    assert!(parts[0].upserts[2].bodies.len() < 50);
+    let applied = apply(&Tables::default(), &parts).unwrap();
+    assert_eq!(applied, t);
+    let hosts = |n: usize| match &applied.listeners[n].role {
+        Role::Outbound { handler: Handler::Http { hosts }, .. } => hosts[0].clone(),
+        _ => panic!("no hosts"),
+    };
+    assert!(Arc::ptr_eq(&hosts(0), &hosts(2)));
+    let orphan = Part { upserts: vec![parts[0].upserts[2].clone()], ..Part::default() };
+    assert_eq!(apply(&t, &[orphan]).unwrap_err().row.table, "twin");
+}
+
 proptest! {
     #[test]
     fn hosts_travel_alone_and_arrive_in_place(

@@ -190,8 +190,12 @@ impl Feed<'_> {
             Some(Hear::Material(material)) => send(self.updates, Update::Material(from_wire(material))).await,
             Some(Hear::Delta(delta)) => {
                 let is_last = !delta.more;
+                let is_first = self.receiving.is_none() && self.base.generation == Generation::default();
                 let received = self.receive(delta);
                 if !is_last {
+                    if is_first {
+                        self.announce(&received).await?;
+                    }
                     self.receiving = Some(received);
                     return Ok(());
                 }
@@ -205,6 +209,14 @@ impl Feed<'_> {
                 };
                 say(&self.outbox, answer).await
             }
+        }
+    }
+
+    /// What the proxy can get ready for while the rest of its first generation is on its way.
+    async fn announce(&self, received: &Receiving) -> Result<(), ChannelError> {
+        match received.rows.as_ref().ok().and_then(Incoming::proxy) {
+            Some(proxy) => send(self.updates, Update::Ahead(Box::new(proxy.clone()))).await,
+            None => Ok(()),
         }
     }
 
@@ -391,6 +403,7 @@ mod tests {
         let (outbox, mut said) = mpsc::channel(1);
         let mut feed = Feed { updates: &updates, outbox, base: &mut Base::default(), receiving: None };
         let coordinator = async {
+            assert!(matches!(offers.recv().await, Some(Update::Ahead(_))));
             let Some(Update::Offer { tables, verdict, .. }) = offers.recv().await else { panic!("no offer") };
             let _ = verdict.send(Ok(()));
             tables

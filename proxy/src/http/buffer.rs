@@ -6,9 +6,10 @@ use crate::stream::Wired;
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-use tokio::io::{AsyncRead, ReadBuf};
+use std::task::{Context, Poll, Waker, ready};
+use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::coop;
 
 const SMALL_BYTES: usize = 16 * 1024;
 /// Holds the largest head (60 KiB), and is what large bodies are moved by.
@@ -48,6 +49,9 @@ pub(super) struct Buffer {
     end: usize,
     /// The last read filled all there was: the next buffer may be larger.
     eager: bool,
+    /// The runtime will wake `waker` once the socket that this is filled from is readable.
+    asked: bool,
+    waker: Option<Waker>,
 }
 
 impl Buffer {
@@ -99,7 +103,6 @@ impl Buffer {
         most: usize,
     ) -> Poll<io::Result<usize>> {
         if let Some(socket) = io.socket() {
-            ready!(socket.poll_read_ready(cx))?;
             return self.poll_socket(socket, cx, most);
         }
         if self.bytes.is_empty() {
@@ -108,19 +111,53 @@ impl Buffer {
         self.poll_read(io, cx, most)
     }
 
-    /// Reads once from a socket that is said to be readable.
+    /// Reads once from a socket, and borrows memory only if it is said to be readable.
     fn poll_socket(&mut self, socket: &TcpStream, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
-        self.make_room()?;
-        let to = self.end.saturating_add(most).min(self.bytes.len());
-        let room = self.bytes.get_mut(self.end..to).unwrap_or_default();
-        let size = room.len();
-        let read = bare::poll_recv(cx, socket, room);
-        match read {
-            Poll::Ready(Ok(count)) => self.filled(count, count == size),
-            _ if self.is_empty() => give(std::mem::take(&mut self.bytes)),
-            _ => {}
+        if self.eager {
+            // It may never run dry: the runtime counts, so that others get their turn.
+            ready!(socket.poll_read_ready(cx))?;
         }
-        read
+        loop {
+            let mut size = 0;
+            let read = bare::attempt_within(socket, Interest::READABLE, || {
+                self.make_room()?;
+                let to = self.end.saturating_add(most).min(self.bytes.len());
+                let room = self.bytes.get_mut(self.end..to).unwrap_or_default();
+                size = room.len();
+                Ok((bare::receive(socket, room)?, size))
+            });
+            if size > 0 {
+                self.asked = false;
+            }
+            match read {
+                Some(Ok(count)) => {
+                    self.filled(count, count == size);
+                    return Poll::Ready(Ok(count));
+                }
+                _ if size > 0 && self.is_empty() => give(std::mem::take(&mut self.bytes)),
+                _ => {}
+            }
+            match read {
+                Some(read) => return Poll::Ready(read),
+                None => ready!(self.poll_readable(socket, cx))?,
+            }
+        }
+    }
+
+    /// Has the runtime wake this task once the socket is readable, unless it was asked to and hasn't yet.
+    fn poll_readable(&mut self, socket: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let known = self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+        if self.asked && known {
+            return Poll::Pending;
+        }
+        // A task that has had its share is told to wait without having asked.
+        let has_share = coop::has_budget_remaining();
+        let ready = socket.poll_read_ready(cx);
+        self.asked = has_share && ready.is_pending();
+        if self.asked && !known {
+            self.waker = Some(cx.waker().clone());
+        }
+        ready
     }
 
     fn filled(&mut self, count: usize, full: bool) {
@@ -199,7 +236,8 @@ mod tests {
 
     #[test]
     fn consuming_more_than_there_is_empties_the_buffer() {
-        let mut buffer = Buffer { bytes: vec![0; 8], start: 3, end: 8, eager: false };
+        let mut buffer = Buffer::default();
+        (buffer.bytes, buffer.start, buffer.end) = (vec![0; 8], 3, 8);
         buffer.consume(usize::MAX);
         assert!(buffer.is_empty());
     }

@@ -11,6 +11,7 @@ use super::respond::connection_option;
 use super::serve::is_draining;
 use super::timer::Timer;
 use super::traffic::Settings;
+use crate::clock;
 use crate::error::{ConnError, Reason};
 use crate::stream::Wired;
 use snapshot::{Filters, Timeouts};
@@ -145,7 +146,7 @@ where
             self.state.waited = true;
             let progress = std::mem::take(&mut self.request.progress) | std::mem::take(&mut self.response.progress);
             if progress && self.minds_progress() {
-                self.state.progress_at = Instant::now();
+                self.state.progress_at = clock::now();
             }
             match self.deadline() {
                 Some((at, reason)) => timer.poll(cx, at).map(|()| Err(self.timed_out(reason))),
@@ -215,7 +216,7 @@ where
         };
         self.state.request = over;
         if self.state.waited {
-            self.state.request_over_at = Instant::now();
+            self.state.request_over_at = clock::now();
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use super::respond::Answer;
 use super::serve::{Facts, Next, Scratch, Session};
 use super::traffic::{Context, Outcome, Picked, Plan, Traffic};
 use super::{buffer::Buffer, framing::Framing};
+use crate::clock;
 use crate::error::{ConnError, Reason};
 use crate::stream::Wired;
 use snapshot::Filters;
@@ -214,7 +215,7 @@ where
         }
     }
     let ended = Ended::of(&exchange);
-    session.last = Instant::now();
+    session.last = clock::now();
     session.input = std::mem::take(&mut scratch.up.input);
     let reuse = done.is_ok() && ended.reuse;
     let finished = finish(session, facts, plan, (done, ended, &lease.picked.endpoint), scratch);

@@ -94,7 +94,7 @@ impl<K: Eq + Hash, Io: Wired> Pools<K, Io> {
 
 /// Neither closed nor sending: a response nobody asked for would answer the next request. A socket is only read where the
 /// runtime has heard of it since it was read empty.
-fn is_quiet<Io: Wired>(io: &mut Io) -> bool {
+pub(super) fn is_quiet<Io: Wired>(io: &mut Io) -> bool {
     let mut byte = [0];
     if let Some(socket) = io.socket() {
         return matches!(socket.try_read(&mut byte), Err(error) if error.kind() == ErrorKind::WouldBlock);

@@ -8,11 +8,13 @@ use super::framing::{self, Framing};
 use super::head::{Head, Kind, Known, Span, Version};
 use super::headers::{self, Options};
 use super::path::{self, Spelling};
+use super::pool;
 use super::pump::Pipe;
 use super::respond::{self, Answer, Recipient};
 use super::target;
 use super::timer::Timer;
 use super::traffic::{Action, Context, Decision, End, Headers, Outcome, RequestView, Settings, Traffic};
+use crate::clock;
 use crate::error::Reason;
 use crate::stream::Wired;
 use snapshot::Filters;
@@ -204,7 +206,7 @@ where
 
     /// Serves one request; `scratch` has its head if that was parsed already.
     pub(super) async fn request(&mut self, scratch: &mut Scratch) -> Next {
-        let began = Instant::now();
+        let began = clock::now();
         match self.read_head(&mut scratch.head, began).await {
             Ok(()) => {}
             Err(NoHead::Gone) => return Next::Close,
@@ -240,7 +242,8 @@ where
                 if let Some(mirror) = mirror {
                     forward::mirror(self, &facts, (plan, filters, mirror), scratch);
                 }
-                return forward::forward(self, &facts, (plan, filters), scratch).await;
+                let next = forward::forward(self, &facts, (plan, filters), scratch).await;
+                return if next == Next::Linger && self.is_over(&facts) { Next::Close } else { next };
             }
             Action::Redirect { status, location } => {
                 Answer { status: *status, location: Some(std::mem::take(location)), ..Answer::default() }
@@ -330,7 +333,7 @@ where
         let mut out = Vec::with_capacity(256 + answer.body.len());
         respond::write(answer, to, filters, &self.context.settings, &mut out);
         let written = self.write_all(&out).await;
-        self.last = Instant::now();
+        self.last = clock::now();
         match written {
             Err(_) => Next::Close,
             Ok(()) if to.keep => Next::Keep,
@@ -352,7 +355,7 @@ where
                 endpoint: None,
                 received: 0,
                 sent: if to.to_head { 0 } else { answer.body.len() as u64 },
-                elapsed: line.began.elapsed(),
+                elapsed: self.last.saturating_duration_since(line.began),
             },
         );
         next
@@ -366,6 +369,12 @@ where
         tokio::time::timeout(self.context.settings.body_timeout, write)
             .await
             .unwrap_or(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// The client said that this was its last request, and all of it was read: closing can't cost it the response.
+    fn is_over(&mut self, facts: &Facts) -> bool {
+        let all_read = facts.framing == Framing::Empty && self.input.is_empty();
+        !facts.keep && all_read && self.io.socket().is_some() && pool::is_quiet(&mut self.io)
     }
 
     /// Ends our side and reads the client's rest away, so that what was sent isn't lost in a reset.

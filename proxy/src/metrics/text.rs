@@ -1,18 +1,19 @@
 //! The Prometheus text format (0.0.4) of [`Metrics`]. Must not count.
 
-use super::{DURATION_BUCKETS_S, Direction, Metrics, Series};
+use super::cells::Sums;
+use super::{DURATION_BUCKETS_S, Direction, Metrics};
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, PoisonError};
 
 /// A family's samples, each with its labels rendered.
-type Row<'a> = (&'a str, &'a Series);
+type Row<'a> = (&'a str, &'a Sums);
 
 impl Metrics {
     pub(crate) fn encode(&self) -> String {
         let series = self.sorted();
-        let rendered: Vec<(String, &Series)> = series.iter().map(|(key, s)| (labels(key), s.as_ref())).collect();
+        let rendered: Vec<(String, &Sums)> = series.iter().map(|(key, sums)| (labels(key), sums)).collect();
         let rows: Vec<Row<'_>> = rendered.iter().map(|(labels, series)| (labels.as_str(), *series)).collect();
         let mut out = String::with_capacity(4096 + rows.len() * 1024);
         self.process(&mut out);
@@ -23,13 +24,13 @@ impl Metrics {
         out
     }
 
-    fn sorted(&self) -> BTreeMap<(Direction, String, String), Arc<Series>> {
+    fn sorted(&self) -> BTreeMap<(Direction, String, String), Sums> {
         let all = self.series.read().unwrap_or_else(PoisonError::into_inner);
         let mut sorted = BTreeMap::new();
         for (direction, services) in all.iter() {
             for (service, routes) in services {
                 for (route, series) in routes {
-                    sorted.insert((*direction, service.clone(), route.clone()), Arc::clone(series));
+                    sorted.insert((*direction, service.clone(), route.clone()), series.sums());
                 }
             }
         }
@@ -50,16 +51,16 @@ impl Metrics {
 fn connections(out: &mut String, rows: &[Row<'_>]) {
     family(out, "weir_connections_total", "counter", "Connections from downstream.");
     for (labels, series) in rows {
-        sample(out, "weir_connections_total", labels, series.connections.load(Relaxed));
+        sample(out, "weir_connections_total", labels, series.connections);
     }
     family(out, "weir_connections_active", "gauge", "Connections being served.");
     for (labels, series) in rows {
-        sample(out, "weir_connections_active", labels, series.active.load(Relaxed));
+        sample(out, "weir_connections_active", labels, series.active);
     }
     family(out, "weir_bytes_total", "counter", "Payload, received from and sent to downstream.");
     for (labels, series) in rows {
-        for (way, count) in [("received", &series.received), ("sent", &series.sent)] {
-            sample(out, "weir_bytes_total", &format!("{labels},way=\"{way}\""), count.load(Relaxed));
+        for (way, count) in [("received", series.received), ("sent", series.sent)] {
+            sample(out, "weir_bytes_total", &format!("{labels},way=\"{way}\""), count);
         }
     }
 }
@@ -73,12 +74,12 @@ fn requests(out: &mut String, rows: &[Row<'_>]) {
     }
     family(out, "weir_requests_active", "gauge", "Requests being served.");
     for (labels, series) in rows {
-        sample(out, "weir_requests_active", labels, series.active_requests.load(Relaxed));
+        sample(out, "weir_requests_active", labels, series.active_requests);
     }
     let name = "weir_request_duration_seconds";
     family(out, name, "histogram", "Time from a request's head to the end of its answer.");
     for (labels, series) in rows {
-        let counts = series.durations.each_ref().map(|count| count.load(Relaxed));
+        let counts = series.durations;
         let total: u64 = counts.iter().sum();
         if total == 0 {
             continue;
@@ -89,7 +90,7 @@ fn requests(out: &mut String, rows: &[Row<'_>]) {
             sample(out, &format!("{name}_bucket"), &format!("{labels},le=\"{bound}\""), sum);
         }
         sample(out, &format!("{name}_bucket"), &format!("{labels},le=\"+Inf\""), total);
-        sample(out, &format!("{name}_sum"), labels, series.duration_us.load(Relaxed) as f64 / 1e6);
+        sample(out, &format!("{name}_sum"), labels, series.duration_us as f64 / 1e6);
         sample(out, &format!("{name}_count"), labels, total);
     }
 }
@@ -97,20 +98,20 @@ fn requests(out: &mut String, rows: &[Row<'_>]) {
 fn failures(out: &mut String, rows: &[Row<'_>]) {
     family(out, "weir_failures_total", "counter", "Connections and requests that ended otherwise than they should.");
     for (labels, series) in rows {
-        for (reason, count) in series.failures.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        for (reason, count) in &series.failures {
             sample(out, "weir_failures_total", &format!("{labels},reason=\"{reason}\""), count);
         }
     }
 }
 
 /// The few names of the reference that dashboards are built on.
-fn aliases(out: &mut String, series: &BTreeMap<(Direction, String, String), Arc<Series>>) {
-    let mut clusters: BTreeMap<&str, (u64, i64, BTreeMap<usize, u64>)> = BTreeMap::new();
+fn aliases(out: &mut String, series: &BTreeMap<(Direction, String, String), Sums>) {
+    let mut clusters: BTreeMap<&str, (u64, u64, BTreeMap<usize, u64>)> = BTreeMap::new();
     for ((direction, service, _), series) in series {
         if matches!(direction, Direction::Outbound | Direction::Gateway) {
             let (total, active, by_class) = clusters.entry(service).or_default();
-            *total += series.connections.load(Relaxed);
-            *active += series.active.load(Relaxed);
+            *total += series.connections;
+            *active += series.active;
             for (class, count) in classes(series) {
                 *by_class.entry(class).or_default() += count;
             }
@@ -135,13 +136,8 @@ fn aliases(out: &mut String, series: &BTreeMap<(Direction, String, String), Arc<
 }
 
 /// Classes of status that occurred.
-fn classes(series: &Series) -> impl Iterator<Item = (usize, u64)> {
-    series
-        .requests
-        .iter()
-        .enumerate()
-        .map(|(class, count)| (class, count.load(Relaxed)))
-        .filter(|(_, count)| *count > 0)
+fn classes(series: &Sums) -> impl Iterator<Item = (usize, u64)> {
+    series.requests.iter().copied().enumerate().filter(|(_, count)| *count > 0)
 }
 
 fn labels((direction, service, route): &(Direction, String, String)) -> String {

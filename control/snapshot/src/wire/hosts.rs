@@ -6,12 +6,13 @@ use crate::host::HostPattern;
 use crate::index::Keyed;
 use crate::tables::{Handler, ListenerRow, Role, VirtualHost};
 use serde::{Deserialize, Serialize};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// Keys of removals are `<address> <host>`.
 pub(super) const TABLE: &str = "host";
+pub(super) const TWINS: &str = "twin";
 
 type Hosts = Vec<Arc<VirtualHost>>;
 
@@ -26,6 +27,43 @@ pub(super) struct HostRef<'a> {
 pub(super) struct HostRow {
     pub listener: SocketAddr,
     pub host: Arc<VirtualHost>,
+}
+
+/// The IPv4 and the IPv6 listener of a name do the same: the second is written as this.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Twin {
+    pub address: SocketAddr,
+    /// Which of the generation's listeners, as they came.
+    pub of: usize,
+}
+
+/// Listeners of the generation that is being written.
+#[derive(Default)]
+pub(super) struct Written<'a> {
+    listeners: usize,
+    /// By the address of their only host in memory: what the compiler made for both families is one allocation.
+    by_host: HashMap<usize, (usize, &'a ListenerRow)>,
+}
+
+impl<'a> Written<'a> {
+    fn item(&mut self, row: &'a ListenerRow) -> Item<'a> {
+        let number = self.listeners;
+        self.listeners += 1;
+        if let Some([host]) = of(row).map(Vec::as_slice) {
+            let (of, first) = *self.by_host.entry(Arc::as_ptr(host).addr()).or_insert((number, row));
+            if of != number && first.role == row.role && first.origin == row.origin {
+                return Item::Twin(Twin { address: row.address, of });
+            }
+        }
+        Item::Put(<ListenerRow as super::Row>::TABLE, row)
+    }
+}
+
+/// None if the listener it is like isn't there.
+pub(super) fn add_twin(listeners: &mut Vec<Arc<ListenerRow>>, twin: &Twin) -> Option<()> {
+    let row = ListenerRow { address: twin.address, ..ListenerRow::clone(listeners.get(twin.of)?) };
+    listeners.push(Arc::new(row));
+    Some(())
 }
 
 impl Keyed for VirtualHost {
@@ -74,6 +112,7 @@ fn frame(row: &ListenerRow) -> ListenerRow {
 pub(super) fn items<'a>(
     old: Option<&'a ListenerRow>,
     new: Option<&'a ListenerRow>,
+    written: &mut Written<'a>,
 ) -> Box<dyn Iterator<Item = Item<'a>> + Send + 'a> {
     let table = <ListenerRow as super::Row>::TABLE;
     let Some(row) = new else {
@@ -82,10 +121,11 @@ pub(super) fn items<'a>(
     if old == Some(row) {
         return Box::new(std::iter::empty());
     }
-    let Some(hosts) = pieces(row) else { return Box::new(std::iter::once(Item::Put(table, row))) };
+    let Some(hosts) = pieces(row) else { return Box::new(std::iter::once(written.item(row))) };
     let frame_now = frame(row);
     match old.filter(|old| frame(old) == frame_now).and_then(pieces) {
         None => {
+            written.listeners += 1;
             let hosts = hosts.iter().map(|host| Item::Host(row.address, host));
             Box::new(std::iter::once(Item::Frame(Box::new(frame_now))).chain(hosts))
         }
@@ -98,23 +138,6 @@ pub(super) fn items<'a>(
                 (None, None) => None,
             }))
         }
-    }
-}
-
-/// The IPv4 and the IPv6 listener of a name do the same.
-#[derive(Default)]
-pub(super) struct Twins(HashSet<Arc<VirtualHost>>);
-
-impl Twins {
-    /// The row with a host that came before, if it has a single one and that is the same.
-    pub(super) fn unify(&mut self, mut row: ListenerRow) -> ListenerRow {
-        if let Some([host]) = of_mut(&mut row).map(Vec::as_mut_slice) {
-            match self.0.get(&*host) {
-                Some(same) => *host = same.clone(),
-                None => drop(self.0.insert(host.clone())),
-            }
-        }
-        row
     }
 }
 

@@ -20,7 +20,6 @@ pub struct Incoming {
     names: Change<NameRow>,
     listeners: Change<ListenerRow>,
     hosts: HashMap<SocketAddr, Change<VirtualHost>>,
-    twins: hosts::Twins,
     services: Change<ServiceRow>,
     permissions: Change<PermissionRow>,
     snis: Change<SniRow>,
@@ -53,8 +52,13 @@ impl Incoming {
             return Ok(Self::default());
         }
         Err(format!(
-            "the control plane sends rows in format {format}, this proxy reads {FORMAT}: install the same release of both"
+            "rows are in format {format}, this proxy reads {FORMAT}: install the same release of proxy and control plane"
         ))
+    }
+
+    /// What holds for the proxy as a whole, if it changes and came already: it comes first.
+    pub fn proxy(&self) -> Option<&ProxyRow> {
+        self.proxy.as_ref()
     }
 
     /// How many rows came.
@@ -76,12 +80,17 @@ impl Incoming {
     }
 
     fn upsert(&mut self, of: &Rows) -> Result<(), WireError> {
-        let Self { proxy, names, listeners, hosts, twins, services, permissions, snis, rows } = self;
+        let Self { proxy, names, listeners, hosts, services, permissions, snis, rows } = self;
         *rows = rows.saturating_add(of.count);
         match of.table.as_str() {
             PROXY => read_each(of, |row| *proxy = Some(row)),
             NameRow::TABLE => names.read(of),
-            ListenerRow::TABLE => read_each(of, |row| listeners.upserts.push(Arc::new(twins.unify(row)))),
+            ListenerRow::TABLE => listeners.read(of),
+            hosts::TWINS => {
+                let mut is_orphan = false;
+                read_each(of, |twin| is_orphan |= hosts::add_twin(&mut listeners.upserts, &twin).is_none())?;
+                if is_orphan { Err(wrong(hosts::TWINS, "", "the listener it is like isn't there")) } else { Ok(()) }
+            }
             hosts::TABLE => read_each(of, |hosts::HostRow { listener, host }| {
                 hosts.entry(listener).or_default().upserts.push(host);
             }),

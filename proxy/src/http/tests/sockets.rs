@@ -176,3 +176,23 @@ proptest! {
         });
     }
 }
+
+#[tokio::test(flavor = "local")]
+async fn a_client_that_said_goodbye_gets_its_answer_whole_whatever_it_does_then() {
+    let answer =
+        format!("HTTP/1.1 200 OK\r\ncontent-length: 100000\r\nconnection: close\r\n\r\n{}", "x".repeat(100_000));
+    for more in ["", "GET /more HTTP/1.1\r\nHost: a\r\n\r\n"] {
+        let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (mut client, serving, _drain) = proxied(upstream.local_addr().unwrap()).await;
+        let request = format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n{more}");
+        client.write_all(request.as_bytes()).await.unwrap();
+        let (mut endpoint, _) = patient(upstream.accept()).await.unwrap();
+        endpoint.write_all(answer.replace("connection: close\r\n", "").as_bytes()).await.unwrap();
+        let mut got = String::new();
+        patient(client.read_to_string(&mut got)).await.unwrap();
+        assert!(got == answer, "{} bytes", got.len());
+        // It needn't close its side for us to be done, but it may still talk.
+        let _ = client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        assert_eq!(patient(serving).await.unwrap(), End::Closed);
+    }
+}
