@@ -5,6 +5,7 @@ mod dns;
 mod http;
 mod http2_upstream;
 mod memory;
+mod mesh;
 mod mtls;
 mod sni;
 mod tcp;
@@ -37,6 +38,7 @@ const GROUPS: [(&[&str], Group); 9] = [
     (dns::JOBS, dns::run),
     (memory::JOBS, memory::run),
     (update::JOBS, update::run),
+    (mesh::JOBS, mesh::run),
 ];
 
 pub(super) fn run_all(context: &Context) -> Results {
