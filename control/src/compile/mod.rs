@@ -141,6 +141,20 @@ pub(crate) fn make(world: &World, proxy: &ProxyKey, options: Options) -> Made {
     found.unwrap_or_else(|| Made { compiled: missing(proxy), proven: None })
 }
 
+/// Gateways that are compiled ahead.
+const GATEWAYS_AHEAD_MAX: usize = 16;
+
+/// Makes what proxies have in common before one of them asks. No result depends on it.
+pub(crate) fn prepare(world: &World) {
+    for (mesh, index) in &world.meshes {
+        index.sidecars.prepare(world, index);
+        let gateways = index.dataplanes().filter(|(_, d)| d.gateway_type() == Some(GatewayType::Builtin));
+        for (meta, _) in gateways.take(GATEWAYS_AHEAD_MAX) {
+            drop(make(world, &ProxyKey::dataplane(mesh, &meta.name), Options::default()));
+        }
+    }
+}
+
 fn missing(proxy: &ProxyKey) -> Compiled {
     let mut compiled = Compiled::default();
     compiled.tables.proxy.kind = match proxy {

@@ -6,8 +6,9 @@ use super::rows::{Client, Reached, Upstreams, handler_for, patch};
 use super::services::From;
 use super::sidecar;
 use super::stale::Stale;
-use super::world::{MeshIndex, World};
+use super::world::{MeshIndex, Settings, World};
 use crate::names::NamedOutbound;
+use crate::settings::Aaaa;
 use snapshot::{Generation, ListenerRow, NameRow, Role, ServiceRow, Snapshot, Tables, limits};
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -77,6 +78,15 @@ impl Sidecars {
             (place.clone(), Slot { shared: slot.shared.clone(), stale: stale(slot.stale.as_ref()) })
         };
         Self(Mutex::new(slots.iter().map(map).collect()))
+    }
+
+    /// Makes the rows that most sidecars ask for.
+    pub(super) fn prepare(&self, world: &World, mesh: &MeshIndex) {
+        let Settings { zone, has_ipv6, aaaa, .. } = &world.settings;
+        if !mesh.names.outbounds.is_empty() {
+            let place = Place { zone: zone.clone(), has_ipv6: *has_ipv6 && *aaaa == Aaaa::Native };
+            drop(self.at(world, mesh, place));
+        }
     }
 
     /// The rows for sidecars at `place`. None when they can't be built: then each proxy says why.
