@@ -2,6 +2,7 @@
 //! after the rows before when something changed. It doesn't know which proxies there are.
 
 use super::backends::Backends;
+use super::reachable::Reachable;
 use super::rows::{Client, Reached, Upstreams, handler_for, patch};
 use super::services::From;
 use super::sidecar;
@@ -84,7 +85,10 @@ impl Sidecars {
     pub(super) fn prepare(&self, world: &World, mesh: &MeshIndex) {
         let Settings { zone, has_ipv6, aaaa, .. } = &world.settings;
         if !mesh.names.outbounds.is_empty() {
-            let place = Place { zone: zone.clone(), has_ipv6: *has_ipv6 && *aaaa == Aaaa::Native };
+            let backends = Reachable::of(None, mesh.spec.mesh_services_mode());
+            let has_backends = matches!(backends, Reachable::All);
+            let has_ipv6 = *has_ipv6 && *aaaa == Aaaa::Native;
+            let place = Place { zone: zone.clone(), has_ipv6, has_backends };
             drop(self.at(world, mesh, place));
         }
     }
