@@ -26,6 +26,8 @@ pub(crate) struct Arrival {
     /// The socket that accepted it.
     pub listener: SocketAddr,
     pub purpose: Purpose,
+    /// Where it was headed, where that is known already.
+    pub destination: Option<SocketAddr>,
     /// In the counts of the process and the listener.
     pub places: [Counted; 2],
 }
@@ -55,7 +57,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, arrival: Arrival) {
     let peer = arrival.peer;
     let begun = Instant::now();
     let direction = if arrival.purpose == Purpose::CaptureInbound { Direction::Inbound } else { Direction::Outbound };
-    let destination = match destination(&worker, &arrival) {
+    let destination = match arrival.destination.map_or_else(|| destination(&worker, &arrival), Ok) {
         Ok(destination) => destination,
         Err(failure) => {
             socket::reset_on_drop(&arrival.stream);
@@ -66,7 +68,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, arrival: Arrival) {
     dispatch(serving, arrival.stream, arrival.purpose).await;
 }
 
-fn destination(worker: &Worker, arrival: &Arrival) -> Result<SocketAddr, ConnError> {
+pub(crate) fn destination(worker: &Worker, arrival: &Arrival) -> Result<SocketAddr, ConnError> {
     if arrival.purpose == Purpose::Own {
         return Ok(arrival.listener);
     }

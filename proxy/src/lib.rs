@@ -15,6 +15,7 @@ pub mod http;
 pub mod identity;
 mod inbound;
 mod interception;
+mod joined;
 mod last_good;
 mod listener;
 mod memory;

@@ -5,6 +5,7 @@ use crate::connection::{self, Ended, Serving, finish};
 use crate::error::{ConnError, Reason};
 use crate::http::traffic::Settings;
 use crate::interception::Range;
+use crate::joined::Chosen;
 use crate::metrics::Direction;
 use crate::passthrough::{self, Admitted};
 use crate::socket;
@@ -38,7 +39,9 @@ pub(crate) async fn serve(
 ) {
     match handler {
         Handler::Tcp { backends, idle_timeout_ms } => {
-            balance(serving, stream, backends, Duration::from_millis(*idle_timeout_ms), admission).await;
+            // Boxed: most such connections are begun in `joined`.
+            let idle = Duration::from_millis(*idle_timeout_ms);
+            Box::pin(balance(serving, stream, backends, idle, admission)).await;
         }
         Handler::Http { .. } => {
             let settings = serving.worker.http.sidecar.clone();
@@ -125,7 +128,7 @@ pub(crate) fn http_connection<H: 'static>(
 /// A whole connection to one backend.
 async fn balance(
     serving: &Serving,
-    mut stream: Stream,
+    stream: Stream,
     backends: &[Backend],
     idle: Duration,
     admission: Option<&Admission>,
@@ -139,28 +142,7 @@ async fn balance(
         return finish(worker, Direction::Outbound, &Ended::default(), (serving.peer, serving.begun, Some(&failure)));
     };
     drop(snapshot);
-    let mut ended = Ended::default();
-    let mut reached = None;
-    let counted = worker.shared.metrics.handle(Direction::Outbound, &service.name, "").connection();
-    let failure = match connected(worker, &service, &mut stream).await {
-        Err(failure) => {
-            stream.reset_on_drop();
-            Some(failure)
-        }
-        Ok((mut upstream, rest)) => {
-            (ended.upstream, ended.received) = (Some(upstream.address), upstream.sent as u64);
-            let mut stream = stream.preceded_by(rest);
-            let idle = if idle.is_zero() { Duration::from_millis(service.idle_timeout_ms) } else { idle };
-            let pair = (&mut stream, &mut upstream.stream);
-            let failure = connection::copy(worker, pair, idle, admission, &mut ended).await;
-            reached = Some(upstream.picked);
-            failure
-        }
-    };
-    let endpoint = reached.as_ref().and_then(|picked| picked.endpoint());
-    let origin = || endpoint.map_or(&service.origin, |endpoint| &endpoint.origin).to_string();
-    let way = (Direction::Outbound, &counted);
-    connection::finish_counted(serving, way, &service.name, (origin, ended), failure.as_ref());
+    Chosen::new(worker, stream, service, idle).run(serving, admission).await;
 }
 
 /// A way to the service, which takes the client's first words along, and those that it couldn't take.
@@ -170,7 +152,13 @@ pub(crate) async fn connected(
     stream: &mut Stream,
 ) -> Result<(Connected, Bytes), ConnError> {
     let mut first = connection::first_words(stream)?;
-    let upstream = worker.upstreams.connect(service, &worker.shared.identities, &first).await?;
+    let upstream = match worker.upstreams.begin(service, &first) {
+        Some(Ok(upstream)) => upstream,
+        other => {
+            let dialled = other.and_then(Result::err);
+            Box::pin(worker.upstreams.connect(dialled, service, &worker.shared.identities, &first)).await?
+        }
+    };
     first.advance(upstream.sent);
     Ok((upstream, first))
 }

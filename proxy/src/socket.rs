@@ -229,38 +229,67 @@ pub(crate) async fn connect_saying(
     first: &[u8],
     timeout: Duration,
 ) -> Result<(TcpStream, usize), ConnError> {
+    begin(address, options, first)?.there(timeout).await
+}
+
+/// A connection on its way.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    stream: TcpStream,
+    address: SocketAddr,
+    sent: usize,
+    is_there: bool,
+}
+
+/// As [`connect_saying`], without waiting.
+pub(crate) fn begin(address: SocketAddr, options: &ConnectOptions, first: &[u8]) -> Result<Begun, ConnError> {
     let socket =
         outgoing(address, options).map_err(|error| ConnError::new(Reason::ConnectFailed, error.to_string()))?;
-    let refused = |error| {
-        let detail = SocketError::new("connect to", address, error).to_string();
-        ConnError::new(Reason::ConnectFailed, detail)
-    };
     if !first.is_empty() {
         acknowledge_with_data(&socket);
     }
-    begin_connect(&socket, address).map_err(refused)?;
+    begin_connect(&socket, address).map_err(|error| refused(address, error))?;
     // On this machine the handshake is over before connect(2) returns, though it says EINPROGRESS: no waiting, no timer.
     let (is_there, sent) = match first {
         [] => (socket.peer_addr().is_ok(), 0),
         first => match socket.send(first) {
             Ok(sent) => (true, sent),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => (false, 0),
-            Err(error) => return Err(refused(error)),
+            Err(error) => return Err(refused(address, error)),
         },
     };
-    let stream = TcpStream::from_std(socket.into()).map_err(refused)?;
-    if is_there {
-        return Ok((stream, sent));
+    let stream = TcpStream::from_std(socket.into()).map_err(|error| refused(address, error))?;
+    Ok(Begun { stream, address, sent, is_there })
+}
+
+fn refused(address: SocketAddr, error: io::Error) -> ConnError {
+    ConnError::new(Reason::ConnectFailed, SocketError::new("connect to", address, error).to_string())
+}
+
+impl Begun {
+    /// The connection and how many of its first bytes it took, if there is nothing to wait for.
+    pub(crate) fn now(self) -> Result<(TcpStream, usize), Self> {
+        if self.is_there { Ok((self.stream, self.sent)) } else { Err(self) }
     }
-    match tokio::time::timeout(timeout, stream.writable()).await {
-        Ok(Ok(())) => match stream.take_error() {
-            Ok(None) => Ok((stream, 0)),
-            Ok(Some(error)) | Err(error) => Err(refused(error)),
-        },
-        Ok(Err(error)) => Err(refused(error)),
-        Err(_) => {
-            let detail = format!("no answer from {address} within {} ms; is it up and reachable?", timeout.as_millis());
-            Err(ConnError::new(Reason::ConnectTimeout, detail))
+
+    /// The same, as soon as it is there.
+    pub(crate) async fn there(self, timeout: Duration) -> Result<(TcpStream, usize), ConnError> {
+        let address = self.address;
+        let stream = match self.now() {
+            Ok(there) => return Ok(there),
+            Err(begun) => begun.stream,
+        };
+        match tokio::time::timeout(timeout, stream.writable()).await {
+            Ok(Ok(())) => match stream.take_error() {
+                Ok(None) => Ok((stream, 0)),
+                Ok(Some(error)) | Err(error) => Err(refused(address, error)),
+            },
+            Ok(Err(error)) => Err(refused(address, error)),
+            Err(_) => {
+                let ms = timeout.as_millis();
+                let detail = format!("no answer from {address} within {ms} ms; is it up and reachable?");
+                Err(ConnError::new(Reason::ConnectTimeout, detail))
+            }
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Moves bytes both ways between two streams until both are at their end. Half-close survives, a reset is passed on, memory is
 //! bounded and borrowed only while bytes are in flight. Must not know why these two streams belong together.
 
+mod buffer;
 mod leg;
 
-use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
@@ -19,20 +19,17 @@ use crate::error::Reason;
 use crate::mux::Failed;
 use crate::splice::Pipe;
 use crate::stream::Stream;
+pub(crate) use buffer::Buffer;
+use buffer::SCRATCH;
 pub(crate) use leg::take_waiting;
 use leg::{Leg, Plain};
 
 /// A read that fills this much is the sign of bulk: from there on plain bytes are spliced.
 const BUFFER_BYTES: usize = 16 << 10;
-/// Read at a time once a read filled the smaller buffer and bytes can't be spliced: four full TLS records.
-const LARGE_BYTES: usize = 66 << 10;
 /// Of a socket: sealed, it still fits one segment of a loopback interface (65,483 bytes).
 const LARGE_PLAIN_BYTES: usize = 65_280;
 /// A splice below this much is the sign that the bulk is over.
 const BULK_BYTES_MIN: usize = BUFFER_BYTES;
-/// Idle buffers a worker keeps.
-const POOL_BUFFERS_MAX: usize = 64;
-const POOL_LARGE_MAX: usize = 16;
 /// A connection that lasts this long gets the socket options that short ones do without.
 const SETTLE_AFTER: Duration = Duration::from_secs(10);
 /// The idle time is looked at so many times: a silent pair ends that share of it late at most, and no byte asks for the time.
@@ -298,30 +295,43 @@ impl<'p> Direction<'p> {
         from: &mut Plain<'_>,
         to: &mut Plain<'_>,
     ) -> Poll<Result<usize, Failed>> {
-        SCRATCH.with_borrow_mut(|scratch| {
-            let count = match ready!(from.poll_read_into(cx, scratch)) {
-                Ok(0) => return Poll::Ready(Ok(0)),
-                Ok(count) => count,
-                Err(_) => return Poll::Ready(Err(Failed::Source)),
-            };
-            let bytes = scratch.get(..count).unwrap_or_default();
-            self.moved = true;
-            if count == BUFFER_BYTES {
-                (self.bulk, self.large) = (self.may_splice, !self.may_splice);
-                from.settle();
-            }
-            let written = match to.poll_write(cx, bytes) {
-                Poll::Pending => 0,
-                Poll::Ready(Ok(written)) if written > 0 => written,
-                Poll::Ready(_) => return Poll::Ready(Err(Failed::Sink)),
-            };
-            self.deliver(written);
-            let rest = bytes.get(written..).unwrap_or_default();
-            if !rest.is_empty() {
-                self.carry = Carry::Buffer { buffer: Buffer::with(rest), from: 0, to: rest.len() };
-            }
-            Poll::Ready(Ok(count))
-        })
+        let passed = ready!(SCRATCH.with_borrow_mut(|scratch| self.poll_pass_on(cx, from, to, scratch)))?;
+        // Asked here, as the next turn would only find the same.
+        if passed > 0 && from.is_dry && matches!(self.carry, Carry::Nothing) && ready!(from.poll_arrival(cx)).is_err() {
+            return Poll::Ready(Err(Failed::Source));
+        }
+        Poll::Ready(Ok(passed))
+    }
+
+    fn poll_pass_on(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Plain<'_>,
+        to: &mut Plain<'_>,
+        scratch: &mut [u8],
+    ) -> Poll<Result<usize, Failed>> {
+        let count = match ready!(from.poll_read_into(cx, scratch)) {
+            Ok(0) => return Poll::Ready(Ok(0)),
+            Ok(count) => count,
+            Err(_) => return Poll::Ready(Err(Failed::Source)),
+        };
+        let bytes = scratch.get(..count).unwrap_or_default();
+        self.moved = true;
+        if count == BUFFER_BYTES {
+            (self.bulk, self.large) = (self.may_splice, !self.may_splice);
+            from.settle();
+        }
+        let written = match to.poll_write(cx, bytes) {
+            Poll::Pending => 0,
+            Poll::Ready(Ok(written)) if written > 0 => written,
+            Poll::Ready(_) => return Poll::Ready(Err(Failed::Sink)),
+        };
+        self.deliver(written);
+        let rest = bytes.get(written..).unwrap_or_default();
+        if !rest.is_empty() {
+            self.carry = Carry::Buffer { buffer: Buffer::with(rest), from: 0, to: rest.len() };
+        }
+        Poll::Ready(Ok(count))
     }
 
     /// One read, passed on at once or kept to be written.
@@ -427,65 +437,6 @@ impl<'p> Direction<'p> {
             Carry::Pipe(pipe) => Some(pipe),
             _ => None,
         }
-    }
-}
-
-thread_local! {
-    /// What passes through it is in it only during a turn.
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER_BYTES].into_boxed_slice());
-    static BUFFERS: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
-    static LARGE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
-}
-
-/// [`BUFFER_BYTES`] or [`LARGE_BYTES`] borrowed from the worker's pool.
-pub(crate) struct Buffer(Box<[u8]>);
-
-impl Buffer {
-    pub(crate) fn take() -> Self {
-        let pooled = BUFFERS.with_borrow_mut(Vec::pop);
-        Self(pooled.unwrap_or_else(|| vec![0; BUFFER_BYTES].into_boxed_slice()))
-    }
-
-    /// Not more than [`BUFFER_BYTES`].
-    fn with(bytes: &[u8]) -> Self {
-        let mut buffer = Self::take();
-        buffer.range_mut(0, bytes.len()).copy_from_slice(bytes);
-        buffer
-    }
-
-    fn of(large: bool) -> Self {
-        if !large {
-            return Self::take();
-        }
-        let pooled = LARGE.with_borrow_mut(Vec::pop);
-        Self(pooled.unwrap_or_else(|| vec![0; LARGE_BYTES].into_boxed_slice()))
-    }
-
-    pub(crate) fn whole(&mut self) -> &mut [u8] {
-        &mut self.0
-    }
-
-    pub(crate) fn range_mut(&mut self, from: usize, to: usize) -> &mut [u8] {
-        self.0.get_mut(from..to).unwrap_or_default()
-    }
-
-    fn range(&self, from: usize, to: usize) -> &[u8] {
-        self.0.get(from..to).unwrap_or_default()
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        let bytes = std::mem::take(&mut self.0);
-        let (pool, max) =
-            if bytes.len() == LARGE_BYTES { (&LARGE, POOL_LARGE_MAX) } else { (&BUFFERS, POOL_BUFFERS_MAX) };
-        // While the thread ends its pool is gone already; then the buffer is simply freed.
-        let _ = pool.try_with(|pool| {
-            let mut pool = pool.borrow_mut();
-            if pool.len() < max {
-                pool.push(bytes);
-            }
-        });
     }
 }
 

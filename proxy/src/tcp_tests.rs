@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
+use super::buffer::BUFFERS;
 use super::*;
 use crate::socket::reset_on_drop;
 use crate::splice::POOL;

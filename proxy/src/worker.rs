@@ -5,6 +5,7 @@ use crate::clock;
 use crate::connection;
 use crate::error::{ConnError, Reason};
 use crate::identity::Identities;
+use crate::joined::{self, Start};
 use crate::listener::Purpose;
 use crate::metrics::{Direction, Metrics};
 use crate::quota::{self, Count, Counted};
@@ -284,8 +285,8 @@ async fn accept(worker: Rc<Worker>, opened: Opened) {
         let (stream, peer) = acceptor.accept().await;
         match worker.admit(address, &live) {
             Ok(places) => {
-                let arrival = connection::Arrival { stream, peer, listener: address, purpose, places };
-                worker.spawn(connection::serve(worker.clone(), arrival));
+                let (listener, destination) = (address, None);
+                begin(&worker, connection::Arrival { stream, peer, listener, purpose, destination, places });
             }
             Err(failure) => {
                 let direction = match purpose {
@@ -295,6 +296,15 @@ async fn accept(worker: Rc<Worker>, opened: Opened) {
                 worker.refuse(direction, &failure);
             }
         }
+    }
+}
+
+/// Each kind of connection has a task of its own kind, no larger than it needs.
+fn begin(worker: &Rc<Worker>, arrival: connection::Arrival) {
+    match joined::start(worker, arrival) {
+        Start::Joined(serving, mut joined) => worker.spawn(async move { joined.run(&serving, None).await }),
+        Start::Chosen(serving, chosen) => worker.spawn(async move { chosen.run(&serving, None).await }),
+        Start::Other(arrival) => worker.spawn(connection::serve(worker.clone(), arrival)),
     }
 }
 

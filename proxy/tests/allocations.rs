@@ -57,7 +57,8 @@ const BATCHES: usize = 3;
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nserver: x\r\ncontent-type: text/plain\r\ncontent-length: 64\r\n\r\n\
     0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
-struct ToEndpoint(SocketAddr);
+/// An endpoint, and whether it speaks HTTP/2.
+struct ToEndpoint(SocketAddr, bool);
 
 impl Traffic for ToEndpoint {
     type Target = ();
@@ -66,7 +67,7 @@ impl Traffic for ToEndpoint {
     type Io = Stream;
 
     fn decide(&self, _: &RequestView<'_>) -> Decision<()> {
-        let plan = Plan { target: (), path: None, timeouts: Timeouts::default(), h2: false, mirror: None };
+        let plan = Plan { target: (), path: None, timeouts: Timeouts::default(), h2: self.1, mirror: None };
         Decision { action: Action::Forward(plan), filters: None }
     }
 
@@ -83,8 +84,8 @@ impl Traffic for ToEndpoint {
     }
 }
 
-/// Answers each head with the same.
-fn endpoint() -> SocketAddr {
+/// Answers each request with the same.
+fn endpoint(answer: fn(TcpStream)) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -106,10 +107,30 @@ fn answer(mut stream: TcpStream) {
     }
 }
 
+/// The same over HTTP/2.
+fn answer_streams(mut stream: TcpStream) {
+    stream.read_exact(&mut [0; 24]).unwrap();
+    stream.write_all(b"\0\0\0\x04\0\0\0\0\0").unwrap();
+    loop {
+        let mut head = [0; 9];
+        if stream.read_exact(&mut head).is_err() {
+            return;
+        }
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        stream.read_exact(&mut payload).unwrap();
+        if head[3] == 1 {
+            let id = &head[5..];
+            // Status 200 and a content-length of 64, then as much.
+            let block: &[u8] = b"\x88\x0f\x0d\x0264";
+            stream.write_all(&[&[0, 0, 6, 1, 4], id, block, &[0, 0, 64, 0, 1], id, &[b'x'; 64]].concat()).unwrap();
+        }
+    }
+}
+
 /// Serves one connection on a thread that is counted.
-fn proxy(settings: Settings) -> SocketAddr {
+fn proxy(settings: Settings, is_two: bool) -> SocketAddr {
     let (say, hear) = mpsc::channel();
-    let to = endpoint();
+    let to = endpoint(if is_two { answer_streams } else { answer });
     std::thread::spawn(move || {
         COUNTED.set(true);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -119,7 +140,7 @@ fn proxy(settings: Settings) -> SocketAddr {
             let pools = Rc::new(Pools::new(Duration::from_secs(60)));
             let (_drain, drained) = watch::channel(false);
             let (io, peer) = listener.accept().await.unwrap();
-            let traffic = Rc::new(ToEndpoint(to));
+            let traffic = Rc::new(ToEndpoint(to, is_two));
             let context = Context { traffic, pools, settings: Arc::new(settings), peer: Some(peer.ip()) };
             serve(Stream::from(io), context, drained, Wire::Sniff, |_, _| ()).await;
         });
@@ -153,7 +174,7 @@ fn round(client: &mut TcpStream, first: u32) {
 /// The same over HTTP/1.1, one after the other.
 fn allocations_of_plain_requests(settings: Settings) -> u64 {
     let _alone = COUNTING.lock().unwrap();
-    let mut client = TcpStream::connect(proxy(settings)).unwrap();
+    let mut client = TcpStream::connect(proxy(settings, false)).unwrap();
     let mut request = || {
         client.write_all(b"GET /a?b HTTP/1.1\r\nHost: a:80\r\nAccept: */*\r\n\r\n").unwrap();
         let (mut got, mut buffer) = (Vec::new(), [0; 4096]);
@@ -167,9 +188,9 @@ fn allocations_of_plain_requests(settings: Settings) -> u64 {
     least(|| (0..ROUNDS).for_each(|_| request()))
 }
 
-fn allocations_of_requests(settings: Settings) -> u64 {
+fn allocations_of_requests(settings: Settings, is_two: bool) -> u64 {
     let _alone = COUNTING.lock().unwrap();
-    let mut client = TcpStream::connect(proxy(settings)).unwrap();
+    let mut client = TcpStream::connect(proxy(settings, is_two)).unwrap();
     client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
     let mut rounds = (0..).map(|number| 2 * STREAMS * number + 1);
     for first in rounds.by_ref().take(WARM_UPS) {
@@ -195,5 +216,10 @@ fn http_1_requests_are_served_without_allocating() {
 
 #[test]
 fn http_2_requests_are_served_without_allocating() {
-    assert_eq!(allocations_of_requests(Settings::gateway(false)), 0);
+    assert_eq!(allocations_of_requests(Settings::gateway(false), false), 0);
+}
+
+#[test]
+fn http_2_requests_to_http_2_endpoints_are_served_without_allocating() {
+    assert_eq!(allocations_of_requests(Settings::gateway(false), true), 0);
 }

@@ -37,7 +37,7 @@ pub(super) struct Plain<'a> {
     /// The poller will wake the task when there is something to read.
     is_awaited: bool,
     /// The last read took all there was.
-    is_dry: bool,
+    pub(super) is_dry: bool,
     /// It took less than the last write offered: the poller is asked before the next one.
     is_full: bool,
 }
@@ -72,7 +72,7 @@ impl Plain<'_> {
         mut read: impl FnMut() -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         loop {
-            if !std::mem::take(&mut self.is_dry) {
+            if !self.is_dry {
                 if let Some(done) = bare::attempt(self.tcp, Interest::READABLE, wanted, &mut read) {
                     self.is_awaited = false;
                     self.is_dry = matches!(done, Ok(count) if count < wanted);
@@ -82,11 +82,17 @@ impl Plain<'_> {
                     return Poll::Pending;
                 }
             }
-            let ready = self.tcp.poll_read_ready(cx);
-            // Without budget it is the task that is pending, not the socket.
-            self.is_awaited = ready.is_pending() && has_budget_remaining();
-            ready!(ready)?;
+            ready!(self.poll_arrival(cx))?;
         }
+    }
+
+    /// Ready when something came since the socket was dry, at once if it isn't; else the poller will wake the task.
+    pub(super) fn poll_arrival(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.is_dry = false;
+        let ready = self.tcp.poll_read_ready(cx);
+        // Without budget it is the task that is pending, not the socket.
+        self.is_awaited = ready.is_pending() && has_budget_remaining();
+        ready
     }
 
     /// Tried at once: a socket mostly takes what it is given, and of a new one the poller knows nothing yet.

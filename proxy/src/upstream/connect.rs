@@ -62,6 +62,14 @@ pub(crate) struct Connected {
     pub sent: usize,
 }
 
+/// A connection to a chosen endpoint that was begun.
+#[derive(Debug)]
+pub(crate) struct Dialled {
+    picked: Picked,
+    address: SocketAddr,
+    begun: Result<socket::Begun, ConnError>,
+}
+
 /// What an attempt needs to know beside the endpoint.
 #[derive(Clone, Copy)]
 struct Wish<'a> {
@@ -97,10 +105,31 @@ impl Upstreams {
         Some(Picked { endpoints: Arc::clone(&service.endpoints), index, _lease: lease, health })
     }
 
+    /// What of [`Self::connect`] needs no waiting, or what is still to be waited for; `None` where TLS or a name comes first.
+    pub(crate) fn begin(&self, service: &ServiceRow, first: &[u8]) -> Option<Result<Connected, Dialled>> {
+        if service.tls != UpstreamTls::None {
+            return None;
+        }
+        let picked = self.pick(service, &[])?;
+        let endpoint = picked.endpoint()?;
+        let Address::Ip(ip) = endpoint.address else { return None };
+        let address = SocketAddr::new(ip, endpoint.port);
+        let options = ConnectOptions { unsettled: true, ..self.options.clone() };
+        Some(match socket::begin(address, &options, first).map(socket::Begun::now) {
+            Ok(Ok((stream, sent))) => {
+                picked.report(true);
+                Ok(Connected { stream: stream.into(), address, picked, sent })
+            }
+            Ok(Err(begun)) => Err(Dialled { picked, address, begun: Ok(begun) }),
+            Err(failure) => Err(Dialled { picked, address, begun: Err(failure) }),
+        })
+    }
+
     /// Opens a stream to some endpoint of the service, for a copy: it isn't settled. `first` waits to be sent; what isn't sent by
-    /// then is the caller's.
+    /// then is the caller's. Goes on with what was begun.
     pub(crate) async fn connect(
         &self,
+        mut dialled: Option<Dialled>,
         service: &ServiceRow,
         ids: &Identities,
         first: &[u8],
@@ -109,8 +138,14 @@ impl Upstreams {
         let mut tried = Vec::new();
         let mut failures: Vec<ConnError> = Vec::new();
         while tried.len() < ATTEMPTS_MAX {
-            let Some(picked) = self.pick(service, &tried) else { break };
-            match self.attempt(service, &picked, wish).await {
+            let (picked, begun) = match dialled.take() {
+                Some(Dialled { picked, address, begun }) => (picked, Some((begun, address))),
+                None => match self.pick(service, &tried) {
+                    Some(picked) => (picked, None),
+                    None => break,
+                },
+            };
+            match self.attempt(service, &picked, wish, begun).await {
                 Ok((stream, sent, address)) => return Ok(Connected { stream, address, picked, sent }),
                 Err(failure) => {
                     let retryable = failure.reason.consequence().retryable;
@@ -132,7 +167,8 @@ impl Upstreams {
         picked: &Picked,
         ids: &Identities,
     ) -> Result<(Stream, SocketAddr), ConnError> {
-        let (stream, _, address) = self.attempt(service, picked, Wish { ids, unsettled: false, first: &[] }).await?;
+        let (stream, _, address) =
+            self.attempt(service, picked, Wish { ids, unsettled: false, first: &[] }, None).await?;
         Ok((stream, address))
     }
 
@@ -141,9 +177,17 @@ impl Upstreams {
         service: &ServiceRow,
         picked: &Picked,
         wish: Wish<'_>,
+        begun: Option<(Result<socket::Begun, ConnError>, SocketAddr)>,
     ) -> Result<(Stream, usize, SocketAddr), ConnError> {
         let Some(endpoint) = picked.endpoint() else { return Err(no_endpoint(service)) };
-        let outcome = self.reach(service, endpoint, wish).await;
+        let outcome = match begun {
+            None => self.reach(service, endpoint, wish).await,
+            Some((Ok(begun), address)) => match begun.there(timeout(service)).await {
+                Ok((stream, sent)) => Ok((stream.into(), sent, address)),
+                Err(failure) => Err((failure, false)),
+            },
+            Some((Err(failure), _)) => Err((failure, false)),
+        };
         match outcome {
             Ok(stream) => {
                 picked.report(true);
@@ -181,10 +225,7 @@ impl Upstreams {
                 addresses.as_slice()
             }
         };
-        let timeout = Duration::from_millis(match service.connect_timeout_ms {
-            0 => limits::CONNECT_TIMEOUT_MS,
-            ms => ms,
-        });
+        let timeout = timeout(service);
         // TLS writes twice before a copy could see to it.
         let unsettled = wish.unsettled && matches!(plan, Plan::Plain);
         let options = ConnectOptions { unsettled, ..self.options.clone() };
@@ -223,6 +264,13 @@ impl Upstreams {
         }
         Ok(addresses)
     }
+}
+
+fn timeout(service: &ServiceRow) -> Duration {
+    Duration::from_millis(match service.connect_timeout_ms {
+        0 => limits::CONNECT_TIMEOUT_MS,
+        ms => ms,
+    })
 }
 
 /// What follows TCP, made before dialling so that missing material costs no connection.

@@ -58,7 +58,7 @@ async fn a_refusing_endpoint_is_passed_over_now_and_for_a_while() {
     let service = service(vec![local(down), local(up)], UpstreamTls::None);
     let upstreams = upstreams();
     for _ in 0..4 {
-        let connected = upstreams.connect(&service, &Identities::new(), &[]).await.unwrap();
+        let connected = upstreams.connect(None, &service, &Identities::new(), &[]).await.unwrap();
         assert_eq!(connected.address.port(), up);
         assert_eq!(connected.picked.endpoint().unwrap().origin.name, format!("dp-{up}"));
     }
@@ -72,7 +72,7 @@ async fn a_lower_priority_takes_over_when_the_first_fails() {
     let ((_live, up), (_dead, down)) = (listening().await, refusing());
     let far = endpoint(Address::Ip(Ipv4Addr::LOCALHOST.into()), up, 1);
     let service = service(vec![local(down), far], UpstreamTls::None);
-    assert_eq!(upstreams().connect(&service, &Identities::new(), &[]).await.unwrap().address.port(), up);
+    assert_eq!(upstreams().connect(None, &service, &Identities::new(), &[]).await.unwrap().address.port(), up);
 }
 
 #[tokio::test]
@@ -80,11 +80,40 @@ async fn first_words_reach_the_endpoint_that_takes_the_connection_and_only_it() 
     let ((live, up), (_dead, down)) = (listening().await, refusing());
     let far = endpoint(Address::Ip(Ipv4Addr::LOCALHOST.into()), up, 1);
     let service = service(vec![local(down), far], UpstreamTls::None);
-    let connected = upstreams().connect(&service, &Identities::new(), b"hello").await.unwrap();
+    let connected = upstreams().connect(None, &service, &Identities::new(), b"hello").await.unwrap();
     drop(connected.stream);
     let mut heard = Vec::new();
     live.accept().await.unwrap().0.read_to_end(&mut heard).await.unwrap();
     assert_eq!(heard, b"hello"[..connected.sent]);
+}
+
+#[tokio::test]
+async fn what_was_begun_at_an_endpoint_that_refuses_goes_on_at_another() {
+    let ((live, up), (_dead, down)) = (listening().await, refusing());
+    let far = endpoint(Address::Ip(Ipv4Addr::LOCALHOST.into()), up, 1);
+    let service = service(vec![local(down), far], UpstreamTls::None);
+    let upstreams = upstreams();
+    for first in [&b"hello"[..], b""] {
+        let Some(Err(dialled)) = upstreams.begin(&service, first) else { panic!("it refuses") };
+        let connected = upstreams.connect(Some(dialled), &service, &Identities::new(), first).await.unwrap();
+        assert_eq!((connected.address.port(), connected.picked.index), (up, 1));
+        let _first = live.accept().await.unwrap();
+        // Not ejected any more, or the second round would begin with the other one.
+        upstreams.at(&service, 0).unwrap().report(true);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_on_this_machine_is_there_at_once_with_its_first_words() {
+    let (live, up) = listening().await;
+    let service = service(vec![local(up)], UpstreamTls::None);
+    for first in [&b"hello"[..], b""] {
+        let Some(Ok(connected)) = upstreams().begin(&service, first) else { panic!("loopback takes no time") };
+        drop(connected.stream);
+        let mut heard = Vec::new();
+        live.accept().await.unwrap().0.read_to_end(&mut heard).await.unwrap();
+        assert_eq!(heard, first[..connected.sent]);
+    }
 }
 
 #[tokio::test]
@@ -93,7 +122,7 @@ async fn when_all_refuse_the_error_names_service_endpoints_and_causes() {
     let service = service(vec![local(a), local(b)], UpstreamTls::None);
     let upstreams = upstreams();
     for _ in 0..2 {
-        let error = upstreams.connect(&service, &Identities::new(), &[]).await.unwrap_err();
+        let error = upstreams.connect(None, &service, &Identities::new(), &[]).await.unwrap_err();
         assert_eq!(error.reason, Reason::ConnectFailed);
         for words in [
             "service backend of mesh default, 2 of 2 endpoints tried",
@@ -110,7 +139,7 @@ async fn when_all_refuse_the_error_names_service_endpoints_and_causes() {
 async fn a_service_without_endpoints_says_why() {
     let mut service = service(vec![], UpstreamTls::None);
     service.hint = "routing.zoneEgress is on and zone east has no ZoneEgress".to_owned();
-    let error = upstreams().connect(&service, &Identities::new(), &[]).await.unwrap_err();
+    let error = upstreams().connect(None, &service, &Identities::new(), &[]).await.unwrap_err();
     assert_eq!(error.reason, Reason::NoEndpoint);
     assert!(error.detail.ends_with("has no endpoint: routing.zoneEgress is on and zone east has no ZoneEgress"));
 }
@@ -120,7 +149,7 @@ async fn a_name_is_resolved_and_kept_as_host() {
     let (_live, up) = listening().await;
     let named = endpoint(Address::Name("localhost".to_owned()), up, 0);
     let service = service(vec![named], UpstreamTls::None);
-    let connected = upstreams().connect(&service, &Identities::new(), &[]).await.unwrap();
+    let connected = upstreams().connect(None, &service, &Identities::new(), &[]).await.unwrap();
     assert_eq!(connected.picked.host(), Some("localhost"));
     assert!(connected.address.ip().is_loopback());
 }
@@ -130,7 +159,7 @@ async fn missing_material_is_our_fault_and_ejects_nobody() {
     let (_live, up) = listening().await;
     let service = service(vec![local(up)], mesh_tls(&["backend"]));
     let upstreams = upstreams();
-    let error = upstreams.connect(&service, &Identities::new(), &[]).await.unwrap_err();
+    let error = upstreams.connect(None, &service, &Identities::new(), &[]).await.unwrap_err();
     assert!(error.detail.contains("no certificate of mesh default yet"), "{}", error.detail);
     let picked = upstreams.pick(&service, &[]).unwrap();
     assert_eq!(picked.health.get(), Health::default());
@@ -187,7 +216,7 @@ async fn a_peer_that_knows_no_tunnels_gets_a_connection_for_each_stream() {
             stream.shutdown().await.unwrap();
         };
         let dial = async {
-            let mut connected = upstreams.connect(&service, &ids, &[]).await.unwrap();
+            let mut connected = upstreams.connect(None, &service, &ids, &[]).await.unwrap();
             let mut said = String::new();
             connected.stream.read_to_string(&mut said).await.unwrap();
             assert_eq!(said, "old");
@@ -204,7 +233,7 @@ async fn an_impostor_is_refused_and_the_next_endpoint_serves() {
     let service = service(vec![local(bad_port), far], mesh_tls(&["backend"]));
     let ids = identities(&ca, "web");
     let dial = async {
-        let mut connected = upstreams().connect(&service, &ids, &[]).await.unwrap();
+        let mut connected = upstreams().connect(None, &service, &ids, &[]).await.unwrap();
         let mut said = String::new();
         connected.stream.read_to_string(&mut said).await.unwrap();
         said
@@ -230,7 +259,7 @@ async fn a_refused_identity_is_explained_with_the_endpoint() {
     let service = service(vec![local(port)], mesh_tls(&["backend"]));
     let ids = identities(&ca, "web");
     let upstreams = upstreams();
-    let connect = upstreams.connect(&service, &ids, &[]);
+    let connect = upstreams.connect(None, &service, &ids, &[]);
     let (_, outcome) = tokio::join!(serve(listener, identities(&ca, "impostor"), "impostor"), connect);
     let error = outcome.unwrap_err();
     assert_eq!(error.reason, Reason::UpstreamTls);

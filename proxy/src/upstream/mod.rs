@@ -7,7 +7,7 @@ pub(crate) mod outlier;
 pub(crate) mod resolve;
 mod tunnel;
 
-pub(crate) use connect::{Connected, Picked, no_endpoint};
+pub(crate) use connect::{Connected, Dialled, Picked, no_endpoint};
 use tunnel::TunnelKey;
 
 use crate::mux;

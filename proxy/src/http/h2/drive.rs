@@ -21,6 +21,8 @@ use tokio::time::Instant;
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// and given up if it gives none.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// An endpoint is asked no more often: gRPC's servers end a connection that pings them every few minutes.
+const ENDPOINT_PING_INTERVAL: Duration = Duration::from_secs(6 * 60);
 /// After GOAWAY for an error, the peer's bytes are read away this long, so that it gets to see it.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 1 << 20;
@@ -67,6 +69,10 @@ pub(super) struct Connection<S> {
     /// When a sign of life was asked for.
     pinged: Option<Instant>,
     heard_at: Instant,
+    /// When something was written that nothing was heard to since.
+    unheard_since: Option<Instant>,
+    /// An endpoint isn't asked before.
+    ping_from: Instant,
     /// Since when what is lined up waits for the peer.
     wrote_at: Instant,
     /// Since when there is no stream.
@@ -87,6 +93,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             greeted,
             pinged: None,
             heard_at: now,
+            unheard_since: None,
+            ping_from: now,
             wrote_at: now,
             idle_since: Some(now),
             partial_since: None,
@@ -132,7 +140,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Ok(0) | Err(_) => return Poll::Ready(Ok(false)),
             Ok(_) => self.heard_at = Instant::now(),
         }
-        self.pinged = None;
+        (self.pinged, self.unheard_since) = (None, None);
         self.handle()?;
         Poll::Ready(Ok(true))
     }
@@ -176,6 +184,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
             }
             self.wrote_at = Instant::now();
+            self.unheard_since.get_or_insert(self.wrote_at);
         }
         core.out.clear();
         core.written = 0;
@@ -189,7 +198,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     fn poll_deadlines(&mut self, cx: &mut Task<'_>) -> Poll<Ended> {
         loop {
-            let (due, what) = self.deadline();
+            let Some((due, what)) = self.deadline() else { return Poll::Pending };
             ready!(self.timer.poll(cx, due));
             let mut core = self.core.borrow_mut();
             match what {
@@ -203,7 +212,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Due::Ping => {
                     core.ask_for_pong();
                     drop(core);
-                    self.pinged = Some(Instant::now());
+                    let now = Instant::now();
+                    (self.pinged, self.ping_from) = (Some(now), now + ENDPOINT_PING_INTERVAL);
                     if let Poll::Ready(Err(_)) = self.poll_write(cx) {
                         return Poll::Ready(Ended::Gone);
                     }
@@ -214,31 +224,35 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    fn deadline(&mut self) -> (Instant, Due) {
+    fn deadline(&mut self) -> Option<(Instant, Due)> {
         let core = self.core.borrow();
         let after = |at: Instant, wait: Duration| at.checked_add(wait).unwrap_or(at + Duration::from_secs(86_400));
         // A body's frames may take their time: streams have their own clocks.
         if core.in_block() || (core.is_idle() && !self.input.is_empty()) {
             let since = *self.partial_since.get_or_insert_with(Instant::now);
-            return (after(since, self.times.head), Due::GiveUp);
+            return Some((after(since, self.times.head), Due::GiveUp));
         }
         self.partial_since = None;
         if core.is_idle() {
             let since = *self.idle_since.get_or_insert_with(Instant::now);
             let wait = if core.is_leaving() { PING_TIMEOUT } else { self.times.idle };
-            return match core.has_free() && wait > PLACES_KEPT {
+            return Some(match core.has_free() && wait > PLACES_KEPT {
                 true => (after(since, PLACES_KEPT), Due::Tidy),
                 false => (after(since, wait), Due::Goodbye),
-            };
+            });
         }
         self.idle_since = None;
         if core.written < core.out.len() {
-            return (after(self.wrote_at, self.times.body), Due::GiveUp);
+            return Some((after(self.wrote_at, self.times.body), Due::GiveUp));
         }
-        match self.pinged {
-            Some(at) => (after(at, PING_TIMEOUT), Due::GiveUp),
-            None => (after(self.heard_at, PING_INTERVAL), Due::Ping),
+        if let Some(at) = self.pinged {
+            return Some((after(at, PING_TIMEOUT), Due::GiveUp));
         }
+        let ping = match core.is_client() {
+            false => after(self.heard_at, PING_INTERVAL),
+            true => after(self.unheard_since?, PING_INTERVAL).max(self.ping_from),
+        };
+        Some((ping, Due::Ping))
     }
 
     /// Writes what is left, ends our side and reads the peer's rest away.
@@ -264,6 +278,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Due {
     /// The places for streams are needed no more.
     Tidy,
@@ -271,3 +286,7 @@ enum Due {
     Ping,
     GiveUp,
 }
+
+#[cfg(test)]
+#[path = "drive_tests.rs"]
+mod tests;

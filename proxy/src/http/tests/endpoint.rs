@@ -72,6 +72,19 @@ impl Endpoint {
     }
 }
 
+/// On a connection of its own, of the same worker.
+fn another_client(bench: &Bench) -> DuplexStream {
+    let (client, io) = duplex(64 * 1024);
+    let context = Context {
+        traffic: Rc::clone(&bench.fake),
+        pools: Rc::clone(&bench.pools),
+        settings: Arc::new(Settings::sidecar()),
+        peer: None,
+    };
+    tokio::task::spawn_local(serve(io, context, bench.drain.subscribe(), Wire::Sniff, |end, _| end));
+    client
+}
+
 const POST: &str = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nping";
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const OKAY: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
@@ -82,17 +95,7 @@ async fn streams_beyond_what_a_connection_allows_get_another_one() {
     let mut endpoints = Vec::new();
     // Three clients at once; the endpoint allows one stream.
     let mut clients = vec![std::mem::replace(&mut bench.client, duplex(1).0)];
-    for _ in 0..2 {
-        let (client, io) = duplex(64 * 1024);
-        let context = Context {
-            traffic: Rc::clone(&bench.fake),
-            pools: Rc::clone(&bench.pools),
-            settings: Arc::new(Settings::sidecar()),
-            peer: None,
-        };
-        tokio::task::spawn_local(serve(io, context, bench.drain.subscribe(), Wire::Sniff, |end, _| end));
-        clients.push(client);
-    }
+    clients.extend((0..2).map(|_| another_client(&bench)));
     for client in &mut clients {
         say(client, GET).await;
     }

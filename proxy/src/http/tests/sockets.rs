@@ -3,9 +3,16 @@
 use super::*;
 use crate::stream::Stream;
 use proptest::prelude::*;
+use std::cell::Cell;
+use std::net::SocketAddr;
+use tokio::io::AsyncBufReadExt;
 use tokio::net::{TcpListener, TcpStream};
 
-struct Direct(std::net::SocketAddr);
+struct Direct {
+    to: SocketAddr,
+    /// Of the next request alone.
+    timeout_ms: Cell<u64>,
+}
 
 impl Traffic for Direct {
     type Target = ();
@@ -14,7 +21,11 @@ impl Traffic for Direct {
     type Io = Stream;
 
     fn decide(&self, _: &RequestView<'_>) -> Decision<()> {
-        Decision { action: Action::Forward(plan()), filters: None }
+        let timeouts = match self.timeout_ms.take() {
+            0 => Timeouts::default(),
+            request_ms => Timeouts { request_ms, stream_idle_ms: 0 },
+        };
+        Decision { action: Action::Forward(Plan { timeouts, ..plan() }), filters: None }
     }
 
     fn pick(&self, _: &(), _: Option<&()>) -> Result<Picked<(), ()>, ConnError> {
@@ -22,7 +33,7 @@ impl Traffic for Direct {
     }
 
     async fn connect(&self, _: &(), _: &()) -> Result<Stream, ConnError> {
-        TcpStream::connect(self.0)
+        TcpStream::connect(self.to)
             .await
             .map(Stream::Plain)
             .map_err(|e| ConnError::new(Reason::ConnectFailed, e.to_string()))
@@ -55,12 +66,16 @@ async fn echo(listener: TcpListener) {
 }
 
 /// A client of a proxy in front of `upstream`; the proxy drains when the sender says so.
-async fn proxied(upstream: std::net::SocketAddr) -> (TcpStream, JoinHandle<End>, watch::Sender<bool>) {
+async fn proxied(upstream: SocketAddr) -> (TcpStream, JoinHandle<End>, watch::Sender<bool>) {
+    proxied_by(Direct { to: upstream, timeout_ms: Cell::default() }).await
+}
+
+async fn proxied_by(traffic: Direct) -> (TcpStream, JoinHandle<End>, watch::Sender<bool>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (io, _) = listener.accept().await.unwrap();
     let context = Context {
-        traffic: Rc::new(Direct(upstream)),
+        traffic: Rc::new(traffic),
         pools: Rc::new(Pools::new(PATIENCE)),
         settings: Arc::new(Settings::sidecar()),
         peer: None,
@@ -108,6 +123,33 @@ async fn a_large_answer_that_stops_short_breaks_the_clients_connection() {
     let (read, ended) = tokio::join!(patient(client.read_to_end(&mut got)), patient(serving));
     read.unwrap();
     assert_eq!((got.len(), ended.unwrap()), (head.len() + 100_000, End::Broken));
+}
+
+#[tokio::test(flavor = "local")]
+async fn after_an_endpoint_that_said_nothing_in_time_the_next_ones_answer_is_heard() {
+    let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let traffic = Direct { to: upstream.local_addr().unwrap(), timeout_ms: Cell::new(20) };
+    let (client, _, _drain) = proxied_by(traffic).await;
+    let mut client = tokio::io::BufReader::new(client);
+    for status in ["504", "200"] {
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let (mut endpoint, _) = patient(upstream.accept()).await.unwrap();
+        let mut request = [0; 27];
+        patient(endpoint.read_exact(&mut request)).await.unwrap();
+        if status == "200" {
+            endpoint.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        }
+        let mut line = String::new();
+        patient(client.read_line(&mut line)).await.unwrap();
+        assert!(line.contains(status), "{line}");
+        let mut length = 0;
+        while line != "\r\n" {
+            line.clear();
+            patient(client.read_line(&mut line)).await.unwrap();
+            length = line.strip_prefix("content-length: ").map_or(length, |value| value.trim().parse().unwrap());
+        }
+        patient(client.read_exact(&mut vec![0; length])).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "local")]

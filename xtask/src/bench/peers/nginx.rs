@@ -73,13 +73,3 @@ pub(crate) fn http(folder: &Path, ports: Ports, backend: u16, certificates: &Cer
     }
     text + "}\n"
 }
-
-/// Not a peer but an endpoint: answers everything with 1 KiB, over HTTP/2 in clear.
-pub(crate) fn http2_endpoint(folder: &Path, port: u16) -> String {
-    let body = "x".repeat(1024);
-    main(folder, false)
-        + &format!(
-            "http {{ access_log off; keepalive_requests 100000000; keepalive_timeout 600s;\n\
-             \x20 server {{ listen 127.0.0.1:{port} http2 backlog=4096; location / {{ return 200 {body}; }} }}\n}}\n"
-        )
-}

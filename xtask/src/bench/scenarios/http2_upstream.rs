@@ -1,17 +1,16 @@
 //! The gateway between HTTP/2 clients and an endpoint that speaks HTTP/2 (gRPC's way).
 
 use super::http::url;
-use super::{HTTP2, START_MAX, add, haproxy};
+use super::{HTTP2, add, backend, haproxy};
 use crate::bench::peers::weir::{self, ControlPlane, Proxy};
 use crate::bench::peers::{self, Slot, envoy};
-use crate::bench::process::{LOAD_CORE, Running, on_core};
 use crate::bench::report::Results;
-use crate::bench::{Context, Res, load, write};
+use crate::bench::{Context, Res, load};
 
 pub(super) const JOBS: &[&str] = &["h2up-1k"];
 
 pub(super) fn run(context: &Context, results: &mut Results) -> Res<()> {
-    let _endpoint = endpoint(context)?;
+    let _backend = backend(context, "http2", HTTP2)?;
     let mut control_plane = None;
     let mut slots = Vec::new();
     add(context, &mut slots, "weir", || {
@@ -28,17 +27,4 @@ pub(super) fn run(context: &Context, results: &mut Results) -> Res<()> {
     });
     add(context, &mut slots, "haproxy", || haproxy(context, 18_600, "", |_| peers::haproxy::http2(18_600, HTTP2)));
     context.measure(results, "h2up-1k", &slots, |slot| load::h2load(context, &url("http", slot.port, "/")))
-}
-
-/// nginx, on the load's core.
-fn endpoint(context: &Context) -> Res<Running> {
-    let program = context.program("nginx").ok_or("the HTTP/2 endpoint needs nginx: apt-get install nginx")?;
-    let folder = context.folder("endpoint")?;
-    let file = folder.join("nginx.conf");
-    write(&file, peers::nginx::http2_endpoint(&folder, HTTP2))?;
-    let mut command = on_core(LOAD_CORE, program);
-    command.arg("-c").arg(&file);
-    let mut running = Running::start("nginx", command, &folder.join("log"))?;
-    running.listens(HTTP2, START_MAX)?;
-    Ok(running)
 }

@@ -7,6 +7,7 @@ mod echo;
 mod events;
 mod histogram;
 mod http;
+mod http2;
 mod idle;
 mod load;
 mod tls;
@@ -20,7 +21,8 @@ use serde_json::json;
 use std::time::Duration;
 
 const USAGE: &str = "usage: cargo xtask bench-tool
-  http PORT | echo PORT | sink PORT          a backend on loopback
+  http PORT | http2 PORT | echo PORT | sink PORT
+                                             a backend on loopback
   copy|splice PORT BACKEND                   a forwarder that only moves bytes: the floor
   rr|crr ADDRESS CONNECTIONS SECS [FILE]     messages of 64 bytes (or FILE's), kept or new connections, echoed back
   bulk ADDRESS STREAMS SECS                  bytes one way; an operation is a MiB
@@ -49,6 +51,7 @@ pub(crate) fn run(arguments: &[String]) -> Res<()> {
     let backend = || word(2)?.parse().map_err(|_| USAGE.to_owned());
     let report = match word(0)? {
         "http" => return http::serve(port()?),
+        "http2" => return http2::serve(port()?),
         "echo" => return echo::serve(port()?, echo::Way::Back),
         "sink" => return echo::serve(port()?, echo::Way::Nowhere),
         "copy" => return bare::serve(port()?, backend()?, bare::Way::Copy),
