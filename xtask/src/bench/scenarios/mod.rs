@@ -28,7 +28,7 @@ pub(super) const HTTP2: u16 = 19_004;
 const START_MAX: Duration = Duration::from_secs(60);
 
 type Group = fn(&Context, &mut Results) -> Res<()>;
-const GROUPS: [(&[&str], Group); 9] = [
+const GROUPS: [(&[&str], Group); 10] = [
     (http::JOBS, http::run),
     (http2_upstream::JOBS, http2_upstream::run),
     (mtls::JOBS, mtls::run),
