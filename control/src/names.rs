@@ -316,7 +316,7 @@ fn add_external(input: &NamesInput<'_>, view: &mut View) {
         let Some(service) = es.tags.get(SERVICE_TAG).filter(|service| !service.is_empty()) else { continue };
         let Some((host, port)) = host_and_port(&es.networking.address) else {
             let reason = format!("networking.address {:?} must be host:port", es.networking.address);
-            view.skipped.push(Skipped { origin: origin.clone(), source: origin, reason, service: String::new() });
+            view.skipped.push(Skipped { origin: origin.clone(), source: origin, reason, service: service.clone() });
             continue;
         };
         let wish = service_wish(input.mesh, service, port, origin.clone());

@@ -1,6 +1,7 @@
 //! From resources to the rows that one proxy executes. Pure: the same resources, in any order, give the same tables;
 //! a piece that is wrong is left out with a note, and the rest is compiled. It knows no store, channel, socket or clock.
 
+mod backends;
 mod direct;
 mod egress;
 mod endpoints;
@@ -138,6 +139,20 @@ pub(crate) fn make(world: &World, proxy: &ProxyKey, options: Options) -> Made {
         ProxyKey::ZoneEgress { name } => world.egress(name).map(|spec| egress::compile(world, name, spec)),
     };
     found.unwrap_or_else(|| Made { compiled: missing(proxy), proven: None })
+}
+
+/// Gateways that are compiled ahead.
+const GATEWAYS_AHEAD_MAX: usize = 16;
+
+/// Makes what proxies have in common before one of them asks. No result depends on it.
+pub(crate) fn prepare(world: &World) {
+    for (mesh, index) in &world.meshes {
+        index.sidecars.prepare(world, index);
+        let gateways = index.dataplanes().filter(|(_, d)| d.gateway_type() == Some(GatewayType::Builtin));
+        for (meta, _) in gateways.take(GATEWAYS_AHEAD_MAX) {
+            drop(make(world, &ProxyKey::dataplane(mesh, &meta.name), Options::default()));
+        }
+    }
 }
 
 fn missing(proxy: &ProxyKey) -> Compiled {

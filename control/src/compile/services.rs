@@ -47,7 +47,7 @@ impl Target<'_> {
         format!("{mesh}_{}___{}_{}", self.name, self.short().1, self.port)
     }
 
-    fn origin(self, mesh: &str) -> Origin {
+    pub(super) fn origin(self, mesh: &str) -> Origin {
         Origin::new(self.kind.name(), mesh, self.name)
     }
 }
@@ -210,18 +210,23 @@ fn search(from: From<'_>, target: Target<'_>) -> ServiceGroup {
 
 /// The row that a sidecar's listeners refer to, made when it isn't there yet. None where there is no such target.
 pub(super) fn reach(from: From<'_>, rows: &mut Rows, target: Target<'_>) -> Option<Reached> {
-    let resource = from.mesh.backend(target.kind, target.name)?;
     let name = target.row_name(&from.mesh.name);
     if let Some(row) = rows.services.get(&name) {
         return Some(Reached { protocol: row.protocol, name, named: false });
     }
-    let row = match &resource.spec {
-        Spec::MeshExternalService(spec) => external_row(from, target, spec),
-        _ => internal_row(from, target),
-    };
+    let row = row(from, target)?;
     let protocol = row.protocol;
     put(rows, row);
     Some(Reached { protocol, name, named: false })
+}
+
+/// What every sidecar that looks from the same zone gets. None where there is no such target.
+pub(super) fn row(from: From<'_>, target: Target<'_>) -> Option<ServiceRow> {
+    let resource = from.mesh.backend(target.kind, target.name)?;
+    Some(match &resource.spec {
+        Spec::MeshExternalService(spec) => external_row(from, target, spec),
+        _ => internal_row(from, target),
+    })
 }
 
 fn put(rows: &mut Rows, row: ServiceRow) {

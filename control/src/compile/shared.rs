@@ -1,11 +1,15 @@
 //! What all sidecars of a mesh in a zone have in common: the rows of its named outbounds, made and checked once, and made
 //! after the rows before when something changed. It doesn't know which proxies there are.
 
+use super::backends::Backends;
+use super::reachable::Reachable;
 use super::rows::{Client, Reached, Upstreams, handler_for, patch};
+use super::services::From;
 use super::sidecar;
 use super::stale::Stale;
-use super::world::{MeshIndex, World};
+use super::world::{MeshIndex, Settings, World};
 use crate::names::NamedOutbound;
+use crate::settings::Aaaa;
 use snapshot::{Generation, ListenerRow, NameRow, Role, ServiceRow, Snapshot, Tables, limits};
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -18,6 +22,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(super) struct Place {
     pub zone: String,
     pub has_ipv6: bool,
+    /// Every MeshService and its kin is dialled, not those that a Dataplane names.
+    pub has_backends: bool,
 }
 
 /// The rows of each place that was asked for. No result depends on it.
@@ -36,6 +42,9 @@ pub(super) struct Shared {
     entries: Vec<Arc<Entry>>,
     /// Rows of addresses that lost their names.
     freed: Vec<Arc<ListenerRow>>,
+    backends: Backends,
+    /// The names that lead to outbounds, where backends have others.
+    names: Vec<Arc<NameRow>>,
     /// The rows, checked.
     pub snapshot: Arc<Snapshot>,
 }
@@ -72,6 +81,18 @@ impl Sidecars {
         Self(Mutex::new(slots.iter().map(map).collect()))
     }
 
+    /// Makes the rows that most sidecars ask for.
+    pub(super) fn prepare(&self, world: &World, mesh: &MeshIndex) {
+        let Settings { zone, has_ipv6, aaaa, .. } = &world.settings;
+        if !mesh.names.outbounds.is_empty() {
+            let backends = Reachable::of(None, mesh.spec.mesh_services_mode());
+            let has_backends = matches!(backends, Reachable::All);
+            let has_ipv6 = *has_ipv6 && *aaaa == Aaaa::Native;
+            let place = Place { zone: zone.clone(), has_ipv6, has_backends };
+            drop(self.at(world, mesh, place));
+        }
+    }
+
     /// The rows for sidecars at `place`. None when they can't be built: then each proxy says why.
     pub(super) fn at(&self, world: &World, mesh: &MeshIndex, place: Place) -> Option<Arc<Shared>> {
         // Held while they are made, so that of many proxies only one makes them.
@@ -99,6 +120,15 @@ impl Shared {
     }
 }
 
+/// What became of the entries of before.
+struct Walked<'a> {
+    entries: Vec<Arc<Entry>>,
+    gone: Vec<&'a Arc<Entry>>,
+    new: Vec<Arc<Entry>>,
+    /// Some outbound of before isn't there any more.
+    is_lost: bool,
+}
+
 struct Making<'a> {
     world: &'a World,
     mesh: &'a MeshIndex,
@@ -117,15 +147,58 @@ fn hash(service: &str) -> u64 {
 
 impl Making<'_> {
     fn make(&self) -> Option<Shared> {
-        let nothing = (Vec::new(), Arc::default());
-        let (held, snapshot) = match self.before {
-            Some(shared) => (shared.entries.as_slice(), Some(&shared.snapshot)),
-            None => (nothing.0.as_slice(), None),
+        let nothing = Arc::default();
+        let before: &Snapshot = self.before.map_or(&nothing, |shared| &shared.snapshot);
+        let Walked { entries, gone, new, is_lost } = self.walk();
+        let backends = self.backends();
+        let freed = self.freed(before.tables(), &entries, &backends);
+        let none = Backends::default();
+        let (held_freed, held) = self.before.map_or((&[][..], &none), |shared| (&shared.freed, &shared.backends));
+        let gone_listeners = gone.iter().flat_map(|e| &e.listeners).flatten().chain(held_freed).chain(&held.listeners);
+        let new_listeners = new.iter().flat_map(|e| &e.listeners).flatten().chain(&freed).chain(&backends.listeners);
+        let (services, listeners) = (&before.tables().services, &before.tables().listeners);
+        // Several outbounds may lead to one service.
+        let still: HashSet<*const ServiceRow> = match is_lost {
+            false => HashSet::new(),
+            true => entries.iter().filter_map(|e| Some(Arc::as_ptr(e.service.as_ref()?))).collect(),
         };
+        let gone_services = gone.iter().filter_map(|e| e.service.as_ref()).filter(|s| !still.contains(&Arc::as_ptr(s)));
+        let new_services = new.iter().filter_map(|e| e.service.as_ref()).chain(&backends.services);
+        let gone_services = gone_services.chain(&held.services);
+        let listeners = patch(listeners, gone_listeners, new_listeners, |a, b| a.address.cmp(&b.address));
+        let is_there = |row: &Arc<ListenerRow>| {
+            let at = listeners.binary_search_by(|held| held.address.cmp(&row.address));
+            at.ok().and_then(|at| listeners.get(at)).is_some_and(|held| Arc::ptr_eq(held, row))
+        };
+        if !backends.listeners.iter().all(is_there) {
+            return None;
+        }
+        let held_names = match self.before {
+            Some(shared) if !shared.backends.names.is_empty() => &shared.names,
+            _ => &before.tables().names,
+        };
+        let mut names = self.names(held_names, &entries, !is_lost);
+        let all_names = match backends.names.is_empty() {
+            true => std::mem::take(&mut names),
+            false => merged(&names, &backends.names),
+        };
+        let tables = Tables {
+            names: all_names,
+            listeners,
+            services: patch(services, gone_services, new_services, |a, b| a.name.cmp(&b.name)),
+            ..Tables::default()
+        };
+        let snapshot = Snapshot::build_after(Some(before), tables, Generation::default()).ok()?;
+        Some(Shared { entries, freed, backends, names, snapshot: Arc::new(snapshot) })
+    }
+
+    /// From the entries of before to those of now.
+    fn walk(&self) -> Walked<'_> {
+        let held = self.before.map_or(&[][..], |shared| &shared.entries);
         let client = Client { mesh: self.mesh, zone: &self.place.zone, dataplane: None };
         let mut upstreams = Upstreams::new(self.world, client);
         let mut entries: Vec<Arc<Entry>> = Vec::with_capacity(self.mesh.names.outbounds.len());
-        let (mut gone, mut new) = (Vec::new(), Vec::new());
+        let (mut gone, mut new, mut is_lost) = (Vec::new(), Vec::new(), false);
         let mut old = held.iter().peekable();
         for outbound in &self.mesh.names.outbounds {
             // Most are the same allocation, and looking into thousands of them is what takes the time.
@@ -133,6 +206,7 @@ impl Making<'_> {
             let same = old.next_if(is_same).or_else(|| {
                 while let Some(earlier) = old.next_if(|e| place_of(&e.outbound) < place_of(outbound)) {
                     gone.push(earlier);
+                    is_lost = true;
                 }
                 old.next_if(|e| place_of(&e.outbound) == place_of(outbound))
             });
@@ -148,28 +222,18 @@ impl Making<'_> {
             new.push(entry.clone());
             entries.push(entry);
         }
+        is_lost |= old.peek().is_some();
         gone.extend(old);
-        let before: &Snapshot = snapshot.unwrap_or(&nothing.1);
-        let freed = self.freed(before.tables(), &entries);
-        let held_freed = self.before.map_or(&[][..], |shared| &shared.freed);
-        let gone_listeners = gone.iter().flat_map(|e| &e.listeners).flatten().chain(held_freed);
-        let new_listeners = new.iter().flat_map(|e| &e.listeners).flatten().chain(&freed);
-        let (services, listeners) = (&before.tables().services, &before.tables().listeners);
-        // Several outbounds may lead to one service.
-        let still: HashSet<*const ServiceRow> = match gone.is_empty() {
-            true => HashSet::new(),
-            false => entries.iter().filter_map(|e| Some(Arc::as_ptr(e.service.as_ref()?))).collect(),
-        };
-        let gone_services = gone.iter().filter_map(|e| e.service.as_ref()).filter(|s| !still.contains(&Arc::as_ptr(s)));
-        let new_services = new.iter().filter_map(|e| e.service.as_ref());
-        let tables = Tables {
-            names: self.names(before.tables(), &entries, gone.is_empty()),
-            listeners: patch(listeners, gone_listeners, new_listeners, |a, b| a.address.cmp(&b.address)),
-            services: patch(services, gone_services, new_services, |a, b| a.name.cmp(&b.name)),
-            ..Tables::default()
-        };
-        let snapshot = Snapshot::build_after(Some(before), tables, Generation::default()).ok()?;
-        Some(Shared { entries, freed, snapshot: Arc::new(snapshot) })
+        Walked { entries, gone, new, is_lost }
+    }
+
+    fn backends(&self) -> Backends {
+        if !self.place.has_backends {
+            return Backends::default();
+        }
+        let from = From { world: self.world, mesh: self.mesh, zone: &self.place.zone };
+        let nothing = Backends::default();
+        Backends::after(self.before.map_or(&nothing, |shared| &shared.backends), from, self.place.has_ipv6)
     }
 
     /// Whether an entry that was made for an outbound at the same address still holds.
@@ -206,12 +270,12 @@ impl Making<'_> {
     }
 
     /// Rows of freed addresses that nobody else has; a host that is written as an address may have one.
-    fn freed(&self, before: &Tables, entries: &[Arc<Entry>]) -> Vec<Arc<ListenerRow>> {
+    fn freed(&self, before: &Tables, entries: &[Arc<Entry>], backends: &Backends) -> Vec<Arc<ListenerRow>> {
         if self.mesh.names.freed.is_empty() {
             return Vec::new();
         }
         let taken: HashSet<SocketAddr> =
-            entries.iter().flat_map(|e| &e.listeners).flatten().map(|l| l.address).collect();
+            entries.iter().flat_map(|e| &e.listeners).flatten().chain(&backends.listeners).map(|l| l.address).collect();
         let rows = sidecar::freed(&self.mesh.names, self.place.has_ipv6).filter(|row| !taken.contains(&row.address));
         let held = |row: &ListenerRow| {
             let at = before.listeners.binary_search_by(|held| held.address.cmp(&row.address)).ok()?;
@@ -221,11 +285,11 @@ impl Making<'_> {
     }
 
     /// The names that lead to an outbound. `grows`: every outbound of before is still there.
-    fn names(&self, before: &Tables, entries: &[Arc<Entry>], grows: bool) -> Vec<Arc<NameRow>> {
+    fn names(&self, before: &[Arc<NameRow>], entries: &[Arc<Entry>], grows: bool) -> Vec<Arc<NameRow>> {
         let served4 = LazyCell::new(|| entries.iter().filter_map(|e| e.outbound.v4).collect::<Vec<_>>());
         let all6 = || entries.iter().filter_map(|e| e.outbound.v6).filter(|_| self.place.has_ipv6);
         let served6 = LazyCell::new(|| all6().collect::<HashSet<_>>());
-        let mut held = before.names.iter().peekable();
+        let mut held = before.iter().peekable();
         let mut rows = Vec::with_capacity(self.mesh.names.names.len());
         for row in &self.mesh.names.names {
             if grows && let Some(same) = held.next_if(|held| Arc::ptr_eq(held, row)) {
@@ -254,4 +318,19 @@ impl Making<'_> {
 /// What outbounds are sorted by.
 fn place_of(outbound: &NamedOutbound) -> (Option<Ipv4Addr>, Option<std::net::Ipv6Addr>, u16) {
     (outbound.v4, outbound.v6, outbound.port)
+}
+
+/// Both are sorted; of the same name that of `others`.
+fn merged(names: &[Arc<NameRow>], others: &[Arc<NameRow>]) -> Vec<Arc<NameRow>> {
+    let mut rows = Vec::with_capacity(names.len() + others.len());
+    let mut names = names.iter().peekable();
+    for other in others {
+        while let Some(name) = names.next_if(|name| name.name < other.name) {
+            rows.push(name.clone());
+        }
+        names.next_if(|name| name.name == other.name);
+        rows.push(other.clone());
+    }
+    rows.extend(names.cloned());
+    rows
 }

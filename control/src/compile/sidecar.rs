@@ -49,8 +49,7 @@ pub(super) fn compile(input: Input<'_>, options: Options) -> Made {
         sidecar.written_outbounds();
     }
     if is_transparent || options.as_transparent {
-        sidecar.named_outbounds();
-        sidecar.service_outbounds();
+        sidecar.outbounds();
     }
     let direct = net.transparent_proxying.as_ref().map_or(&[] as &[String], |tp| &tp.direct_access_services);
     if is_transparent && !direct.is_empty() {
@@ -178,20 +177,30 @@ impl Sidecar<'_> {
         }
     }
 
-    /// Virtual listeners, and the names that still lead to one.
-    fn named_outbounds(&mut self) {
+    /// Virtual listeners and names; those that all sidecars have are made once for all.
+    fn outbounds(&mut self) {
         let tp = self.input.dataplane.networking.transparent_proxying.as_ref();
-        let reachable: BTreeSet<&str> = tp.iter().flat_map(|tp| &tp.reachable_services).map(String::as_str).collect();
-        let place = Place { zone: self.zone.to_owned(), has_ipv6: self.has_ipv6 };
-        if reachable.is_empty()
-            && !self.is_mapped
-            && let Some(shared) = self.input.mesh.sidecars.at(self.input.world, self.input.mesh, place)
-        {
+        let named: BTreeSet<&str> = tp.iter().flat_map(|tp| &tp.reachable_services).map(String::as_str).collect();
+        let backends = Reachable::of(tp, self.input.mesh.spec.mesh_services_mode());
+        let has_backends = matches!(backends, Reachable::All);
+        let place = Place { zone: self.zone.to_owned(), has_ipv6: self.has_ipv6, has_backends };
+        let has_common = named.is_empty() && !self.is_mapped;
+        let common = || self.input.mesh.sidecars.at(self.input.world, self.input.mesh, place);
+        if let Some(shared) = has_common.then(common).flatten() {
             shared.left_out().for_each(|outbound| self.named_outbound(outbound));
             self.unplaced_names(&|_, name| shared.snapshot.name(name).is_none());
             self.rows.shared = Some(shared);
-            return;
+            if has_backends {
+                return;
+            }
+        } else {
+            self.named_outbounds(&named);
         }
+        self.service_outbounds(&backends);
+    }
+
+    /// Virtual listeners, and the names that still lead to one. `reachable`: to which services; none = to all.
+    fn named_outbounds(&mut self, reachable: &BTreeSet<&str>) {
         let is_reachable = |o: &&Arc<NamedOutbound>| {
             reachable.is_empty() || o.tags.get(SERVICE).is_some_and(|s| reachable.contains(&**s))
         };
@@ -229,11 +238,9 @@ impl Sidecar<'_> {
     }
 
     /// Of the newer kinds, where they are dialled and what they are called.
-    fn service_outbounds(&mut self) {
-        let Input { world, mesh, dataplane, .. } = self.input;
+    fn service_outbounds(&mut self, reachable: &Reachable) {
+        let Input { world, mesh, .. } = self.input;
         let Some(services) = world.services(&mesh.name) else { return };
-        let reachable =
-            Reachable::of(dataplane.networking.transparent_proxying.as_ref(), mesh.spec.mesh_services_mode());
         let mut served = BTreeSet::new();
         for outbound in services.outbounds.iter().filter(|o| reachable.contains(world, mesh, o)) {
             let target = Target { kind: outbound.kind, name: &outbound.name, port: outbound.port };

@@ -1,4 +1,5 @@
-//! Names of every mesh, kept from publication to publication: a changed Dataplane costs its services' names and not all.
+//! Names of every mesh, kept from publication to publication: a changed Dataplane or ExternalService costs its services'
+//! names and not all.
 //! What names mean is `names`' and `vip`'s matter; whatever isn't understood here is found from nothing.
 
 use super::addresses::Addresses;
@@ -7,7 +8,7 @@ use crate::names::{
     MeshNames, MeshNaming, NameSettings, NameWarning, NamedOutbound, NamesInput, SERVICE_TAG, View, Wish, claims,
     freed, names_and_outbounds, view,
 };
-use crate::resource::{Dataplane, Resource, Spec, Tags};
+use crate::resource::{Dataplane, Key as ResourceKey, Resource, Spec, Tags};
 use crate::sorted::range_of_kind;
 use crate::vip::{EntryKind, Key, Ranges, VipTable};
 use snapshot::NameRow;
@@ -51,7 +52,8 @@ struct Kept {
 /// Who is concerned by what.
 #[derive(Default)]
 struct Index {
-    dataplanes: HashMap<String, BTreeMap<String, Arc<Resource>>>,
+    /// Dataplanes and ExternalServices.
+    offered: HashMap<String, BTreeMap<ResourceKey, Arc<Resource>>>,
     keys: HashMap<String, BTreeSet<Key>>,
     /// Keys that want a name, also those that don't have it.
     claims: HashMap<String, BTreeSet<Key>>,
@@ -132,7 +134,12 @@ impl Names {
         let mut by_mesh: BTreeMap<&str, Vec<Change<'_>>> = BTreeMap::new();
         for change in changes {
             let sides = || change.0.into_iter().chain(change.1);
-            if !sides().all(|r| matches!(r.spec, Spec::Dataplane(_))) {
+            let is_followed = |r: &Arc<Resource>| match &r.spec {
+                Spec::Dataplane(_) => true,
+                Spec::ExternalService(es) => service(&es.tags).is_some_and(|service| !service.is_empty()),
+                _ => false,
+            };
+            if !sides().all(is_followed) {
                 return false;
             }
             sides().take(1).for_each(|r| by_mesh.entry(&r.meta.mesh).or_default().push(*change));
@@ -344,14 +351,15 @@ fn service(tags: &Tags) -> Option<&str> {
 }
 
 fn services(resource: &Resource) -> impl Iterator<Item = &str> {
-    let inbounds = match &resource.spec {
-        Spec::Dataplane(Dataplane { networking, .. }) => networking.inbound.as_slice(),
-        _ => &[],
+    let (inbounds, external) = match &resource.spec {
+        Spec::Dataplane(Dataplane { networking, .. }) => (networking.inbound.as_slice(), None),
+        Spec::ExternalService(es) => (&[][..], Some(&es.tags)),
+        _ => (&[][..], None),
     };
-    inbounds.iter().filter_map(|inbound| service(&inbound.tags))
+    inbounds.iter().map(|inbound| &inbound.tags).chain(external).filter_map(service)
 }
 
-/// What is asked for by Dataplanes of these services, and by everything that isn't a Dataplane.
+/// What is asked for by Dataplanes and ExternalServices of these services, and by everything that is neither.
 fn sub_view(
     mesh: &str,
     index: &Index,
@@ -359,12 +367,13 @@ fn sub_view(
     resources: &[Arc<Resource>],
     settings: &NameSettings,
 ) -> View {
-    let dataplanes = range_of_kind(resources, "Dataplane");
-    let first = resources.get(..dataplanes.start).unwrap_or_default();
-    let last = resources.get(dataplanes.end..).unwrap_or_default();
-    let others = first.iter().chain(last).filter(|r| concerns(r));
-    let own: BTreeMap<&String, &Arc<Resource>> =
-        services.iter().filter_map(|s| index.dataplanes.get(*s)).flatten().collect();
+    // By kind, so in this order.
+    let (dataplanes, external) = (range_of_kind(resources, "Dataplane"), range_of_kind(resources, "ExternalService"));
+    let parts = [resources.get(..dataplanes.start), resources.get(dataplanes.end..external.start)];
+    let parts = parts.into_iter().chain([resources.get(external.end..)]).flatten();
+    let others = parts.flatten().filter(|r| concerns(r));
+    let own: BTreeMap<&ResourceKey, &Arc<Resource>> =
+        services.iter().filter_map(|s| index.offered.get(*s)).flatten().collect();
     let list: Vec<&Resource> = others.chain(own.into_values()).map(AsRef::as_ref).collect();
     view(&NamesInput { mesh, resources: &list, settings })
 }
@@ -381,16 +390,16 @@ impl Index {
 
     fn add(&mut self, resource: &Arc<Resource>) {
         for service in services(resource) {
-            let of_service = self.dataplanes.entry(service.to_owned()).or_default();
-            of_service.insert(resource.meta.name.clone(), resource.clone());
+            let of_service = self.offered.entry(service.to_owned()).or_default();
+            of_service.insert(resource.key(), resource.clone());
         }
     }
 
     fn replace(&mut self, changes: &[Change<'_>]) {
         for (old, new) in changes {
             for (resource, service) in old.iter().flat_map(|r| services(r).map(move |s| (r, s))) {
-                if let Some(of_service) = self.dataplanes.get_mut(service) {
-                    of_service.remove(&resource.meta.name);
+                if let Some(of_service) = self.offered.get_mut(service) {
+                    of_service.remove(&resource.key());
                 }
             }
             new.iter().for_each(|r| self.add(r));

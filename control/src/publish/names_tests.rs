@@ -3,7 +3,7 @@
 use super::super::addresses::Unsaved;
 use super::*;
 use crate::dice::Dice;
-use crate::resource::{Key as ResourceKey, read};
+use crate::resource::read;
 
 fn parsed(yaml: &str) -> Arc<Resource> {
     let intake = read(yaml, "test.yaml");
@@ -28,14 +28,19 @@ fn dataplane(dice: &mut Dice) -> Arc<Resource> {
     ))
 }
 
+fn external(dice: &mut Dice) -> Arc<Resource> {
+    parsed(&format!(
+        "type: ExternalService\nmesh: default\nname: es{}\ntags: {{kuma.io/service: {}}}\nnetworking: {{address: '{}'}}\n",
+        dice.below(6),
+        dice.one_of(&["a", "ext", "far", "near"]),
+        dice.one_of(&["a.mesh:80", "api.example.com:443", "b.example.com:443", "c.example.com:80", "240.0.0.2:80"])
+    ))
+}
+
 fn other(dice: &mut Dice) -> Arc<Resource> {
     let number = dice.below(2);
     match dice.below(4) {
-        0 => parsed(&format!(
-            "type: ExternalService\nmesh: default\nname: es{number}\ntags: {{kuma.io/service: {}}}\nnetworking: {{address: '{}'}}\n",
-            dice.one_of(&["a", "ext"]),
-            dice.one_of(&["a.mesh:80", "api.example.com:443", "240.0.0.2:80"])
-        )),
+        0 => external(dice),
         1 => parsed(&format!(
             "type: ZoneIngress\nname: zi{number}\nzone: west\nnetworking: {{address: 10.9.9.9, port: 10001}}\navailableServices: \
              [{{tags: {{kuma.io/service: {}}}, instances: 1, mesh: default}}]\n",
@@ -70,7 +75,11 @@ fn names_after_any_edits_are_the_names_found_from_nothing() {
         let (mut names, mut before, mut now_ms) = (Names::default(), Vec::new(), 0);
         for step in 0..60 {
             for _ in 0..=dice.below(2) {
-                let made = if dice.below(12) == 0 { other(&mut dice) } else { dataplane(&mut dice) };
+                let made = match dice.below(12) {
+                    0 => other(&mut dice),
+                    1..=3 if seed % 2 == 0 => external(&mut dice),
+                    _ => dataplane(&mut dice),
+                };
                 match dice.below(3) {
                     0 => drop(held.remove(&made.key())),
                     _ => drop(held.insert(made.key(), made)),

@@ -33,6 +33,17 @@ pub(crate) fn nanoseconds(pids: &[u32]) -> u64 {
     pids.iter().map(|&pid| threads(pid).into_iter().map(|thread| of(pid, thread)).sum::<u64>()).sum()
 }
 
+/// Milliseconds on a CPU, of threads that ended too; to 10 ms.
+pub(crate) fn milliseconds(pids: &[u32]) -> f64 {
+    let of = |pid: &u32| {
+        let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // After the name, which may have spaces: utime and stime are fields 14 and 15 (proc(5)).
+        let fields = text.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+        fields.skip(11).take(2).filter_map(|word| word.parse::<f64>().ok()).sum::<f64>()
+    };
+    pids.iter().map(of).sum::<f64>() * 10.0
+}
+
 /// Resident memory in MiB.
 pub(crate) fn resident_mib(pids: &[u32]) -> f64 {
     let of = |pid: &u32| {

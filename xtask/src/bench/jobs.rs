@@ -76,6 +76,10 @@ pub(crate) const JOBS: &[Job] = &[
     job("update-vip", "one VIP added to 5,000, until traffic sees it", "ms", at_most(5.0)),
     job("update-route", "one route of 10,000 changed, until traffic sees it", "ms", at_most(5.0)),
     job("update-p99", "p99 of traffic under updates of one route, times its quiet p99", "×", at_most(1.1)),
+    job("mesh-connect", "control plane, 100 sidecars of 1,000 services connect, each", "ms CPU", at_most(10.0)),
+    job("mesh-memory", "control plane, 100 sidecars of 1,000 services, each", MIB, at_most(1.0)),
+    job("mesh-endpoint", "control plane, one endpoint changed, for each of 100 sidecars", CPU, at_most(500.0)),
+    job("mesh-service", "control plane, one service of 1,000 added, for each of 100 sidecars", CPU, at_most(500.0)),
 ];
 
 pub(crate) fn find(id: &str) -> Option<&'static Job> {

@@ -44,6 +44,11 @@ impl Running {
         cpu::family(self.child.id())
     }
 
+    /// Asks it to end; who drops it waits.
+    pub(crate) fn terminate(&self) {
+        let _ended = kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM);
+    }
+
     /// Waits until `port` on loopback accepts.
     pub(crate) fn listens(&mut self, port: u16, at_most: Duration) -> Res<()> {
         let began = Instant::now();
@@ -67,8 +72,7 @@ pub(crate) fn opens(port: u16) -> bool {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let pid = Pid::from_raw(self.child.id().cast_signed());
-        let _ended = kill(pid, Signal::SIGTERM);
+        self.terminate();
         let began = Instant::now();
         while began.elapsed() < TERM_GRACE {
             if matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {

@@ -20,6 +20,8 @@ struct Touched<'a> {
     services: BTreeSet<Arc<str>>,
     has_externals: bool,
     has_secrets: bool,
+    /// MeshServices and their kin.
+    has_backends: bool,
 }
 
 /// The world after `previous`; None when it has to be made from nothing.
@@ -47,7 +49,14 @@ pub(super) fn patched(
     for (mesh, before) in &previous.meshes {
         let touched = touched.get(mesh.as_str()).unwrap_or(&nothing);
         let names = names.get(mesh).cloned().unwrap_or_default();
-        let is_same = touched.services.is_empty() && Arc::ptr_eq(&names, &before.names);
+        let has_same_addresses = match (settings.services.get(mesh), previous.settings.services.get(mesh)) {
+            (Some(now), Some(before)) => Arc::ptr_eq(now, before) || now == before,
+            (now, before) => now.is_none() && before.is_none(),
+        };
+        let is_same = touched.services.is_empty()
+            && !touched.has_backends
+            && Arc::ptr_eq(&names, &before.names)
+            && has_same_addresses;
         let index = MeshIndex {
             name: mesh.clone(),
             spec: before.spec.clone(),
@@ -145,14 +154,14 @@ fn touched<'a>(previous: &World, changes: &'a [Change<'a>]) -> Option<BTreeMap<&
                     touched.has_externals = true;
                 }
                 Spec::Secret(_) => touched.has_secrets = true,
+                Spec::MeshService(_) | Spec::MeshExternalService(_) | Spec::MeshMultiZoneService(_) => {
+                    touched.has_backends = true;
+                }
                 // Read anew by each compilation, or known from the names.
                 Spec::MeshGatewayRoute(_)
                 | Spec::TrafficPermission(_)
                 | Spec::MeshPassthrough(_)
-                | Spec::VirtualOutbound(_)
-                | Spec::MeshService(_)
-                | Spec::MeshExternalService(_)
-                | Spec::MeshMultiZoneService(_) => {}
+                | Spec::VirtualOutbound(_) => {}
                 Spec::Mesh(_) | Spec::ZoneEgress(_) | Spec::ZoneIngress(_) | Spec::MeshGateway(_) => return None,
                 Spec::GlobalSecret(_) | Spec::Zone(_) | Spec::HostnameGenerator(_) | Spec::Opaque(_) => {}
             }

@@ -29,7 +29,7 @@ pub(crate) struct ControlPlane {
     /// What proxies are started with.
     launcher: Vec<String>,
     /// Ends with this.
-    _running: Running,
+    running: Running,
 }
 
 /// One proxy to start.
@@ -51,9 +51,13 @@ impl ControlPlane {
         command.env("KUMA_DP_SERVER_AUTHN_DP_PROXY_TYPE", "none").env("KUMA_DP_SERVER_AUTHN_ZONE_PROXY_TYPE", "none");
         let mut running = Running::start("weir cp run", command, &folder.join("cp.log"))?;
         running.listens(API, START_MAX)?;
-        let made = Self { folder, program, launcher: context.launcher(), _running: running };
+        let made = Self { folder, program, launcher: context.launcher(), running };
         made.apply(resources)?;
         Ok(made)
+    }
+
+    pub(crate) fn family(&self) -> Vec<u32> {
+        self.running.family()
     }
 
     fn apply(&self, resources: &[String]) -> Res<()> {

@@ -5,6 +5,7 @@ mod dns;
 mod http;
 mod http2_upstream;
 mod memory;
+mod mesh;
 mod mtls;
 mod sni;
 mod tcp;
@@ -27,7 +28,7 @@ pub(super) const HTTP2: u16 = 19_004;
 const START_MAX: Duration = Duration::from_secs(60);
 
 type Group = fn(&Context, &mut Results) -> Res<()>;
-const GROUPS: [(&[&str], Group); 9] = [
+const GROUPS: [(&[&str], Group); 10] = [
     (http::JOBS, http::run),
     (http2_upstream::JOBS, http2_upstream::run),
     (mtls::JOBS, mtls::run),
@@ -37,6 +38,7 @@ const GROUPS: [(&[&str], Group); 9] = [
     (dns::JOBS, dns::run),
     (memory::JOBS, memory::run),
     (update::JOBS, update::run),
+    (mesh::JOBS, mesh::run),
 ];
 
 pub(super) fn run_all(context: &Context) -> Results {
