@@ -1,5 +1,5 @@
-//! What a client may have us do for nothing: cancelled requests and control frames cost, served requests earn. Must not
-//! know frames.
+//! What a peer may have us do for nothing: cancelled requests and control frames cost; served requests earn, and data that
+//! is sent. Must not know frames.
 
 use super::frame::Code;
 use std::time::Instant;
@@ -42,6 +42,11 @@ impl Budget {
     pub(super) fn served(&mut self) {
         self.cancels = (self.cancels + 1).min(EARNED_MAX);
         self.noise = (self.noise + 8).min(EARNED_MAX);
+    }
+
+    /// A frame of data was sent. gRPC's peers answer each with a ping, to learn how much is on its way.
+    pub(super) fn moved(&mut self) {
+        self.noise = (self.noise + 1).min(EARNED_MAX);
     }
 
     /// Looks at the clock only when it matters.

@@ -313,12 +313,15 @@ impl Core {
         let Some(stream) = self.stream(head.stream) else { return self.budget.noise() };
         let refused = frame::number(payload) == Some(Code::RefusedStream as u32);
         let mut stream = stream.borrow_mut();
-        let early = !stream.answered;
+        let (early, again) = (!stream.answered, stream.is_aborted());
         stream.abort(if refused { Abort::Refused } else { Abort::Reset });
         drop(stream);
-        // Whoever serves streams may refuse as many as we open.
-        let is_client = matches!(self.side, Side::Server(_));
-        if early && is_client { self.budget.cancelled() } else { self.budget.noise() }
+        match self.side {
+            Side::Server(_) if early => self.budget.cancelled(),
+            // Whoever serves streams may end as many as we open.
+            Side::Client(_) if !again => Ok(()),
+            _ => self.budget.noise(),
+        }
     }
 
     fn settings(&mut self, head: FrameHead, payload: &[u8]) -> Result<(), Broken> {

@@ -169,6 +169,41 @@ async fn a_request_that_may_have_been_begun_is_not_repeated() {
 }
 
 #[tokio::test(flavor = "local")]
+async fn an_endpoint_may_reset_all_streams_and_keeps_its_connection() {
+    let mut bench = Bench::new(Settings::sidecar(), to_two());
+    bench.send(POST).await;
+    let mut endpoint = Endpoint::accept(&mut bench, b"").await;
+    // More than peers may do for nothing.
+    for number in 0..3000 {
+        let stream = 2 * number + 1;
+        assert_eq!(endpoint.got().await, Got::Request(stream, false));
+        endpoint.got().await;
+        endpoint.send(&frame(3, 0, stream, &[0, 0, 0, 8])).await;
+        assert!(head(&mut bench.client).await.starts_with("HTTP/1.1 503 "));
+        bench.client = another_client(&bench);
+        bench.send(POST).await;
+    }
+    assert!(bench.dialled.try_recv().is_err());
+}
+
+#[tokio::test(flavor = "local")]
+async fn an_endpoint_may_answer_each_piece_of_a_body_with_a_ping() {
+    let mut bench = Bench::new(Settings::sidecar(), to_two());
+    bench.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    let mut endpoint = Endpoint::accept(&mut bench, b"").await;
+    endpoint.got().await;
+    for _ in 0..3000 {
+        bench.send("1\r\nx\r\n").await;
+        assert_eq!(endpoint.got().await, Got::Data(1, "x".to_owned(), false));
+        endpoint.send(&frame(6, 0, 0, &[1; 8])).await;
+    }
+    bench.send("0\r\n\r\n").await;
+    assert_eq!(endpoint.got().await, Got::Data(1, String::new(), true));
+    endpoint.answer(1, "ok").await;
+    expect(&mut bench.client, OKAY).await;
+}
+
+#[tokio::test(flavor = "local")]
 async fn an_idempotent_request_survives_a_connection_that_ends_as_it_is_used() {
     let mut bench = Bench::new(Settings::sidecar(), to_two());
     bench.send(GET).await;

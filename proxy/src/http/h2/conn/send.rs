@@ -61,6 +61,7 @@ impl Core {
         while let Some(part) = parts.next() {
             let flags = if end && parts.peek().is_none() { frame::END_STREAM } else { 0 };
             frame::push(&mut self.out, (frame::DATA, flags, stream.id), part);
+            self.budget.moved();
         }
         self.send_window -= data.len() as i64;
         stream.send_window -= data.len() as i64;
