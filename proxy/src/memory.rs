@@ -29,7 +29,8 @@ const KEPT_BYTES_MAX: usize = 256 << 10;
 
 /// The C library's heap, and for each thread a cache of free blocks that its own cache doesn't take and that come and go with
 /// every connection: those on cache lines of their own (tasks, sockets at the poller) and those over 1 KiB (what a connection is
-/// doing). Its long way costs 700 instructions a block.
+/// doing). Its long way costs 700 instructions a block: a short TCP connection takes 12,815 instructions with the cache and 16,428
+/// without, 9,000 idle HTTP connections 32.7 and 33.9 MiB.
 #[derive(Clone, Copy, Debug)]
 pub struct Heap;
 
