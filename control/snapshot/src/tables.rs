@@ -190,7 +190,7 @@ pub struct Forward {
     #[serde(deserialize_with = "tight")]
     pub backends: Vec<Backend>,
     /// Shared with the requests that they are applied to.
-    #[serde(default = "no_filters", skip_serializing_if = "is_no_filter", deserialize_with = "filters")]
+    #[serde(default = "no_filters", skip_serializing_if = "Filters::is_empty", deserialize_with = "filters")]
     pub filters: Arc<Filters>,
     pub timeouts: Timeouts,
 }
@@ -459,13 +459,9 @@ fn no_filters() -> Arc<Filters> {
     NONE.clone()
 }
 
-fn is_no_filter(filters: &Filters) -> bool {
-    *filters == Filters::default()
-}
-
 fn filters<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<Filters>, D::Error> {
     let filters = Filters::deserialize(from)?;
-    Ok(if is_no_filter(&filters) { no_filters() } else { Arc::new(filters) })
+    Ok(if filters.is_empty() { no_filters() } else { Arc::new(filters) })
 }
 
 fn tight_shared<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Arc<Vec<T>>, D::Error> {

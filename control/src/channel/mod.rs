@@ -1,6 +1,7 @@
 //! The control channel's server: one stream a proxy. Authenticates, registers the proxy's own resource, sends what
 //! changed in its tables, waits for ack or nack, signs its keys. Latest wins: a slow proxy skips generations.
 
+mod ahead;
 mod away;
 mod insight;
 mod presence;

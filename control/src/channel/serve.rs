@@ -1,7 +1,7 @@
 //! TLS and HTTP/2 under the channel's service.
 
 use super::presence::Presence;
-use super::{Server, Service, away, server};
+use super::{Server, Service, ahead, away, server};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use std::sync::Arc;
@@ -23,8 +23,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, service: Service) {
     let acceptor = TlsAcceptor::from(tls);
     let service = Server { service, presence: Arc::new(Presence::default()) };
-    let Service { core, patience, .. } = &service.service;
+    let Service { core, patience, subscription, .. } = &service.service;
     let mut watch = JoinSet::new();
+    watch.spawn(ahead::prepare(subscription.clone()));
     watch.spawn(away::watch(service.presence.clone(), core.clone(), *patience));
     let places = Arc::new(Semaphore::new(PROXIES_MAX));
     loop {

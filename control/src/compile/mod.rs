@@ -25,7 +25,7 @@ pub use egress::SERVICE_NAME as ZONE_EGRESS;
 pub use services::ServiceMembers;
 pub use world::{Settings, World};
 
-use crate::resource::GatewayType;
+use crate::resource::{Dataplane, GatewayType};
 use snapshot::{Origin, ProxyKind, Snapshot, Tables};
 use std::fmt;
 use std::sync::Arc;
@@ -138,6 +138,22 @@ pub(crate) fn make(world: &World, proxy: &ProxyKey, options: Options) -> Made {
         ProxyKey::ZoneEgress { name } => world.egress(name).map(|spec| egress::compile(world, name, spec)),
     };
     found.unwrap_or_else(|| Made { compiled: missing(proxy), proven: None })
+}
+
+/// Gateways that are compiled ahead.
+const GATEWAYS_AHEAD_MAX: usize = 16;
+
+/// Makes what proxies have in common before one of them asks. No result depends on it.
+pub(crate) fn prepare(world: &World) {
+    for (mesh, index) in &world.meshes {
+        let is_gateway = |(_, d): &(_, &Dataplane)| d.gateway_type() == Some(GatewayType::Builtin);
+        // Any one stands for those whose resource comes with them.
+        let sidecar = index.dataplanes().find(|dataplane| !is_gateway(dataplane));
+        let gateways = index.dataplanes().filter(is_gateway).take(GATEWAYS_AHEAD_MAX);
+        for (meta, _) in sidecar.into_iter().chain(gateways) {
+            drop(make(world, &ProxyKey::dataplane(mesh, &meta.name), Options { as_transparent: true }));
+        }
+    }
 }
 
 fn missing(proxy: &ProxyKey) -> Compiled {

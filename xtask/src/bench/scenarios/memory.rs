@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 pub(super) const JOBS: &[&str] = &["memory-idle", "memory-conns", "memory-vips", "ready-routes", "ready-vips"];
 const IDLE: usize = 9_000;
 const SETTLE: Duration = Duration::from_secs(3);
+const DIGEST: Duration = Duration::from_secs(1);
 const READY_MAX: Duration = Duration::from_secs(60);
 pub(super) const ROUTES: usize = 10_000;
 
@@ -113,6 +114,8 @@ fn many_routes(context: &Context, results: &mut Results) -> Res<()> {
     if context.wants_peer("weir") {
         let cp = ControlPlane::start(context, &routed_gateway())?;
         let off = ["--interception", "off"];
+        // It has the resources already, and isn't busy with taking them.
+        sleep(DIGEST);
         for _ in 0..context.repeats {
             let seconds = until_ready(18_090, || cp.launch(&gateway(&off)))?.0;
             add(results, "ready-routes", "weir", seconds);
@@ -155,6 +158,7 @@ fn many_vips(context: &Context, results: &mut Results) -> Res<()> {
     if context.wants_peer("weir") {
         let cp = vip::mesh(context, "http", HTTP)?;
         let resource = weir::sidecar();
+        sleep(DIGEST);
         for _ in 0..context.repeats {
             let arguments = ["--interception", "tproxy"];
             let proxy = Proxy { name: "web-1", resource: &resource, admin: 18_090, arguments: &arguments };
