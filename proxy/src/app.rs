@@ -365,12 +365,12 @@ impl Coordinator {
             return self.publish(snapshot);
         }
         self.capture.follow(&tables.proxy).await;
-        let wanted = listener::plan(tables, self.config.mode);
-        self.sockets.warn_of(listener::uncaptured(tables, self.config.mode));
-        let bound = self.sockets.bind(&wanted).await;
+        let change = self.sockets.change(current.tables(), tables, self.config.mode);
+        self.sockets.warn_of(change.uncaptured);
+        let bound = self.sockets.bind(&change).await;
         self.publish(snapshot)?;
         self.sockets.accept(bound).await;
-        self.sockets.retain(&wanted).await;
+        self.sockets.close_gone(&change).await;
         self.probes.follow(&self.reader.load().tables().proxy.probes);
         self.readiness.done("snapshot");
         tracing::debug!(proxy = %self.config.name, %generation, built_us, all_us = begun.elapsed().as_micros(), "snapshot in force");
@@ -393,7 +393,8 @@ impl Coordinator {
 
     fn note_readiness(&self) {
         let snapshot = self.reader.load();
-        if !snapshot.is_empty() {
+        // Once ready it needn't be looked into again.
+        if self.readiness.check().is_err() && !snapshot.is_empty() {
             if self.sockets.retry_at().is_none() {
                 self.readiness.done("listeners");
             }

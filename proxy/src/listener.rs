@@ -24,41 +24,88 @@ pub(crate) struct Wanted {
     pub options: BindOptions,
 }
 
-/// Every socket to be bound. `mode` none: nothing is intercepted, VIPs aren't served.
-pub(crate) fn plan(tables: &Tables, mode: Option<Mode>) -> BTreeMap<SocketAddr, Wanted> {
-    let mut sockets = BTreeMap::new();
-    let own = Wanted { purpose: Purpose::Own, options: BindOptions::default() };
-    let ranges: Vec<Range> = tables.proxy.dns.vip_ranges.iter().filter_map(|range| range.parse().ok()).collect();
-    let is_routed = |ip| ranges.is_empty() || ranges.iter().any(|range| range.contains(ip));
-    for row in &tables.listeners {
-        let wanted = match &row.role {
-            Role::Outbound { vip: true, .. } if mode != Some(Mode::Bind) => continue,
-            // Of directAccessServices: only install's rules capture what is somebody's own address.
-            Role::Outbound { vip: true, .. } if !is_routed(row.address.ip()) => continue,
-            Role::Outbound { vip: true, .. } => vip(row.address.ip()),
-            Role::Inbound { captured: true, .. } if mode == Some(Mode::Redirect) => continue,
-            Role::Outbound { .. } | Role::Inbound { .. } | Role::Gateway { .. } | Role::Zone => own,
-        };
-        sockets.insert(row.address, wanted);
+/// What holds for all rows of a proxy on this machine.
+struct Place {
+    /// None: nothing is intercepted, VIPs aren't served.
+    mode: Option<Mode>,
+    ranges: Vec<Range>,
+}
+
+impl Place {
+    fn new(tables: &Tables, mode: Option<Mode>) -> Self {
+        Self { mode, ranges: tables.proxy.dns.vip_ranges.iter().filter_map(|range| range.parse().ok()).collect() }
     }
+
+    fn is_routed(&self, ip: IpAddr) -> bool {
+        self.ranges.is_empty() || self.ranges.iter().any(|range| range.contains(ip))
+    }
+
+    /// The socket that a row needs.
+    fn socket(&self, row: &ListenerRow) -> Option<Wanted> {
+        match &row.role {
+            Role::Outbound { vip: true, .. } => {
+                // Of directAccessServices: only install's rules capture what is somebody's own address.
+                let is_bound = self.mode == Some(Mode::Bind) && self.is_routed(row.address.ip());
+                is_bound.then(|| vip(row.address.ip()))
+            }
+            Role::Inbound { captured: true, .. } if self.mode == Some(Mode::Redirect) => None,
+            Role::Outbound { .. } | Role::Inbound { .. } | Role::Gateway { .. } | Role::Zone => {
+                Some(Wanted { purpose: Purpose::Own, options: BindOptions::default() })
+            }
+        }
+    }
+
+    /// Whether a row is an address of `directAccessServices` that is dialled past this proxy: it is somebody's own, and only
+    /// install's rules capture such.
+    fn is_past(&self, row: &ListenerRow) -> bool {
+        let is_vip = matches!(row.role, Role::Outbound { vip: true, .. });
+        is_vip && matches!(self.mode, Some(Mode::Bind | Mode::Tproxy)) && !self.is_routed(row.address.ip())
+    }
+}
+
+/// How sockets change.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Change {
+    /// None: no socket any more.
+    pub sockets: Vec<(SocketAddr, Option<Wanted>)>,
+    /// Addresses that are dialled past this proxy.
+    pub uncaptured: usize,
+}
+
+/// From what was planned for `old` with that many addresses past the proxy to what `new` needs, looking at what changed
+/// alone. None where that doesn't do: everything is to be planned.
+pub(crate) fn change(old: &Tables, new: &Tables, mode: Option<Mode>, mut uncaptured: usize) -> Option<Change> {
+    if old.proxy != new.proxy {
+        return None;
+    }
+    let place = Place::new(new, mode);
+    let mut sockets = Vec::new();
+    for (old, new) in snapshot::changed(&old.listeners, &new.listeners, |a, b| a.address.cmp(&b.address)) {
+        uncaptured -= usize::from(old.is_some_and(|row| place.is_past(row)));
+        uncaptured += usize::from(new.is_some_and(|row| place.is_past(row)));
+        let (had, wanted) = (old.and_then(|row| place.socket(row)), new.and_then(|row| place.socket(row)));
+        if had != wanted {
+            sockets.extend(old.or(new).map(|row| (row.address, wanted)));
+        }
+    }
+    Some(Change { sockets, uncaptured })
+}
+
+/// Every socket to be bound.
+pub(crate) fn plan(tables: &Tables, mode: Option<Mode>) -> BTreeMap<SocketAddr, Wanted> {
+    let place = Place::new(tables, mode);
+    let needed = |row: &Arc<ListenerRow>| Some((row.address, place.socket(row)?));
+    let mut sockets: BTreeMap<SocketAddr, Wanted> = tables.listeners.iter().filter_map(needed).collect();
     if matches!(mode, Some(Mode::Redirect | Mode::Tproxy)) {
         capture(tables, mode == Some(Mode::Tproxy), &mut sockets);
     }
     sockets
 }
 
-/// How many addresses of `directAccessServices` are dialled past this proxy: they are somebody's own, and only install's rules
-/// capture such.
+/// How many addresses are dialled past this proxy.
 pub(crate) fn uncaptured(tables: &Tables, mode: Option<Mode>) -> usize {
-    if mode.is_none_or(|mode| mode == Mode::Redirect) {
-        return 0;
-    }
-    let ranges: Vec<Range> = tables.proxy.dns.vip_ranges.iter().filter_map(|range| range.parse().ok()).collect();
-    let is_past = |row: &&Arc<ListenerRow>| {
-        let is_vip = matches!(row.role, Role::Outbound { vip: true, .. });
-        is_vip && !ranges.is_empty() && !ranges.iter().any(|range| range.contains(row.address.ip()))
-    };
-    tables.listeners.iter().filter(is_past).count()
+    let place = Place::new(tables, mode);
+    tables.listeners.iter().filter(|row| place.is_past(row)).count()
 }
 
 fn vip(address: IpAddr) -> Wanted {
@@ -121,7 +168,7 @@ pub(crate) fn meshes_needed(tables: &Tables) -> Vec<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Purpose, plan, uncaptured};
+    use super::{Purpose, change, plan, uncaptured};
     use crate::socket::Mode;
     use snapshot::{Handler, InboundTls, Interception, ListenerRow, Origin, Protocol, ProxyRow, Role, Tables};
     use std::sync::Arc;
@@ -188,6 +235,47 @@ mod tests {
         assert!(plan.contains_key(&"240.0.0.1:80".parse().unwrap()) && !plan.contains_key(&address));
         let past = [Mode::Bind, Mode::Tproxy, Mode::Redirect].map(|mode| uncaptured(&tables, Some(mode)));
         assert_eq!(past, [1, 1, 0], "and says so");
+    }
+
+    /// Rows by the bits of a number, some with a purpose of their own.
+    fn some(bits: u32) -> Tables {
+        let mut tables = tables();
+        let inbound = tables.listeners.remove(0);
+        tables.proxy.dns.vip_ranges = vec!["240.0.0.0/4".into()];
+        tables.listeners.clear();
+        for (n, address) in ["10.0.0.9:80", "127.0.0.1:9000", "240.0.0.1:80", "240.0.0.2:80"].iter().enumerate() {
+            let handler = Handler::Tcp { backends: vec![], idle_timeout_ms: u64::from(bits >> 8) };
+            let role = Role::Outbound { vip: bits & (16 << n) != 0, handler };
+            let (address, origin) = (address.parse().unwrap(), Origin::default());
+            if bits & (1 << n) != 0 {
+                tables.listeners.push(Arc::new(ListenerRow { address, role, origin }));
+            }
+        }
+        if bits & 256 != 0 {
+            tables.listeners.push(inbound);
+        }
+        tables.listeners.sort_by_key(|row| row.address);
+        tables
+    }
+
+    #[test]
+    fn planning_what_changed_gives_what_planning_everything_gives() {
+        for mode in [None, Some(Mode::Bind), Some(Mode::Tproxy), Some(Mode::Redirect)] {
+            for (old, new) in (0..512).flat_map(|a| [1, 7, 30, 99, 200, 511].map(|b| (some(a), some(a ^ b)))) {
+                let mut planned = plan(&old, mode);
+                let change = change(&old, &new, mode, uncaptured(&old, mode)).unwrap();
+                for (address, wanted) in change.sockets {
+                    match wanted {
+                        Some(wanted) => drop(planned.insert(address, wanted)),
+                        None => assert!(planned.remove(&address).is_some()),
+                    }
+                }
+                assert_eq!((planned, change.uncaptured), (plan(&new, mode), uncaptured(&new, mode)));
+            }
+        }
+        let mut other = some(3);
+        other.proxy.dns.vip_ranges.clear();
+        assert_eq!(change(&some(3), &other, Some(Mode::Bind), 0), None);
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! The sockets that are open and those that should be: binds what a snapshot wants, one socket a worker, closes what is
 //! gone, and tries again what couldn't be bound. Must not know what a listener does.
 
-use crate::listener::Wanted;
+use crate::listener::{self, Change, Wanted};
 use crate::quota::Count;
-use crate::socket;
+use crate::socket::{self, Mode};
 use crate::worker::{Command, Opened};
-use std::collections::BTreeMap;
+use snapshot::Tables;
+use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
@@ -33,6 +34,20 @@ impl Sockets {
         Self { proxy: proxy.to_owned(), workers, open, missing, tried: Instant::now(), uncaptured: 0 }
     }
 
+    /// From what is open or missing to `tables`, with `old` in force.
+    pub(crate) fn change(&self, old: &Tables, tables: &Tables, mode: Option<Mode>) -> Change {
+        listener::change(old, tables, mode, self.uncaptured).unwrap_or_else(|| Change {
+            sockets: self.difference(&listener::plan(tables, mode)),
+            uncaptured: listener::uncaptured(tables, mode),
+        })
+    }
+
+    fn difference(&self, wanted: &BTreeMap<SocketAddr, Wanted>) -> Vec<(SocketAddr, Option<Wanted>)> {
+        let gone = self.open.keys().chain(self.missing.keys()).filter(|address| !wanted.contains_key(address));
+        let new = wanted.iter().filter(|(address, want)| self.open.get(address) != Some(want));
+        gone.map(|address| (*address, None)).chain(new.map(|(address, want)| (*address, Some(*want)))).collect()
+    }
+
     /// So many addresses of `directAccessServices` can't be served in this mode.
     pub(crate) fn warn_of(&mut self, uncaptured: usize) {
         if std::mem::replace(&mut self.uncaptured, uncaptured) != uncaptured && uncaptured > 0 {
@@ -43,15 +58,21 @@ impl Sockets {
         }
     }
 
-    /// Binds what is new in `wanted`. A socket that can't be bound stops only itself.
-    pub(crate) async fn bind(&mut self, wanted: &BTreeMap<SocketAddr, Wanted>) -> Bound {
+    /// Binds what is new. A socket that can't be bound stops only itself.
+    pub(crate) async fn bind(&mut self, change: &Change) -> Bound {
+        let wanted = || change.sockets.iter().filter_map(|(address, want)| Some((address, want.as_ref()?)));
         // A socket whose purpose changed must be closed before its successor is bound.
-        let changed = |(address, have): &(&SocketAddr, &Wanted)| wanted.get(*address).is_some_and(|w| w != *have);
-        let changed: Vec<SocketAddr> = self.open.iter().filter(changed).map(|(address, _)| *address).collect();
-        self.close(changed.clone()).await;
-        self.missing.retain(|address, _| wanted.contains_key(address));
+        let is_changed = |(address, want): &(&SocketAddr, &Wanted)| self.open.get(*address).is_some_and(|w| w != *want);
+        let changed: HashSet<SocketAddr> = wanted().filter(is_changed).map(|(address, _)| *address).collect();
+        self.close(changed.iter().copied().collect()).await;
+        for (address, _) in change.sockets.iter().filter(|(_, want)| want.is_none()) {
+            self.missing.remove(address);
+        }
         let mut bound = Bound(self.workers.iter().map(|_| Vec::new()).collect());
-        for (address, want) in wanted.iter().filter(|(a, _)| !self.open.contains_key(a)).collect::<Vec<_>>() {
+        for (address, want) in wanted() {
+            if self.open.contains_key(address) {
+                continue;
+            }
             // Virtual IPs are many, and this proxy's alone.
             if !want.options.transparent && !changed.contains(address) && socket::is_taken(*address) {
                 tracing::error!(proxy = %self.proxy, %address,
@@ -96,10 +117,10 @@ impl Sockets {
         }
     }
 
-    /// Closes what isn't in `wanted`; live connections go on.
-    pub(crate) async fn retain(&mut self, wanted: &BTreeMap<SocketAddr, Wanted>) {
-        let gone = self.open.keys().filter(|address| !wanted.contains_key(address)).copied().collect();
-        self.close(gone).await;
+    /// Closes what is gone; live connections go on.
+    pub(crate) async fn close_gone(&mut self, change: &Change) {
+        let gone = change.sockets.iter().filter(|(address, want)| want.is_none() && self.open.contains_key(address));
+        self.close(gone.map(|(address, _)| *address).collect()).await;
     }
 
     async fn close(&mut self, addresses: Vec<SocketAddr>) {
@@ -153,6 +174,13 @@ mod tests {
         list.iter().map(|(a, purpose)| (*a, Wanted { purpose: *purpose, options: BindOptions::default() })).collect()
     }
 
+    async fn follow(sockets: &mut Sockets, wanted: &BTreeMap<SocketAddr, Wanted>) {
+        let change = Change { sockets: sockets.difference(wanted), uncaptured: 0 };
+        let bound = sockets.bind(&change).await;
+        sockets.accept(bound).await;
+        sockets.close_gone(&change).await;
+    }
+
     fn drained(commands: &mut mpsc::Receiver<Command>) -> Vec<String> {
         std::iter::from_fn(|| commands.try_recv().ok())
             .map(|command| match command {
@@ -174,13 +202,10 @@ mod tests {
         let mut sockets = Sockets::new("t", vec![sender]);
         let address = free();
         for purpose in [Purpose::Own, Purpose::CaptureOutbound] {
-            let wanted = wanted(&[(address, purpose)]);
-            let bound = sockets.bind(&wanted).await;
-            sockets.accept(bound).await;
-            sockets.retain(&wanted).await;
+            follow(&mut sockets, &wanted(&[(address, purpose)])).await;
         }
         assert_eq!(drained(&mut commands), ["open 1", "close 1", "open 1"]);
-        sockets.retain(&BTreeMap::new()).await;
+        follow(&mut sockets, &BTreeMap::new()).await;
         assert_eq!(drained(&mut commands), ["close 1"]);
     }
 
@@ -189,8 +214,7 @@ mod tests {
         let (sender, mut commands) = mpsc::channel(8);
         let mut sockets = Sockets::new("t", vec![sender]);
         let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let bound = sockets.bind(&wanted(&[(holder.local_addr().unwrap(), Purpose::Own)])).await;
-        sockets.accept(bound).await;
+        follow(&mut sockets, &wanted(&[(holder.local_addr().unwrap(), Purpose::Own)])).await;
         assert!(sockets.retry_at().is_some());
         sockets.retry().await;
         assert!(drained(&mut commands).is_empty() && sockets.retry_at().is_some());
