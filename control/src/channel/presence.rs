@@ -67,6 +67,10 @@ impl Presence {
         }
     }
 
+    pub(super) fn is_anybody_here(&self) -> bool {
+        self.lock().newest.values().any(|place| place.is_live)
+    }
+
     pub(super) fn is_newest(&self, proxy: &ProxyKey, stream: StreamId) -> bool {
         self.lock().newest.get(proxy).is_some_and(|place| place.stream == stream)
     }

@@ -25,7 +25,7 @@ pub async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, servic
     let service = Server { service, presence: Arc::new(Presence::default()) };
     let Service { core, patience, subscription, .. } = &service.service;
     let mut watch = JoinSet::new();
-    watch.spawn(ahead::prepare(subscription.clone()));
+    watch.spawn(ahead::prepare(subscription.clone(), service.presence.clone()));
     watch.spawn(away::watch(service.presence.clone(), core.clone(), *patience));
     let places = Arc::new(Semaphore::new(PROXIES_MAX));
     loop {
