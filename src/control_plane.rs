@@ -154,13 +154,14 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
         StoreKind::Memory => "in memory (lost at the end)".to_owned(),
         StoreKind::Sqlite => settings.data_dir.display().to_string(),
     };
+    let stop = crate::notify::stop_signal();
     eprintln!(
         "ready: REST http://{}{secure}, control channel https://{channel_address} (CA {}), store {store}",
         cp.api,
         material.2.display(),
     );
     crate::notify::ready();
-    crate::notify::stop_signal().await;
+    stop.await;
     Ok(())
 }
 

@@ -139,14 +139,17 @@ impl Mesh {
         let revision = cp.core.revision();
         let published = subscription.wait_for(|p| p.revision() >= revision).await.map_err(|e| e.to_string())?.clone();
         self.follow(&cp, &published).await;
-        self.announce(&cp).await?;
-        let mut watching = files::Watching::new(files, resources);
-        let mut tick = tokio::time::interval(WATCH_EVERY);
         let stop = crate::notify::stop_signal();
         tokio::pin!(stop);
-        loop {
+        let mut is_told = tokio::select! {
+            () = &mut stop => true,
+            announced = self.announce(&cp) => announced.map(|()| false)?,
+        };
+        let mut watching = files::Watching::new(files, resources);
+        let mut tick = tokio::time::interval(WATCH_EVERY);
+        while !is_told {
             tokio::select! {
-                () = &mut stop => break,
+                () = &mut stop => is_told = true,
                 changed = subscription.changed() => {
                     changed.map_err(|e| e.to_string())?;
                     let published = subscription.borrow_and_update().clone();
