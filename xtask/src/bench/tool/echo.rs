@@ -1,6 +1,6 @@
 //! The backend that gives bytes back, or drops them unread.
 
-use super::events::{Events, LISTENER, Slots, listen};
+use super::events;
 use crate::bench::Res;
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{MsgFlags, recv};
@@ -18,32 +18,8 @@ pub(super) enum Way {
 }
 
 pub(super) fn serve(port: u16, way: Way) -> Res<()> {
-    let listener = listen(port)?;
-    let mut events = Events::new()?;
-    events.add(&listener, EpollFlags::EPOLLIN, LISTENER)?;
-    let mut connections: Slots<TcpStream> = Slots::new();
     let mut buffer = vec![0; if way == Way::Back { BUFFER } else { DROPPED_AT_ONCE }];
-    let mut fresh = Vec::new();
-    loop {
-        for event in events.wait() {
-            if event.data() == LISTENER {
-                while let Ok((stream, _)) = listener.accept() {
-                    fresh.push(stream);
-                }
-            } else if let Some(stream) = connections.get(event.data())
-                && !turn(stream, way, &mut buffer)
-            {
-                connections.end(event.data());
-            }
-        }
-        for stream in fresh.drain(..) {
-            stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true)).map_err(|error| error.to_string())?;
-            let token = connections.put(stream);
-            if let Some(stream) = connections.get(token) {
-                events.add(&*stream, EpollFlags::EPOLLIN, token)?;
-            }
-        }
-    }
+    events::serve(port, EpollFlags::EPOLLIN, |stream| stream, |stream| turn(stream, way, &mut buffer))
 }
 
 /// Whether the connection goes on.

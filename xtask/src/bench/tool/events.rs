@@ -48,6 +48,40 @@ pub(super) fn listen(port: u16) -> Res<TcpListener> {
     Ok(socket.into())
 }
 
+/// A backend: connections that `open` makes of what is accepted, each until its `turn` says that it is over.
+pub(super) fn serve<T: AsFd>(
+    port: u16,
+    flags: EpollFlags,
+    open: impl Fn(TcpStream) -> T,
+    mut turn: impl FnMut(&mut T) -> bool,
+) -> Res<()> {
+    let listener = listen(port)?;
+    let mut events = Events::new()?;
+    events.add(&listener, EpollFlags::EPOLLIN, LISTENER)?;
+    let mut connections: Slots<T> = Slots::new();
+    let mut fresh = Vec::new();
+    loop {
+        for event in events.wait() {
+            if event.data() == LISTENER {
+                while let Ok((stream, _)) = listener.accept() {
+                    fresh.push(stream);
+                }
+            } else if let Some(connection) = connections.get(event.data())
+                && !turn(connection)
+            {
+                connections.end(event.data());
+            }
+        }
+        for stream in fresh.drain(..) {
+            stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true)).map_err(|error| error.to_string())?;
+            let token = connections.put(open(stream));
+            if let Some(connection) = connections.get(token) {
+                events.add(&*connection, flags, token)?;
+            }
+        }
+    }
+}
+
 /// A connection on its way: writable when it is there.
 pub(super) fn connect(address: SocketAddr) -> Res<TcpStream> {
     let of = |error| format!("{address}: {error}");

@@ -1,10 +1,11 @@
 //! The HTTP/1.1 backend: 1 KiB, or 64 KiB for a path with `64k`. Pipelining and keep-alive; no body in a request.
 
-use super::events::{Events, LISTENER, Slots, listen};
+use super::events;
 use crate::bench::Res;
 use nix::sys::epoll::EpollFlags;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::os::fd::{AsFd, BorrowedFd};
 
 const HEAD_MAX: usize = 16 << 10;
 const END: &[u8] = b"\r\n\r\n";
@@ -23,33 +24,16 @@ struct Answers {
 }
 
 pub(super) fn serve(port: u16) -> Res<()> {
-    let listener = listen(port)?;
-    let mut events = Events::new()?;
-    events.add(&listener, EpollFlags::EPOLLIN, LISTENER)?;
     let answers = Answers { small: answer(1024), large: answer(65536) };
-    let mut connections: Slots<Connection> = Slots::new();
     let mut buffer = vec![0; HEAD_MAX];
-    let mut fresh = Vec::new();
-    loop {
-        for event in events.wait() {
-            if event.data() == LISTENER {
-                while let Ok((stream, _)) = listener.accept() {
-                    fresh.push(stream);
-                }
-            } else if let Some(connection) = connections.get(event.data())
-                && !connection.turn(&answers, &mut buffer)
-            {
-                connections.end(event.data());
-            }
-        }
-        for stream in fresh.drain(..) {
-            stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true)).map_err(|error| error.to_string())?;
-            let token = connections.put(Connection { stream, head: Vec::new(), unsent: Vec::new(), is_last: false });
-            if let Some(connection) = connections.get(token) {
-                let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
-                events.add(&connection.stream, flags, token)?;
-            }
-        }
+    let open = |stream| Connection { stream, head: Vec::new(), unsent: Vec::new(), is_last: false };
+    let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
+    events::serve(port, flags, open, |connection| connection.turn(&answers, &mut buffer))
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
     }
 }
 

@@ -1,12 +1,13 @@
 //! The HTTP/2 backend: 1 KiB for every stream, over clear connections; it minds the connection's window. Requests without a
 //! body; what they say isn't read.
 
-use super::events::{Events, LISTENER, Slots, listen};
+use super::events;
 use crate::bench::Res;
 use nix::sys::epoll::EpollFlags;
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::os::fd::{AsFd, BorrowedFd};
 
 const READ_MAX: usize = 64 << 10;
 const PREFACE_BYTES: usize = 24;
@@ -34,32 +35,14 @@ struct Connection {
 }
 
 pub(super) fn serve(port: u16) -> Res<()> {
-    let listener = listen(port)?;
-    let mut events = Events::new()?;
-    events.add(&listener, EpollFlags::EPOLLIN, LISTENER)?;
-    let mut connections: Slots<Connection> = Slots::new();
     let mut buffer = vec![0; READ_MAX];
-    let mut fresh = Vec::new();
-    loop {
-        for event in events.wait() {
-            if event.data() == LISTENER {
-                while let Ok((stream, _)) = listener.accept() {
-                    fresh.push(stream);
-                }
-            } else if let Some(connection) = connections.get(event.data())
-                && !connection.turn(&mut buffer)
-            {
-                connections.end(event.data());
-            }
-        }
-        for stream in fresh.drain(..) {
-            stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true)).map_err(|error| error.to_string())?;
-            let token = connections.put(Connection::new(stream));
-            if let Some(connection) = connections.get(token) {
-                let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
-                events.add(&connection.stream, flags, token)?;
-            }
-        }
+    let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
+    events::serve(port, flags, Connection::new, |connection| connection.turn(&mut buffer))
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
     }
 }
 
